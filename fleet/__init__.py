@@ -1,0 +1,1 @@
+"""The Airflow side: the queue contract, the operators, the workers."""

@@ -1,0 +1,31 @@
+"""`python -m fleet`: what needs Airflow's environment, for people and for the stacks."""
+
+import argparse
+import sys
+
+from fleet.contract import ContractError, queues
+
+
+def main() -> None:
+    """Run one subcommand; a fault is one line on standard error and exit 1."""
+    parser = argparse.ArgumentParser(prog="python -m fleet", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("init", help="migrate the metadata database and create the admin user")
+    worker = commands.add_parser("worker", help="serve one queue of the contract")
+    worker.add_argument("queue", help=f"one of {', '.join(queues())}")
+    arguments = parser.parse_args()
+    if arguments.command == "init":
+        from fleet.init import initialise
+
+        initialise()
+    else:
+        from fleet.worker import run_worker
+
+        run_worker(arguments.queue)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ContractError as error:
+        sys.exit(f"error: {error}")

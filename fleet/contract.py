@@ -1,0 +1,83 @@
+"""The queue contract of `deploy/queues.toml`, read once and handed to all who know a queue.
+
+Standard library only: the deploy environment, every worker and every DAG parse import it.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+CONTRACT_PATH = Path(__file__).resolve().parent.parent / "deploy" / "queues.toml"
+_KEYS = {"purpose", "slots"}
+_SLOTS_BY_RESOURCE = ("cores", "gpus")
+
+
+class ContractError(ValueError):
+    """The contract is missing or says something that nobody could follow."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One queue and how a worker serves it."""
+
+    name: str
+    """What tasks write in `queue=`; also the Redis list's name."""
+    purpose: str
+    """What its tasks do."""
+    slots: int | str
+    """Tasks a worker runs at a time: a number, or `cores` or `gpus` of its machine."""
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether its tasks compute on a GPU where there is one."""
+        return self.slots == "gpus"
+
+    def n_slots(self, n_cores: int, n_gpus: int) -> int:
+        """Count the tasks that a worker with these resources runs at a time; at least one.
+
+        A worker without a GPU serves a gpu queue with one slot on its CPU.
+        """
+        by_resource = {"cores": n_cores, "gpus": n_gpus}
+        return max(1, self.slots if isinstance(self.slots, int) else by_resource[self.slots])
+
+
+def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
+    """Read the contract: queue name → queue, in the file's order.
+
+    Raises:
+        ContractError: the file is missing, is no TOML, names no queue, or a queue has an unknown
+            key, lacks one, or has a value that it cannot have.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("queues", {})
+    except FileNotFoundError as error:
+        raise ContractError(f"queue contract {path} is missing; restore it from Git") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ContractError(f"queue contract {path} is not valid TOML: {error}; mend it") from error
+    if not tables:
+        raise ContractError(f"queue contract {path} names no queue; add a [queues.NAME] table")
+    return {name: _queue(name, table, path) for name, table in tables.items()}
+
+
+@cache
+def queues() -> Mapping[str, Queue]:
+    """The queues of this checkout's contract, read once a process."""
+    return read_contract()
+
+
+def _queue(name: str, table: Mapping[str, object], path: Path) -> Queue:
+    if not isinstance(table, Mapping) or set(table) != _KEYS:
+        found = sorted(table) if isinstance(table, Mapping) else type(table).__name__
+        raise ContractError(
+            f"queue {name!r} in {path} must have exactly {sorted(_KEYS)}, found {found}; mend it"
+        )
+    slots = table["slots"]
+    is_count = isinstance(slots, int) and not isinstance(slots, bool) and slots > 0
+    if not is_count and slots not in _SLOTS_BY_RESOURCE:
+        raise ContractError(
+            f"slots of queue {name!r} in {path} is {slots!r}; "
+            f"write a number above 0 or one of {list(_SLOTS_BY_RESOURCE)}"
+        )
+    return Queue(name, str(table["purpose"]), slots)  # type: ignore[arg-type]  # checked above

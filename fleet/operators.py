@@ -1,0 +1,131 @@
+"""The Python-operator way to run the work: a task is one command in a fresh process.
+
+A process of its own has none of the faults of torch in a forked Celery child (CUDA after fork,
+daemonic children, locks held across a fork), can be signalled and watched, and keeps the ML
+packages away from Airflow's.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+)
+
+from fleet.process import CommandProcess, die_with_parent
+
+EXIT_BAD_INPUT, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75  # 75 is EX_TEMPFAIL of sysexits.h
+TRY_AGAIN_AFTER = timedelta(seconds=5)
+MAX_RESULT_BYTES = 48 * 1024
+"""XComs go through the api-server into Postgres; addresses belong there, not data."""
+_AIRFLOWS_OWN = ("AIRFLOW", "_AIRFLOW", "CELERY", "FLOWER")
+
+
+class CommandOperator(BaseOperator):
+    """Run one command; its last line on standard output, a JSON object, is the task's result.
+
+    Every other line goes to the task log. Exit 0: done. Exit 1 (mend the input) and 2 (usage):
+    failed, no retry. Exit 75: rescheduled, which spends no retry. Anything else, a signal
+    included: failed, retried while retries are left.
+
+    SIGTERM is passed on; a command that outlives its grace is killed with all its descendants.
+    The command sees the worker's environment without Airflow's and Celery's variables, so no
+    broker address or token reaches it.
+
+    Args:
+        command: program and arguments, templated; no shell, so nothing in a run's parameters is
+            ever interpreted.
+    """
+
+    template_fields: Sequence[str] = ("command",)
+
+    def __init__(self, *, command: Sequence[Any], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.command = command
+        self._process: CommandProcess | None = None
+        self._last_line = ""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the command to its end.
+
+        Raises:
+            AirflowFailException: exit 1 or 2, or exit 0 with a result that is none.
+            AirflowRescheduleException: exit 75.
+            AirflowException: any other exit.
+        """
+        die_with_parent()
+        context["ti"].xcom_push("worker", worker_name())
+        words = [str(word) for word in self.command]
+        self.log.info("%s runs: %s", worker_name(), " ".join(words))
+        try:
+            self._process = CommandProcess(words, command_environment(os.environ))
+        except FileNotFoundError as error:
+            raise AirflowFailException(f"{error}; install the command on this worker") from error
+        status = self._process.stream(self._on_stdout, self.log.info)
+        self._raise_for(status, words)
+        return self._result(words)
+
+    def on_kill(self) -> None:
+        """Pass SIGTERM on; `execute` goes on and sees how the command ends."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def _on_stdout(self, line: str) -> None:
+        """Hold the newest line back: the last one is the result, those before it are text."""
+        if self._last_line:
+            self.log.info(self._last_line)
+        self._last_line = line
+
+    def _raise_for(self, status: int, words: list[str]) -> None:
+        if status == 0:
+            return
+        if self._last_line:
+            self.log.info(self._last_line)
+        ended = f"`{' '.join(words)}` ended with " + (
+            f"signal {-status}" if status < 0 else f"exit status {status}"
+        )
+        if status == EXIT_TRY_AGAIN:
+            self.log.info("%s: it asks to be tried again, which spends no retry", ended)
+            raise AirflowRescheduleException(  # type: ignore[no-untyped-call]  # Airflow's gap
+                datetime.now(UTC) + TRY_AGAIN_AFTER
+            )
+        if status in (EXIT_BAD_INPUT, EXIT_USAGE):
+            raise AirflowFailException(f"{ended}: mend what the last lines name; a retry would not")
+        raise AirflowException(f"{ended}; see the last lines of its output above")
+
+    def _result(self, words: list[str]) -> dict[str, Any]:
+        found = self._last_line[:200]
+        if len(self._last_line.encode()) > MAX_RESULT_BYTES:
+            raise AirflowFailException(
+                f"the result of `{' '.join(words)}` is above {MAX_RESULT_BYTES} bytes; "
+                f"let it store the data and return an address, found: {found}…"
+            )
+        try:
+            result = json.loads(self._last_line)
+        except ValueError:
+            result = None
+        if not isinstance(result, dict):
+            raise AirflowFailException(
+                f"`{' '.join(words)}` must print a JSON object as its last line, found: {found!r}"
+            )
+        return result
+
+
+def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a command: the worker's, without Airflow's and Celery's own variables."""
+    return {
+        name: value for name, value in environment.items() if not name.startswith(_AIRFLOWS_OWN)
+    }
+
+
+def worker_name() -> str:
+    """The Celery worker that runs this task, such as `gpu@host`; the host outside of Celery."""
+    from celery import current_task  # kept out of DAG parsing
+
+    return str(current_task.request.hostname) if current_task else os.uname().nodename

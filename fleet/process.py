@@ -1,0 +1,188 @@
+"""Run one command so that neither it nor anything it started can outlive us.
+
+What was measured on Airflow 3.3.2 and shapes this file: Airflow's own kill is SIGTERM, five
+seconds, SIGKILL; a child in a session of its own survives it; and after `kill -9` of a task's
+supervisor the task's processes live on. So the command is the leader of a session, carries a
+parent-death signal, and its orphans come to us (child subreaper) to be ended.
+"""
+
+import contextlib
+import ctypes
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import psutil
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+TERM_GRACE_SECONDS = 4.0
+"""From SIGTERM to SIGKILL: the trainer saves within 3 s, Airflow kills us after 5."""
+MAX_LINE_BYTES = 16 * 1024
+"""A longer line is handed on in pieces, so memory stays flat whatever a command prints."""
+_READ_BYTES = 64 * 1024
+
+LineSink = Callable[[str], None]
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, and hand it our orphans' orphans.
+
+    Raises:
+        OSError: the kernel refused (prctl(2)).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for option, value in ((PR_SET_PDEATHSIG, signal.SIGKILL), (PR_SET_CHILD_SUBREAPER, 1)):
+        if libc.prctl(option, value, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), f"prctl({option})")
+
+
+class CommandProcess:
+    """One command in a fresh process tree, read line by line and ended as a whole.
+
+    Args:
+        command: program and arguments; no shell.
+        environment: the whole environment of the command.
+
+    Raises:
+        FileNotFoundError: the program is not on the environment's PATH.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        search_path = environment.get("PATH", os.defpath)
+        if shutil.which(command[0], path=search_path) is None:
+            raise FileNotFoundError(f"{command[0]!r} is not on this worker's PATH ({search_path})")
+        self._kill_at: float | None = None
+        self._not_ours = {child.pid for child in psutil.Process().children(recursive=True)}
+        self._process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", *command],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the command and start its grace; safe in a signal handler."""
+        if self._kill_at is None:
+            self._kill_at = time.monotonic() + TERM_GRACE_SECONDS
+            self._process.send_signal(signal.SIGTERM)
+
+    def stream(self, on_stdout: LineSink, on_stderr: LineSink) -> int:
+        """Hand on every line until the command ends, then end what it left behind.
+
+        A descendant that keeps a pipe open does not hold us: once the command is gone, what is in
+        the pipes is read and its tree is killed. So is the tree of a command that outlives its
+        grace after `terminate`.
+
+        Returns:
+            The exit status; negative is the signal that ended it, as in subprocess.
+        """
+        pidfd = os.pidfd_open(self._process.pid)
+        try:
+            with selectors.DefaultSelector() as selector:
+                pipes = _Pipes(selector, self._process, on_stdout, on_stderr)
+                selector.register(pidfd, selectors.EVENT_READ)
+                while not pipes.read_ready(timeout=0.5, until=pidfd):
+                    if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                        self.kill_tree()
+                status = self._process.wait()
+                self.kill_tree()
+                pipes.drain()
+                return status
+        finally:
+            os.close(pidfd)
+            self.kill_tree()
+
+    def kill_tree(self) -> None:
+        """Kill the command and all its descendants, orphans that came to us included.
+
+        Returns once they are gone, or after 2 s where the kernel cannot end one (state D).
+        """
+        give_up_at = time.monotonic() + 2.0
+        while (victims := self._living()) and time.monotonic() < give_up_at:
+            for victim in victims:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.kill()
+            time.sleep(0.01)
+
+    def _living(self) -> list[psutil.Process]:
+        """Our descendants that run, but for those that were there before the command.
+
+        Looks only: reaping is left to `subprocess`, which must see the command's exit status.
+        """
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if child.pid not in self._not_ours and _runs(child)]
+
+
+class _Pipes:
+    """The command's two outputs, cut into lines as they come."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        process: subprocess.Popen[bytes],
+        on_stdout: LineSink,
+        on_stderr: LineSink,
+    ) -> None:
+        self._selector = selector
+        self._pending: dict[int, bytes] = {}
+        for pipe, sink in ((process.stdout, on_stdout), (process.stderr, on_stderr)):
+            if pipe is not None:
+                self._register(pipe.fileno(), sink)
+
+    def _register(self, fd: int, sink: LineSink) -> None:
+        os.set_blocking(fd, False)
+        self._pending[fd] = b""
+        self._selector.register(fd, selectors.EVENT_READ, sink)
+
+    def read_ready(self, timeout: float, until: int) -> bool:
+        """Read what has come within the timeout; say whether `until` became ready."""
+        ended = False
+        for key, _ in self._selector.select(timeout):
+            if key.fd == until:
+                ended = True
+            else:
+                self._read(key.fd, key.data)
+        return ended
+
+    def drain(self) -> None:
+        """Read on until the pipes are empty, and hand on the last unfinished lines."""
+        for key in [key for key in self._selector.get_map().values() if key.data is not None]:
+            while self._read(key.fd, key.data):
+                pass
+            self._flush(key.fd, key.data)
+
+    def _read(self, fd: int, sink: LineSink) -> bool:
+        try:
+            chunk = os.read(fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self._selector.unregister(fd)
+            self._flush(fd, sink)
+            return False
+        *lines, rest = (self._pending[fd] + chunk).split(b"\n")
+        while len(rest) > MAX_LINE_BYTES:
+            lines.append(rest[:MAX_LINE_BYTES])
+            rest = rest[MAX_LINE_BYTES:]
+        self._pending[fd] = rest
+        for line in lines:
+            sink(line.decode("utf-8", "replace").rstrip("\r"))
+        return True
+
+    def _flush(self, fd: int, sink: LineSink) -> None:
+        if rest := self._pending.pop(fd, b""):
+            sink(rest.decode("utf-8", "replace"))
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
