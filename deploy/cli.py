@@ -15,7 +15,7 @@ from deploy.components import ADMIN, REPOSITORY
 from deploy.errors import DeployError
 from deploy.state import State
 
-DEMO_PARAMETERS = {"model": "resnet18", "epochs": 20, "seed": 0}
+DEMO_PARAMETERS = {"model": "resnet18", "epochs": 2, "seed": 0}
 """What the demo trains; measured in docs/decisions/0005-demo-recipe.md."""
 
 state_option = click.option(

@@ -100,19 +100,15 @@ class CommandOperator(BaseOperator):
         raise AirflowException(f"{ended}; see the last lines of its output above")
 
     def _result(self, words: list[str]) -> dict[str, Any]:
-        found = self._last_line[:200]
-        if len(self._last_line.encode()) > MAX_RESULT_BYTES:
-            raise AirflowFailException(
-                f"the result of `{' '.join(words)}` is above {MAX_RESULT_BYTES} bytes; "
-                f"let it store the data and return an address, found: {found}…"
-            )
         try:
             result = json.loads(self._last_line)
         except ValueError:
             result = None
-        if not isinstance(result, dict):
+        if not isinstance(result, dict) or len(self._last_line.encode()) > MAX_RESULT_BYTES:
             raise AirflowFailException(
-                f"`{' '.join(words)}` must print a JSON object as its last line, found: {found!r}"
+                f"`{' '.join(words)}` must print a JSON object of at most {MAX_RESULT_BYTES} bytes "
+                f"as its last line, found: {self._last_line[:200]!r}; "
+                "large data belong in an artifact, their address in the result"
             )
         return result
 

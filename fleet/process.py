@@ -8,6 +8,7 @@ parent-death signal, and its orphans come to us (child subreaper) to be ended.
 
 import contextlib
 import ctypes
+import itertools
 import os
 import selectors
 import shutil
@@ -22,7 +23,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 TERM_GRACE_SECONDS = 4.0
 """From SIGTERM to SIGKILL: the trainer saves within 3 s, Airflow kills us after 5."""
-MAX_LINE_BYTES = 16 * 1024
+MAX_LINE_BYTES = 64 * 1024
 """A longer line is handed on in pieces, so memory stays flat whatever a command prints."""
 _READ_BYTES = 64 * 1024
 
@@ -168,17 +169,23 @@ class _Pipes:
             self._flush(fd, sink)
             return False
         *lines, rest = (self._pending[fd] + chunk).split(b"\n")
-        while len(rest) > MAX_LINE_BYTES:
-            lines.append(rest[:MAX_LINE_BYTES])
-            rest = rest[MAX_LINE_BYTES:]
-        self._pending[fd] = rest
-        for line in lines:
-            sink(line.decode("utf-8", "replace").rstrip("\r"))
+        *pieces, self._pending[fd] = _cut(rest)
+        for piece in itertools.chain(*map(_cut, lines), pieces):
+            sink(_text(piece))
         return True
 
     def _flush(self, fd: int, sink: LineSink) -> None:
         if rest := self._pending.pop(fd, b""):
-            sink(rest.decode("utf-8", "replace"))
+            sink(_text(rest))
+
+
+def _cut(line: bytes) -> list[bytes]:
+    starts = range(0, max(1, len(line)), MAX_LINE_BYTES)
+    return [line[start : start + MAX_LINE_BYTES] for start in starts]
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").rstrip("\r")
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -1,0 +1,136 @@
+"""Every DAG parses fast, names known queues and only calls commands that the docs know."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+from fleet.contract import queues
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+DAG_FILES = sorted((REPOSITORY / "dags").glob("*.py"))
+CLI_REFERENCE = (REPOSITORY / "docs" / "cli.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def dags():
+    bag = DagBag(str(REPOSITORY / "dags"))
+    assert bag.import_errors == {}
+    return bag.dags
+
+
+@pytest.fixture(scope="module")
+def commands(dags):
+    """(task, words) of every command of every DAG, mapped ones included."""
+    found = []
+    for task in (task for dag in dags.values() for task in dag.tasks):
+        if task.is_mapped:
+            found += [(task, words) for words in task.expand_input.value["command"]]
+        else:
+            found.append((task, task.command))
+    return found
+
+
+def test_one_dag_a_file_named_like_it(dags):
+    """One policy violation hides all DAGs of its file in the API."""
+    assert sorted(dags) == [path.stem for path in DAG_FILES]
+    for path in DAG_FILES:
+        assert len(path.read_text().splitlines()) <= 130
+
+
+def test_no_dag_shadows_a_package():
+    """The DAG folder is on sys.path: a file named like a package would hide it."""
+    taken = sys.stdlib_module_names | {"airflow", "fleet", "deploy", "music_genre", "click"}
+    assert not taken & {path.stem for path in DAG_FILES}
+
+
+def test_every_task_names_a_queue_of_the_contract(dags):
+    for dag in dags.values():
+        for task in dag.tasks:
+            assert task.queue in queues(), f"{dag.dag_id}.{task.task_id}"
+            assert task.execution_timeout is not None
+
+
+def test_every_task_is_a_command_of_its_name_with_documented_options(commands):
+    for task, (program, command, *words) in commands:
+        assert program == "music-genre"
+        assert command == task.task_id
+        section = re.search(rf"^## .*\b{command}\b.*?(?=^## |\Z)", CLI_REFERENCE, re.M | re.S)
+        assert section, f"docs/cli.md has no section for {command}"
+        for option in (word for word in words if word.startswith("--")):
+            assert f"`{option}" in section.group() or f"{option} " in section.group(), option
+
+
+def test_training_goes_to_the_gpu_queue_and_preprocessing_to_the_cpu_queue(dags):
+    queue_of = {task.task_id: task.queue for task in dags["music_genre_training"].tasks}
+    assert queue_of == {
+        "scan": "cpu",
+        "extract": "cpu",
+        "split": "cpu",
+        "train": "gpu",
+        "evaluate": "gpu",
+    }
+
+
+def test_the_stages_follow_each_other(dags):
+    order = [task.task_id for task in dags["music_genre_training"].topological_sort()]
+    assert order == ["scan", "extract", "split", "train", "evaluate"]
+
+
+def test_run_parameters_have_choices_and_limits(dags):
+    """The form's choices are the command's: docs/cli.md is generated from the command line."""
+    params = dags["music_genre_training"].params
+    for name in ("optimizer", "criterion"):
+        for choice in params.get_param(name).schema["enum"]:
+            assert choice in CLI_REFERENCE
+    for name in ("epochs", "learning_rate", "seed"):
+        schema = params.get_param(name).schema
+        assert {"minimum", "exclusiveMinimum"} & set(schema)
+        assert "maximum" in schema
+    assert {"audio", "model", "optimizer", "criterion", "epochs", "learning_rate", "seed"} == set(
+        params
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("learning_rate", -1), ("optimizer", "sdg!"), ("model", "a; b"), ("audio", "")],
+)
+def test_a_parameter_out_of_bounds_is_refused(dags, name, value):
+    with pytest.raises(ValueError, match=str(value) if value != "" else "short"):
+        dags["music_genre_training"].params.get_param(name).resolve(value)
+
+
+def test_it_runs_daily_and_is_not_paused(dags):
+    dag = dags["music_genre_training"]
+    assert dag.timetable.summary == "0 0 * * *"
+    assert dag.is_paused_upon_creation is False
+    assert dag.catchup is False
+
+
+PARSE = """
+import sys, time
+import airflow.sdk, airflow.providers.celery.executors.celery_executor
+began = time.process_time()
+import {module}
+seconds = time.process_time() - began
+heavy = {{"torch", "torchvision", "numpy", "dvc", "celery.app.task"}} & set(sys.modules)
+print(seconds, sorted(heavy - {{"celery.app.task"}}))
+"""
+
+
+@pytest.mark.parametrize("module", [path.stem for path in DAG_FILES])
+def test_a_dag_parses_in_well_under_a_second_without_heavy_packages(module):
+    """Each task parses its DAG's file anew; CPU seconds, so that a busy machine does not count."""
+    answer = subprocess.check_output(
+        [sys.executable, "-c", PARSE.format(module=module)],
+        cwd=REPOSITORY / "dags",
+        env={"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'dags'}", "PATH": "/usr/bin:/bin"},
+        text=True,
+    )
+    seconds, heavy = answer.splitlines()[-1].split(maxsplit=1)
+    assert float(seconds) < 0.5
+    assert heavy == "[]"

@@ -1,0 +1,210 @@
+"""CommandOperator against commands that behave badly, each in a real process tree.
+
+`task_process.py` stands where Airflow's task process stands; the whole way through scheduler,
+worker and API is walked in tests/embedded.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from task_process import start_task
+
+from fleet.operators import MAX_RESULT_BYTES, command_environment
+from fleet.process import MAX_LINE_BYTES
+
+
+def run_task(*command: str, **environment: str) -> dict:
+    return start_task(*command, **environment).outcome()
+
+
+def python(code: str) -> tuple[str, str, str]:
+    return sys.executable, "-c", code
+
+
+def shell(code: str) -> tuple[str, str, str]:
+    return "sh", "-c", code
+
+
+def wait_for(path: Path, seconds: float = 20.0) -> str:
+    give_up_at = time.monotonic() + seconds
+    while not path.exists() or not path.read_text().endswith("\n"):
+        assert time.monotonic() < give_up_at, f"{path} did not come"
+        time.sleep(0.02)
+    return path.read_text()
+
+
+def assert_gone(pid: int, seconds: float = 3.0) -> None:
+    give_up_at = time.monotonic() + seconds
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < give_up_at, f"process {pid} lives on"
+        time.sleep(0.02)
+
+
+def test_the_last_line_is_the_result_and_all_others_are_the_log():
+    end = run_task(*shell('echo text; echo progress >&2; echo \'{"images": "a/b", "n": 3}\''))
+    assert end["raised"] is None, end
+    assert end["result"] == {"images": "a/b", "n": 3}
+    assert {"text", "progress"} <= set(end["lines"])
+    assert end["pushed"]["worker"] == os.uname().nodename
+
+
+def test_a_result_without_newline_at_its_end_counts():
+    assert run_task(*shell("printf '{}'"))["result"] == {}
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_bad_input_and_usage_fail_without_retry(status):
+    end = run_task(*shell(f"echo 'error: what is wrong' >&2; exit {status}"))
+    assert end["raised"] == "AirflowFailException"
+    assert f"exit status {status}" in end["message"]
+    assert "error: what is wrong" in end["lines"]
+
+
+def test_try_again_is_rescheduled_which_spends_no_retry():
+    assert run_task(*shell("exit 75"))["raised"] == "AirflowRescheduleException"
+
+
+@pytest.mark.parametrize(
+    ("code", "found"), [("exit 3", "exit status 3"), ("kill -9 $$", "signal 9")]
+)
+def test_any_other_end_fails_and_may_be_retried(code, found):
+    end = run_task(*shell(code))
+    assert end["raised"] == "AirflowException"
+    assert found in end["message"]
+
+
+@pytest.mark.parametrize("printed", ["", "done", "[1]", '"text"', "{"])
+def test_a_success_without_a_json_object_fails(printed):
+    end = run_task(*shell(f"printf '%s' '{printed}'"))
+    assert end["raised"] == "AirflowFailException"
+    assert "must print a JSON object" in end["message"]
+
+
+def test_a_result_too_large_for_an_xcom_fails():
+    code = f"import json; print(json.dumps({{'data': 'x' * {MAX_RESULT_BYTES}}}))"
+    end = run_task(*python(code))
+    assert end["raised"] == "AirflowFailException"
+    assert f"at most {MAX_RESULT_BYTES} bytes" in end["message"]
+    assert len(end["message"]) < 1000
+
+
+def test_a_command_that_is_not_installed_fails_without_retry():
+    end = run_task("no-such-program")
+    assert end["raised"] == "AirflowFailException"
+    assert "'no-such-program' is not on this worker's PATH" in end["message"]
+
+
+def test_megabytes_of_output_are_streamed_in_bounded_lines():
+    code = "import sys; sys.stderr.write('x' * 30_000_000 + '\\n'); print('{}')"
+    task = start_task(*python(code))
+    end = task.outcome()
+    pieces = [line for line in end["lines"] if line.startswith("xxx")]
+    assert sum(map(len, pieces)) == 30_000_000
+    assert max(map(len, pieces)) <= MAX_LINE_BYTES
+
+
+def test_lines_come_while_the_command_runs():
+    end = run_task(*shell("echo first >&2; sleep 0.7; echo last >&2; echo '{}'"))
+    came = dict(zip(end["lines"], end["times"], strict=True))
+    assert came["last"] - came["first"] > 0.6
+
+
+def test_bytes_that_are_no_text_do_not_end_the_task():
+    end = run_task(*python("import os; os.write(2, b'\\xff\\xfe\\n'); print('{}')"))
+    assert end["result"] == {}
+    assert "\ufffd\ufffd" in end["lines"]
+
+
+def test_nothing_is_read_by_a_shell():
+    end = run_task("printf", "%s", '{"path": "; touch $HOME `id`"}')
+    assert end["result"] == {"path": "; touch $HOME `id`"}
+
+
+def test_sigterm_reaches_the_command_whose_exit_then_counts(tmp_path):
+    code = (
+        "import pathlib, signal, sys, time;"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75));"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).write_text('up\\n'); time.sleep(60)"
+    )
+    task = start_task(*python(code))
+    wait_for(tmp_path / "up")
+    os.kill(task.pid, signal.SIGTERM)
+    began = time.monotonic()
+    assert task.outcome()["raised"] == "AirflowRescheduleException"
+    assert time.monotonic() - began < 2
+
+
+def test_a_command_that_ignores_sigterm_is_killed_within_airflows_five_seconds(tmp_path):
+    code = f"trap '' TERM; echo $$ > {tmp_path / 'pid'}; while :; do sleep 0.1; done"
+    task = start_task(*shell(code))
+    pid = int(wait_for(tmp_path / "pid"))
+    os.kill(task.pid, signal.SIGTERM)
+    began = time.monotonic()
+    end = task.outcome()
+    assert 3.5 < time.monotonic() - began < 5
+    assert end["raised"] == "AirflowException"
+    assert "signal 9" in end["message"]
+    assert_gone(pid)
+
+
+ORPHANS = """
+import os, pathlib, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", '''
+import os, subprocess, sys, time
+os.setsid()
+grandchild = subprocess.Popen(["sleep", "300"], start_new_session=True)
+open(sys.argv[1], "w").write(f"{{os.getpid()}} {{grandchild.pid}}\\\\n")
+time.sleep(300)
+''', {path!r}])
+while not (os.path.exists({path!r}) and open({path!r}).read()): pass
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    "then", ["print('{}')", "os._exit(3)", "os.kill(os.getpid(), 9)"], ids=["ok", "exit", "kill"]
+)
+def test_what_a_command_leaves_behind_ends_with_it(tmp_path, then):
+    """Its children keep the pipes open and have sessions of their own; both fool simple runners."""
+    path = tmp_path / "pids"
+    began = time.monotonic()
+    end = run_task(*python(ORPHANS.format(path=str(path), then=then)))
+    assert time.monotonic() - began < 15
+    assert (end["result"] == {}) == (then == "print('{}')")
+    for pid in map(int, path.read_text().split()):
+        assert_gone(pid)
+
+
+@pytest.mark.parametrize("victim", ["task", "supervisor"])
+def test_kill_9_of_task_or_supervisor_ends_the_command(tmp_path, victim):
+    """Airflow's supervisor is the task process's parent; here a fork in between is."""
+    pids, command_path = tmp_path / "pids", tmp_path / "command"
+    supervisor_pid = os.fork()
+    if supervisor_pid == 0:
+        task = start_task(*shell(f"echo $$ > {command_path}; exec sleep 300"))
+        pids.write_text(f"{task.pid}\n")
+        os.waitpid(task.pid, 0)
+        os._exit(0)
+    task_pid, command_pid = int(wait_for(pids)), int(wait_for(command_path))
+    os.kill(task_pid if victim == "task" else supervisor_pid, signal.SIGKILL)
+    assert_gone(command_pid, seconds=1)
+    assert_gone(task_pid, seconds=1)
+    os.waitpid(supervisor_pid, 0)
+
+
+def test_airflows_and_celerys_variables_stay_with_the_worker(monkeypatch):
+    end = run_task(
+        *shell("env; echo '{}'"),
+        AIRFLOW__CELERY__BROKER_URL="redis://:secret@host",
+        CELERY_BROKER_URL="redis://:secret@host",
+        MUSIC_GENRE_ARTIFACTS="/artifacts",
+    )
+    printed = "\n".join(end["lines"])
+    assert "secret" not in printed
+    assert "MUSIC_GENRE_ARTIFACTS=/artifacts" in printed
+    assert command_environment({"AIRFLOW_HOME": "x", "HOME": "y"}) == {"HOME": "y"}
