@@ -33,6 +33,16 @@ class AirflowApi:
         answer = _call(f"{self._address}/api/v2/monitor/health")
         return {name: part["status"] for name, part in answer.items()}
 
+    def warm_up(self) -> None:
+        """Have the api-server build what workers call, which it does at the first call only.
+
+        That took 5.6 s on two cores, longer than a worker waits for an answer by default (5 s).
+
+        Raises:
+            OSError: the api-server does not answer yet.
+        """
+        _call(f"{self._address}/execution/health")
+
     def get(self, path: str) -> Any:
         """GET a resource below `/api/v2/`.
 
@@ -54,11 +64,15 @@ class AirflowApi:
         """POST a JSON body to a resource below `/api/v2/`; raises as `get` does."""
         return self._authorised(path, body)
 
-    def _authorised(self, path: str, body: dict[str, Any] | None) -> Any:
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """PATCH a resource below `/api/v2/`; raises as `get` does."""
+        return self._authorised(path, body, "PATCH")
+
+    def _authorised(self, path: str, body: dict[str, Any] | None, method: str = "") -> Any:
         if not self._token:
             self._token = _call(f"{self._address}/auth/token", self._login)["access_token"]
         headers = {"Authorization": f"Bearer {self._token}"}
-        return _call(f"{self._address}/api/v2/{path}", body, headers)
+        return _call(f"{self._address}/api/v2/{path}", body, headers, method)
 
 
 class NotFoundError(DeployError):
@@ -83,11 +97,14 @@ def path(*parts: object) -> str:
 
 
 def _call(
-    url: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+    url: str,
+    body: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+    method: str = "",
 ) -> Any:
     data = None if body is None else json.dumps(body).encode()
     fields = {"Content-Type": "application/json", **(headers or {})}
-    request = urllib.request.Request(url, data, fields)
+    request = urllib.request.Request(url, data, fields, method=method or None)
     try:
         with _opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
             return json.load(answer)

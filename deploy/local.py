@@ -104,6 +104,7 @@ def _bring_up(state: State, report: Report) -> LocalStack:
     report("starting webserver, scheduler, dag-processor, triggerer, workers and Flower")
     stack.supervisor.start_group()
     stack.wait_until(stack.is_healthy, "the stack was")
+    stack.api.warm_up()
     return stack
 
 

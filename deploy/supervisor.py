@@ -138,38 +138,41 @@ class Supervisor:
 
     def __init__(self, state: State) -> None:
         login = f"supervisor:{state.secrets().supervisor_password}"
-        address = f"http://{login}@127.0.0.1:{state.ports().supervisor}/RPC2"
-        self._rpc: Any = xmlrpc.client.ServerProxy(address).supervisor
+        self._address = f"http://{login}@127.0.0.1:{state.ports().supervisor}/RPC2"
         self._state = state
         self._starts: dict[str, set[float]] = {}
 
     def answers(self) -> bool:
         """Whether supervisord takes commands yet."""
         try:
-            return bool(self._rpc.getState()["statename"] == "RUNNING")
-        except OSError:
+            return bool(self._call("getState")["statename"] == "RUNNING")
+        except DeployError:
             return False
 
     def start_group(self) -> None:
-        """Start all that is no server, without waiting."""
-        self._rpc.startProcessGroup(GROUP, False)
-
-    def processes(self) -> list[Process]:
-        """Every component's state now.
+        """Start all that is no server, without waiting.
 
         Raises:
             DeployError: supervisord is gone.
         """
+        self._call("startProcessGroup", GROUP, False)
+
+    def processes(self) -> list[Process]:
+        """Every component's state now; raises as `start_group` does."""
+        infos = self._call("getAllProcessInfo")
+        return [
+            Process(info["name"], info["statename"], info["pid"], info["start"]) for info in infos
+        ]
+
+    def _call(self, method: str, *arguments: object) -> Any:
         try:
-            infos = self._rpc.getAllProcessInfo()
+            with xmlrpc.client.ServerProxy(self._address) as server:
+                return getattr(server.supervisor, method)(*arguments)
         except OSError as error:
             raise DeployError(
                 f"the process manager of {self._state.folder} is gone ({error}); "
                 f"see {log_path(self._state, 'supervisord')}, then start again"
             ) from error
-        return [
-            Process(info["name"], info["statename"], info["pid"], info["start"]) for info in infos
-        ]
 
     def check(self) -> None:
         """See that no component has died for good.

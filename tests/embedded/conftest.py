@@ -1,0 +1,80 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.local import LocalStack
+from deploy.state import State
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+FREE_PORTS = ("--web-port", "0", "--flower-port", "0")
+
+
+def start_deploy(*words: str, within: tuple[str, ...] = (), **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*within, sys.executable, "-m", "deploy", *words],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.fixture
+def deploy():
+    """Start `python -m deploy …`; what still runs at the test's end is killed."""
+    started = []
+
+    def start(*words: str, **options) -> subprocess.Popen:
+        started.append(start_deploy(*words, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every process of this user that names the stack's folder or was started by one that does."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+            if process.pid != os.getpid() and any(str(folder) in word for word in words):
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def assert_nothing_left(folder: Path, seconds: float = 5.0) -> None:
+    give_up_at = time.monotonic() + seconds
+    while left := processes_of(folder):
+        assert time.monotonic() < give_up_at, [process.cmdline() for process in left]
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory):
+    """One embedded stack for all tests that need a healthy one."""
+    folder = tmp_path_factory.mktemp("stack with space") / "state"
+    up = start_deploy("up-local", "--state", str(folder), *FREE_PORTS)
+    _, errors = up.communicate(timeout=240)
+    assert up.returncode == 0, errors
+    yield LocalStack(State(folder))
+    down = start_deploy("down-local", "--state", str(folder))
+    _, errors = down.communicate(timeout=90)
+    assert down.returncode == 0, errors
+    assert "killed" not in errors
+    assert_nothing_left(folder)
+
+
+def secrets_of(stack: LocalStack) -> dict[str, str]:
+    return json.loads(stack.state.secrets_path.read_text())

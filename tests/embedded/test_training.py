@@ -1,0 +1,183 @@
+"""The main job on the real stack: a run through the REST API, on the demo music."""
+
+import base64
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import secrets_of
+
+from deploy.airflow_api import path
+from deploy.demo import DAG_ID, TrainingRun
+from deploy.errors import DeployError
+from deploy.supervisor import supervisord_process
+
+FAST = {"model": "squeezenet1_1", "epochs": 1, "learning_rate": 0.001, "seed": 7}
+
+
+def finish(run: TrainingRun, seconds: float = 240.0) -> str:
+    give_up_at = time.monotonic() + seconds
+    while (state := run.state()) not in ("success", "failed"):
+        assert time.monotonic() < give_up_at, run.rows()
+        time.sleep(0.5)
+    return state
+
+
+@pytest.fixture(scope="module")
+def run(stack):
+    run = TrainingRun(stack, FAST)
+    assert finish(run) == "success", run.rows()
+    return run
+
+
+def test_every_task_ran_on_a_worker_of_its_queue(run):
+    rows = run.rows()
+    assert [row.name for row in rows] == [
+        "scan",
+        *(f"extract {shard}" for shard in (1, 2, 3, 4)),
+        "split",
+        "train",
+        "evaluate",
+    ]
+    for row in rows:
+        assert row.state == "success"
+        assert row.worker.partition("@")[0] == row.queue
+    assert {row.queue for row in rows[-2:]} == {"gpu"}
+    assert {row.queue for row in rows[:-2]} == {"cpu"}
+
+
+def test_artifacts_lie_where_the_results_say(stack, run):
+    assert run.result("scan")["n_tracks"] == 203
+    assert run.result("split")["test"] >= 21
+    metrics = json.loads(Path(run.result("evaluate")["metrics"]).read_text())
+    assert 0 <= metrics["accuracy"] <= 1
+    assert str(stack.state.artifacts) in run.result("train")["run"]
+
+
+def test_the_log_of_the_training_is_readable_by_the_api(stack, run):
+    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "train", "logs", 1)
+    text = json.dumps(stack.api.get(f"{address}?full_content=true"))
+    assert "epoch=1" in text
+    assert "train_loss=" in text
+    assert "no NVIDIA GPU is visible" in text or run.result("train")["device"] != "cpu"
+
+
+def test_a_second_run_finds_its_work_done(stack, run):
+    second = TrainingRun(stack, FAST)
+    assert finish(second) == "success"
+    extracted = [second.result("extract", shard) for shard in range(4)]
+    assert sum(each["n_extracted"] for each in extracted) == 0
+    assert second.result("train")["reused"] is True
+    assert second.result("train")["run"] == run.result("train")["run"]
+
+
+def test_a_bad_data_address_fails_at_once_and_says_why(stack):
+    run = TrainingRun(stack, {**FAST, "audio": "/no/such/folder"})
+    assert finish(run) == "failed"
+    scan = next(row for row in run.rows() if row.name == "scan")
+    assert scan.state == "failed"
+    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "scan")
+    assert stack.api.get(address)["try_number"] == 1
+    assert "/no/such/folder" in json.dumps(stack.api.get(f"{address}/logs/1?full_content=true"))
+
+
+def test_parameters_out_of_bounds_are_refused_at_the_door(stack):
+    with pytest.raises(DeployError, match="400"):
+        TrainingRun(stack, {**FAST, "epochs": 0})
+
+
+def test_a_run_marked_failed_ends_its_training(stack):
+    run = TrainingRun(stack, {**FAST, "epochs": 500, "seed": 8})
+    give_up_at = time.monotonic() + 120
+    while not (trainers := _trainers(stack)):
+        assert time.monotonic() < give_up_at, run.rows()
+        time.sleep(0.2)
+    time.sleep(3)
+    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "train")
+    stack.api.patch(address, {"new_state": "failed"})
+    gone, alive = psutil.wait_procs(trainers, timeout=20)
+    assert gone
+    assert not alive
+
+
+def _trainers(stack):
+    processes = supervisord_process(stack.state).children(recursive=True)
+    return [each for each in processes if _is_trainer(each)]
+
+
+def _is_trainer(process):
+    try:
+        words = process.cmdline()
+        return "train" in words and any(word.endswith("/music-genre") for word in words)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_killed_scheduler_is_started_again_and_the_run_goes_on(stack):
+    run = TrainingRun(stack, {**FAST, "seed": 9})
+    scheduler = next(each for each in stack.supervisor.processes() if each.name == "scheduler")
+    psutil.Process(scheduler.pid).kill()
+    assert finish(run) == "success"
+    again = next(each for each in stack.supervisor.processes() if each.name == "scheduler")
+    assert again.pid not in (0, scheduler.pid)
+
+
+@pytest.mark.parametrize("login", [None, ("admin", "wrong"), ("", "")])
+def test_nobody_gets_in_without_the_password(stack, login):
+    for address in (
+        f"{stack.web_address}/api/v2/dags",
+        f"{stack.web_address}/api/v2/config",
+        f"{stack.flower_address}/api/workers",
+        f"{stack.flower_address}/",
+    ):
+        assert status(address, login) == 401, address
+    body = json.dumps(dict(zip(("username", "password"), login or ("admin", ""), strict=True)))
+    request = urllib.request.Request(
+        f"{stack.web_address}/auth/token",
+        body.encode(),
+        {"Content-Type": "application/json"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code in (400, 401, 422)
+
+
+def status(address: str, login: tuple[str, str] | None) -> int:
+    headers = {}
+    if login:
+        headers["Authorization"] = "Basic " + base64.b64encode(":".join(login).encode()).decode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_workers_know_neither_database_nor_signing_key(stack):
+    secrets = secrets_of(stack)
+    workers = [each for each in stack.supervisor.processes() if each.name.endswith("-worker")]
+    assert len(workers) == 2
+    for worker in workers:
+        environment = "\n".join(psutil.Process(worker.pid).environ().values())
+        assert secrets["redis_password"] in environment
+        for name in ("postgres_password", "jwt_secret", "fernet_key", "admin_password"):
+            assert secrets[name] not in environment, name
+
+
+def test_no_secret_shows_in_the_process_list_or_the_logs(stack, run):
+    words = []
+    for process in supervisord_process(stack.state).children(recursive=True):
+        try:
+            words += process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+    logs = [log.read_text(errors="replace") for log in stack.state.logs.rglob("*.log")]
+    for name, secret in secrets_of(stack).items():
+        assert not any(secret in word for word in words), name
+        assert not any(secret in log for log in logs), name
+    for path_ in (stack.state.secrets_path, stack.state.supervisor_config):
+        assert path_.stat().st_mode & 0o077 == 0

@@ -1,0 +1,119 @@
+"""A small set of synthetic music, and the command line as its users see it."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+from music_genre.cli import commands
+
+# As the command line does before it loads torch; waiting threads must not slow other programs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+SAMPLE_RATE = 22_050
+
+
+class Outcome(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The JSON object that must be the last line of standard output."""
+        return json.loads(self.stdout.splitlines()[-1])
+
+    @property
+    def error(self) -> str:
+        """The one line that an error must be."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.stderr
+        assert self.stderr.splitlines()[-1] == lines[0]
+        return lines[0]
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Run `music-genre` with these arguments, in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def call(*arguments: str | Path) -> Outcome:
+        outcome = CliRunner().invoke(
+            commands, [str(argument) for argument in arguments], prog_name="music-genre"
+        )
+        if outcome.exception and not isinstance(outcome.exception, SystemExit):
+            raise outcome.exception
+        return Outcome(outcome.exit_code, outcome.stdout, outcome.stderr)
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def tone(genre: str, seed: int, seconds: float = 2.0) -> np.ndarray:
+    """Make music whose genre even a small model can hear: its register and its texture."""
+    random = np.random.default_rng(seed)
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    pitch = {"bass": 110.0, "lead": 1760.0, "noise": 440.0}[genre] * random.uniform(0.9, 1.1)
+    wave = 0.3 * np.sin(2 * np.pi * pitch * time)
+    wave += random.normal(0, 0.2 if genre == "noise" else 0.002, len(time))
+    return wave.astype(np.float32)
+
+
+def write_music(folder: Path, n_tracks: int = 5, seconds: float = 2.0) -> Path:
+    """Write n_tracks WAV files for each of three genres."""
+    for number, genre in enumerate(("bass", "lead", "noise")):
+        (folder / genre).mkdir(parents=True)
+        for track in range(n_tracks):
+            wave = tone(genre, 100 * number + track, seconds)
+            soundfile.write(folder / genre / f"{genre}.{track:05}.wav", wave, SAMPLE_RATE)
+    return folder
+
+
+@pytest.fixture
+def music(tmp_path: Path) -> Path:
+    """A folder of three genres of five tracks."""
+    return write_music(tmp_path / "music")
+
+
+class Prepared(NamedTuple):
+    """Everything up to a split, made once."""
+
+    audio: Path
+    store: Path
+    catalogue: Path
+    images: Path
+    split: Path
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Three genres of five tracks, scanned, extracted and split; not to be changed."""
+    from music_genre import audio, dataset, features
+    from music_genre.config import FeatureConfig, SplitConfig
+
+    root = tmp_path_factory.mktemp("prepared")
+    store = root / "artifacts"
+    music = write_music(root / "music")
+    catalogue = Path(audio.scan(music, store)["catalogue"])
+    images = Path(features.extract(catalogue, store, FeatureConfig(), n_workers=1)["images"])
+    split = Path(dataset.split(catalogue, images, store, SplitConfig())["split"])
+    return Prepared(music, store, catalogue, images, split)
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """All files below a folder with their times and bytes."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,198 @@
+"""Scanning and decoding: what is catalogued, what is rejected and why."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import SAMPLE_RATE, Run, contents, tone, write_music
+from music_genre import audio
+from music_genre.artifacts import read_table
+from music_genre.errors import AudioError, InputError
+
+
+def scan(folder: Path, store: Path) -> tuple[dict[str, audio.Track], dict[str, str]]:
+    _, tracks, rejections = audio.read_catalogue(Path(audio.scan(folder, store)["catalogue"]))
+    return {t.path: t for t in tracks}, {r.path: r.reason for r in rejections}
+
+
+def test_a_catalogue_names_every_track_once(music: Path, tmp_path: Path) -> None:
+    tracks, rejections = scan(music, tmp_path / "store")
+    assert len(tracks) == 15
+    assert not rejections
+    assert tracks["bass/bass.00002.wav"].genre == "bass"
+    assert tracks["bass/bass.00002.wav"].seconds == 2.0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["jazz.00054.wav", "a b.wav", 'it\'s "q".wav', "naïve 音楽.wav", "new\nline.wav", "UPPER.WAV"],
+)
+def test_any_name_is_catalogued_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in" / "a genre.x").mkdir(parents=True)
+    soundfile.write(tmp_path / "in" / "a genre.x" / name, tone("bass", 1), SAMPLE_RATE)
+    tracks, _ = scan(tmp_path / "in", tmp_path / "store")
+    assert list(tracks) == [f"a genre.x/{name}"]
+
+
+def test_names_that_are_no_utf8_are_kept(music: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9.wav")
+    (music / "bass" / "bass.00000.wav").rename(music / "bass" / odd)
+    tracks, _ = scan(music, tmp_path / "store")
+    assert f"bass/{odd}" in tracks
+
+
+def write_truncated(path: Path) -> None:
+    soundfile.write(path, tone("bass", 1, 10), SAMPLE_RATE)
+    path.write_bytes(path.read_bytes()[:100_001])
+
+
+def write_nan(path: Path) -> None:
+    wave = tone("bass", 1)
+    wave[99] = np.nan
+    soundfile.write(path, wave, SAMPLE_RATE, subtype="FLOAT")
+
+
+BAD = {
+    "empty.wav": (lambda p: p.write_bytes(b""), "empty"),
+    "text.wav": (lambda p: p.write_text("not audio " * 100), "not audio"),
+    "header.wav": (lambda p: soundfile.write(p, np.zeros(0), SAMPLE_RATE), "0 frames"),
+    "short.wav": (lambda p: soundfile.write(p, np.ones(99), SAMPLE_RATE), "too short"),
+    "truncated.wav": (write_truncated, "its header announces 441000 bytes"),
+    "folder.wav": (lambda p: p.mkdir(), "a folder"),
+    "readme.txt": (lambda p: p.write_text("hello"), "does not end as audio"),
+    "link.wav": (lambda p: p.symlink_to("/etc/passwd"), "leads out of"),
+}
+
+
+def test_bad_files_are_rejected_with_their_reason(music: Path, tmp_path: Path) -> None:
+    for name, (write, _) in BAD.items():
+        write(music / "bass" / name)
+    tracks, rejections = scan(music, tmp_path / "store")
+    assert len(tracks) == 15
+    assert rejections.keys() == {f"bass/{name}" for name in BAD}
+    for name, (_, reason) in BAD.items():
+        assert reason in rejections[f"bass/{name}"]
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (write_nan, "not finite"),
+        (lambda p: soundfile.write(p, np.zeros(SAMPLE_RATE * 2), SAMPLE_RATE), "silent"),
+        (write_truncated, "truncated"),
+    ],
+)
+def test_decode_refuses_unusable_samples(tmp_path: Path, write, reason: str) -> None:
+    write(tmp_path / "x.wav")
+    with pytest.raises(AudioError, match=reason):
+        audio.decode(tmp_path / "x.wav", SAMPLE_RATE)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "rate", "channels", "tolerance"),
+    [
+        (".wav", "PCM_U8", 22_050, 1, 0.01),
+        (".wav", "PCM_16", 44_100, 2, 0.005),
+        (".wav", "FLOAT", 8_000, 1, 0.005),
+        (".flac", "PCM_24", 48_000, 3, 0.005),
+        (".ogg", "VORBIS", 48_000, 2, 0.05),
+        (".mp3", "MPEG_LAYER_III", 44_100, 1, 0.05),
+    ],
+)
+def test_decode_mixes_and_resamples_any_format(
+    tmp_path: Path, suffix: str, subtype: str, rate: int, channels: int, tolerance: float
+) -> None:
+    time = np.arange(2 * rate) / rate
+    wave = 0.5 * np.sin(2 * np.pi * 440 * time)
+    gains = np.linspace(1.5, 0.5, channels) if channels > 1 else np.ones(1)
+    path = tmp_path / f"x{suffix}"
+    soundfile.write(path, wave[:, None] * gains, rate, subtype=subtype)
+    decoded = audio.decode(path, SAMPLE_RATE)
+    middle = slice(SAMPLE_RATE // 2, SAMPLE_RATE)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE)
+    assert decoded.dtype == np.float32
+    assert abs(len(decoded) - 2 * SAMPLE_RATE) < 0.1 * SAMPLE_RATE
+    level = np.sqrt(np.mean(decoded[middle] ** 2) / np.mean(expected[middle] ** 2))
+    assert level == pytest.approx(1, abs=tolerance)
+    assert np.argmax(np.abs(np.fft.rfft(decoded[:SAMPLE_RATE]))) == 440
+
+
+def test_a_wav_of_unknown_length_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "stream.wav"
+    soundfile.write(path, tone("bass", 1), SAMPLE_RATE)
+    data = bytearray(path.read_bytes())
+    data[40:44] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert len(audio.decode(path, SAMPLE_RATE)) == 2 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_tracks_csv_tells_recordings_and_artists(tmp_path: Path, beside: bool) -> None:
+    music = write_music(tmp_path / "Data" / "genres")
+    table = (music.parent if beside else music) / "tracks.csv"
+    prefix = "genres/" if beside else ""
+    table.write_text(
+        f"path,genre,track_id,artist\n{prefix}bass/bass.00000.wav,bass,song,Ann\n"
+        f"{prefix}bass/bass.00001.wav,bass,song,Ann\n"
+    )
+    tracks, _ = scan(music, tmp_path / "store")
+    assert tracks["bass/bass.00000.wav"].group == tracks["bass/bass.00001.wav"].group == "song"
+    assert tracks["bass/bass.00000.wav"].artist == "Ann"
+    assert tracks["bass/bass.00002.wav"].group == "bass/bass.00002.wav"
+
+
+def test_tags_tell_recordings_where_no_table_does(music: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        with soundfile.SoundFile(music / "bass" / f"{number}.flac", "w", SAMPLE_RATE, 1) as file:
+            file.artist, file.title = "Ann", "Song"
+            file.write(tone("bass", number))
+    tracks, _ = scan(music, tmp_path / "store")
+    assert tracks["bass/0.flac"].group == tracks["bass/1.flac"].group == "Ann /  / Song"
+    assert tracks["bass/0.flac"].artist == "Ann"
+
+
+def test_a_second_scan_does_nothing(music: Path, tmp_path: Path) -> None:
+    first = audio.scan(music, tmp_path / "store")
+    before = contents(tmp_path / "store")
+    assert audio.scan(music, tmp_path / "store") == {**first, "reused": True}
+    assert contents(tmp_path / "store") == before
+
+
+def test_the_address_follows_the_contents_not_the_place(music: Path, tmp_path: Path) -> None:
+    first = audio.scan(music, tmp_path / "store")
+    moved = music.rename(tmp_path / "moved")
+    second = audio.scan(moved, tmp_path / "store")
+    assert second["catalogue"] == first["catalogue"]
+    assert audio.read_catalogue(Path(second["catalogue"]))[0] == moved
+    (moved / "bass" / "bass.00000.wav").unlink()
+    assert audio.scan(moved, tmp_path / "store")["catalogue"] != first["catalogue"]
+
+
+def test_files_laid_out_otherwise_are_refused_with_the_remedy(music: Path, tmp_path: Path) -> None:
+    nested = tmp_path / "Data"
+    nested.mkdir()
+    music.rename(nested / "genres_original")
+    with pytest.raises(InputError, match=r"give .*Data/genres_original"):
+        audio.scan(nested, tmp_path / "store")
+    with pytest.raises(InputError, match="no folder in it holds a file"):
+        audio.scan(nested / "genres_original" / "bass", tmp_path / "store")
+    with pytest.raises(InputError, match="no such folder"):
+        audio.scan(tmp_path / "nowhere", tmp_path / "store")
+
+
+def test_a_folder_without_one_good_file_is_refused(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "in" / "bass").mkdir(parents=True)
+    (tmp_path / "in" / "bass" / "x.wav").write_bytes(b"")
+    outcome = run("scan", "--audio", tmp_path / "in", "--artifacts", tmp_path / "store")
+    assert outcome.code == 1
+    assert "none of its 1 files can be used" in outcome.error
+
+
+def test_rejected_csv_holds_path_and_reason(music: Path, tmp_path: Path) -> None:
+    (music / "bass" / "empty.wav").write_bytes(b"")
+    folder = Path(audio.scan(music, tmp_path / "store")["catalogue"])
+    assert read_table(folder / "rejected.csv") == [
+        {"path": "bass/empty.wav", "reason": "empty: 0 bytes"}
+    ]
