@@ -1,6 +1,6 @@
 # Every verb of the project; bare `make` prints them. Needs Python 3.11 with pip; uv comes from pip.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ENVS := .venv
 DEPLOY := $(ENVS)/deploy/bin/python -m deploy
 UV := $(ENVS)/deploy/bin/uv

@@ -62,7 +62,9 @@ with DAG(
     )
     catalogue = ["--catalogue", "{{ ti.xcom_pull('scan')['catalogue'] }}"]
 
-    extract = CommandOperator.partial(task_id="extract", queue="cpu").expand(
+    extract = CommandOperator.partial(
+        task_id="extract", queue="cpu", map_index_template="shard {{ task.command[-1] }}"
+    ).expand(
         command=[
             ["music-genre", "extract", *catalogue, "--shard", f"{shard}/{N_SHARDS}"]
             for shard in range(1, N_SHARDS + 1)

@@ -145,7 +145,7 @@ def _control_secrets(state: State) -> dict[str, str]:
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
         "AIRFLOW__API_AUTH__JWT_SECRET": keys.jwt_secret,
         "AIRFLOW__API__SECRET_KEY": keys.api_secret_key,
-        "AIRFLOW__API__BASE_URL": f"http://localhost:{ports.web}",
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{ports.web}",
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__CORE__FERNET_KEY": keys.fernet_key,
         "AIRFLOW__DAG_PROCESSOR__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(

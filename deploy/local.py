@@ -58,6 +58,7 @@ class LocalStack:
 
     def is_healthy(self) -> bool:
         """Whether Airflow's four components beat and a worker serves each queue."""
+        self.api.warm_up()
         health = self.api.health()
         names = ("metadatabase", "scheduler", "dag_processor", "triggerer")
         return all(health.get(name) == "healthy" for name in names) and not self.missing_workers()
@@ -104,7 +105,6 @@ def _bring_up(state: State, report: Report) -> LocalStack:
     report("starting webserver, scheduler, dag-processor, triggerer, workers and Flower")
     stack.supervisor.start_group()
     stack.wait_until(stack.is_healthy, "the stack was")
-    stack.api.warm_up()
     return stack
 
 

@@ -110,6 +110,7 @@ class CommandOperator(BaseOperator):
                 f"as its last line, found: {self._last_line[:200]!r}; "
                 "large data belong in an artifact, their address in the result"
             )
+        self.log.info("result: %s", self._last_line)
         return result
 
 

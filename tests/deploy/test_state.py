@@ -1,0 +1,80 @@
+import json
+import socket
+
+import pytest
+
+from deploy.errors import DeployError
+from deploy.state import Ports, Secrets, State, choose_ports, write_private
+
+
+def test_secrets_are_generated_once_kept_and_private(tmp_path):
+    state = State(tmp_path / "state")
+    state.prepare()
+    first = state.secrets()
+    state.prepare()
+    assert state.secrets() == first
+    assert state.secrets_path.stat().st_mode & 0o777 == 0o600
+    assert state.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_secrets_are_long_and_never_the_same():
+    one, other = vars(Secrets.generate()), vars(Secrets.generate())
+    assert len(set(one.values())) == len(one)
+    assert not set(one.values()) & set(other.values())
+    assert all(len(value) >= 32 for value in one.values())
+    assert len(one["jwt_secret"]) >= 64
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"postgres_password": "x"}', "[]"])
+def test_damaged_secrets_name_the_file_and_the_remedy(tmp_path, text):
+    state = State(tmp_path)
+    state.secrets_path.write_text(text)
+    with pytest.raises(DeployError, match=r"secrets\.json cannot be read.*restore it, or delete"):
+        state.secrets()
+
+
+def test_a_private_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o644)
+    (tmp_path / "file.new").write_text("left behind by a killed writer")
+    write_private(path, "new")
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_ports_survive_the_command_that_chose_them(tmp_path):
+    state = State(tmp_path)
+    with pytest.raises(DeployError, match="no stack was started"):
+        state.ports()
+    ports = Ports(web=1, flower=2, postgres=3, redis=4, supervisor=5)
+    state.save_ports(ports)
+    assert State(tmp_path).ports() == ports
+
+
+def test_free_ports_are_free_and_different():
+    ports = vars(choose_ports(0, 0)).values()
+    assert len(set(ports)) == 5
+    for port in ports:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+
+
+def test_a_taken_port_is_refused_by_name():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(DeployError, match=f"port {port} for flower is taken.*--flower-port"):
+            choose_ports(0, port)
+
+
+def test_a_folder_is_held_by_one_and_free_after_it(tmp_path):
+    state = State(tmp_path)
+    with state.lock():
+        with pytest.raises(DeployError, match="another demo or start"):
+            with state.lock():
+                pass
+    with state.lock():
+        assert json.loads((tmp_path / "lock").read_text()) > 0

@@ -1,0 +1,68 @@
+"""Each import rule holds, and each is seen to break where it is broken."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+PACKAGES = ("music_genre", "fleet", "deploy", "dags")
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess:
+    linter = Path(sys.executable).with_name("lint-imports")
+    return subprocess.run([linter, "--no-cache"], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    for package in PACKAGES:
+        shutil.copytree(
+            REPOSITORY / package,
+            tmp_path / package,
+            ignore=shutil.ignore_patterns("__pycache__", "demo_music"),
+        )
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_all_rules_hold():
+    result = lint(REPOSITORY)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "rule"),
+    [
+        ("music_genre/metrics.py", "import music_genre.training", "stands in layers"),
+        ("music_genre/training.py", "import music_genre.evaluation", "stands in layers"),
+        ("music_genre/features.py", "import airflow", "knows nothing of Airflow"),
+        ("music_genre/audio.py", "import fleet.contract", "knows nothing of Airflow"),
+        ("music_genre/training.py", "import click", "only the command line speaks click"),
+        ("music_genre/dataset.py", "import dvc.api", "only the command line speaks click"),
+        ("dags/music_genre_training.py", "import music_genre.config", "lists of commands"),
+        ("dags/music_genre_training.py", "import torch", "lists of commands"),
+        ("fleet/operators.py", "import torch", "fleet moves no tensors"),
+        ("fleet/worker.py", "import music_genre.config", "fleet moves no tensors"),
+        ("fleet/contract.py", "import psutil", "stands on the standard library"),
+        ("fleet/contract.py", "import fleet.gpus", "stands on the standard library"),
+        ("deploy/local.py", "import fleet.operators", "deploy is plain Python"),
+        ("deploy/demo.py", "import airflow", "deploy is plain Python"),
+    ],
+)
+def test_a_broken_rule_is_named(copy, file, line, rule):
+    path = copy / file
+    path.write_text(path.read_text() + f"\n\ndef late() -> None:\n    {line}\n")
+    result = lint(copy)
+    broken = [line for line in result.stdout.splitlines() if line.endswith("BROKEN")]
+    assert result.returncode == 1, result.stdout
+    assert any(rule in line for line in broken), broken
+
+
+def test_a_module_without_a_floor_is_refused(copy):
+    (copy / "music_genre" / "attic.py").write_text("")
+    result = lint(copy)
+    assert result.returncode == 1
+    assert "attic" in result.stdout
