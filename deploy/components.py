@@ -36,6 +36,15 @@ class Component:
     is_server: bool = False
     """Started before the others, because they connect to it; stopped after them."""
 
+    @property
+    def death_signal(self) -> str:
+        """What the kernel sends it when the process manager dies.
+
+        A server may save its data. A worker must not go on to its tasks' ends, as it would on
+        SIGTERM: once it is killed, its pool processes, their tasks and their commands follow.
+        """
+        return self.stop_signal if self.is_server else "KILL"
+
 
 def components(state: State) -> dict[str, Component]:
     """Every process of the stack by name, servers first."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from deploy.airflow_api import path
+from deploy.airflow_api import NotFoundError, path
 from deploy.errors import DeployError
 from deploy.local import LocalStack
 
@@ -38,19 +38,18 @@ class TrainingRun:
     def __init__(self, stack: LocalStack, parameters: dict[str, Any]) -> None:
         self._stack = stack
         stack.wait_until(lambda: stack.api.exists(path("dags", DAG_ID)), f"DAG {DAG_ID} was")
-        run = stack.api.post(
-            path("dags", DAG_ID, "dagRuns"), {"logical_date": None, "conf": parameters}
-        )
+        address, body = path("dags", DAG_ID, "dagRuns"), {"logical_date": None, "conf": parameters}
+        run = stack.answer(lambda: stack.api.post(address, body))
         self.run_id: str = run["dag_run_id"]
         self._address = path("dags", DAG_ID, "dagRuns", self.run_id)
 
     def state(self) -> str:
         """queued, running, success or failed."""
-        return str(self._stack.api.get(self._address)["state"])
+        return str(self._get("")["state"])
 
     def rows(self) -> list[TaskRow]:
         """Every task instance, in the order of the pipeline."""
-        answer = self._stack.api.get(f"{self._address}/taskInstances?limit=100")
+        answer = self._get("/taskInstances?limit=100")
         instances = sorted(
             answer["task_instances"],
             key=lambda each: (TASK_ORDER.index(each["task_id"]), each["map_index"]),
@@ -77,10 +76,13 @@ class TrainingRun:
         address = path("taskInstances", task_id, "xcomEntries", key)
         query = f"?map_index={map_index}&deserialize=true"
         try:
-            value = self._stack.api.get(f"{self._address}/{address}{query}")["value"]
-        except DeployError:
+            value = self._get(f"/{address}{query}")["value"]
+        except NotFoundError:
             return None
         return json.loads(value) if key == "return_value" and isinstance(value, str) else value
+
+    def _get(self, rest: str) -> Any:
+        return self._stack.answer(lambda: self._stack.api.get(f"{self._address}{rest}"))
 
 
 def _seconds(instance: dict[str, Any]) -> float | None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from deploy import supervisor
 from deploy.airflow_api import AirflowApi, online_workers
@@ -27,6 +28,7 @@ from fleet.contract import queues
 START_SECONDS = 180.0
 """The slowest start seen on two busy cores took a third of it."""
 Report = Callable[[str], None]
+T = TypeVar("T")
 
 
 class LocalStack:
@@ -55,6 +57,25 @@ class LocalStack:
                     f"{self.state.logs}; a busy machine may need another try"
                 )
             time.sleep(0.3)
+
+    def answer(self, ask: Callable[[], T]) -> T:
+        """Ask the api-server, and again while it is being started anew.
+
+        Raises:
+            DeployError: refused, a component does not stay up, or `START_SECONDS` have passed.
+        """
+        give_up_at = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return ask()
+            except OSError as error:
+                self.supervisor.check()
+                if time.monotonic() > give_up_at:
+                    raise DeployError(
+                        f"Airflow at {self.web_address} has not answered for {START_SECONDS:.0f} s "
+                        f"({error}); see {supervisor.log_path(self.state, 'webserver')}"
+                    ) from error
+                time.sleep(0.5)
 
     def is_healthy(self) -> bool:
         """Whether Airflow's four components beat and a worker serves each queue."""

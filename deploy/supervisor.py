@@ -19,7 +19,7 @@ from deploy.components import REPOSITORY, Component, base_environment, component
 from deploy.errors import DeployError
 from deploy.state import State, write_private
 
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 GROUP = "airflow"
 MAX_STARTS = 3
 """A component that was started this often within one command of ours is given up."""
@@ -103,24 +103,32 @@ def log_path(state: State, component: str) -> Path:
 
 def exec_supervisord(state: State) -> None:
     """Become supervisord, to whom every orphan of the stack comes (child subreaper)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
     words = [sys.executable, "-m", "supervisor.supervisord", "-c", str(state.supervisor_config)]
     os.execve(words[0], words, base_environment())
 
 
 def exec_component(state: State, name: str) -> None:
-    """Become one component, dying with supervisord."""
+    """Become one component, which dies with supervisord.
+
+    Raises:
+        DeployError: supervisord died before the kernel knew of the bond.
+    """
     component = components(state)[name]
-    leash = ["setpriv", "--pdeathsig", component.stop_signal, "--"]
+    _prctl(PR_SET_PDEATHSIG, getattr(signal, f"SIG{component.death_signal}"))
+    if str(os.getppid()) != state.supervisor_pid.read_text().strip():
+        raise DeployError(f"{name} was started by no living process manager; run `make up-local`")
     words = list(component.command)
-    if "--" in words:  # a user namespace drops the parent-death signal, so the leash goes inside
+    if "--" in words:  # a user namespace drops the parent-death signal: bind anew inside it
         at = words.index("--") + 1
-        words[at:at] = leash
-    else:
-        words[:0] = leash
+        words[at:at] = ["setpriv", "--pdeathsig", component.death_signal, "--"]
     os.execvpe(words[0], words, dict(component.environment))
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) was refused")
 
 
 def supervisord_process(state: State) -> psutil.Process | None:

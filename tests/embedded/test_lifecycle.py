@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import FREE_PORTS, assert_nothing_left
 
-from deploy.state import MIN_FREE_BYTES
+from deploy.state import MIN_FREE_BYTES, State
 from deploy.supervisor import supervisord_process
 
 
@@ -118,17 +118,17 @@ def test_a_demo_killed_with_9_takes_its_stack_along(deploy, interrupted):
     assert_nothing_left(interrupted, seconds=30)
 
 
-def test_a_process_manager_killed_with_9_takes_its_processes_along(deploy, tmp_path):
-    folder = tmp_path / "state"
-    demo = deploy("demo", "--state", str(folder), *FREE_PORTS, start_new_session=True)
+@pytest.mark.parametrize("phase", ["starting", "training"])
+def test_a_process_manager_killed_with_9_takes_its_processes_along(deploy, interrupted, phase):
+    """Also those that it has started but that have not yet started Airflow."""
+    demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
     lines = follow(demo)
-    wait_for_line(lines, PHASES["starting"])
-    from deploy.state import State
-
-    supervisord_process(State(folder)).kill()
+    wait_for_line(lines, PHASES[phase])
+    supervisord_process(State(interrupted)).kill()
     assert demo.wait(60) == 1
     assert sum(line.startswith("error: the process manager") for line in lines) == 1
-    assert_nothing_left(folder, seconds=30)
+    assert not any("Traceback" in line for line in lines)
+    assert_nothing_left(interrupted, seconds=15)
 
 
 @pytest.fixture(scope="module")
