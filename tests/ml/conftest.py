@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
+
 from music_genre.cli import commands
 
 # As the command line does before it loads torch; waiting threads must not slow other programs.

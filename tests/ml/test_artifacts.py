@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from music_genre import artifacts
 from music_genre.errors import InputError
 
@@ -37,7 +38,7 @@ def test_a_failed_write_leaves_the_former_file_and_nothing_else(tmp_path: Path) 
     with pytest.raises(RuntimeError):
         fail()
     assert (tmp_path / "x").read_text() == "old"
-    assert os.listdir(tmp_path) == ["x"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
 
 
 def test_nothing_is_seen_under_the_name_before_all_is_written(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import SAMPLE_RATE, Run, contents, tone, write_music
+
 from music_genre import audio
 from music_genre.artifacts import read_table
 from music_genre.errors import AudioError, InputError
@@ -61,6 +62,7 @@ BAD = {
     "short.wav": (lambda p: soundfile.write(p, np.ones(99), SAMPLE_RATE), "too short"),
     "truncated.wav": (write_truncated, "its header announces 441000 bytes"),
     "folder.wav": (lambda p: p.mkdir(), "a folder"),
+    "pipe.wav": (os.mkfifo, "no plain file"),
     "readme.txt": (lambda p: p.write_text("hello"), "does not end as audio"),
     "link.wav": (lambda p: p.symlink_to("/etc/passwd"), "leads out of"),
 }

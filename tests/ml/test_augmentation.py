@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from music_genre import augmentation, dataset
 
 IMAGES = dataset.stack_images(

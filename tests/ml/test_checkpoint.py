@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from music_genre import checkpoint
 from music_genre.checkpoint import RunSettings
 from music_genre.config import FeatureConfig, TrainConfig

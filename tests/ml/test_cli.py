@@ -5,6 +5,7 @@ Run as a program with --write, it writes docs/cli.md.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -15,10 +16,11 @@ import click
 import numpy as np
 import pytest
 from conftest import Prepared, Run, contents, write_music
+from PIL import Image
+
 from music_genre import __version__
 from music_genre.cli import commands
 from music_genre.config import TrainConfig
-from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "cli.md"
@@ -129,14 +131,14 @@ def test_from_audio_to_metrics_by_addresses_alone(music: Path, tmp_path: Path, r
             assert contents(store) == before
 
 
-SEED_FEATURES = (
+SEED_FEATURES = shlex.split(
     "create-image-features-from-audio"
     " --path_with_audios_dir Data/genres_original --path_to_image Image_data"
-).split()
-SEED_TRAINING = (
+)
+SEED_TRAINING = shlex.split(
     "train-using-image-features --model resnet18 --criterion cross_entropy --optimizer sdg"
     " --checkpoints_path checkpoints --images_path Image_data"
-).split()
+)
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def test_the_seeds_command_lines_work_verbatim(project: Path, run: Run) -> None:
     image_data = project / "Image_data"
     assert len(list(image_data.glob("*/*.png"))) == 15
     assert "bass/bad.wav,not audio" in (image_data / "rejected.csv").read_text()
-    assert {"catalogue.csv", "features.json"} <= set(os.listdir(image_data))
+    assert {"catalogue.csv", "features.json"} <= {path.name for path in image_data.iterdir()}
     before = contents(image_data)
     assert run(*SEED_FEATURES).result["reused"] is True
     assert contents(image_data) == before
@@ -210,6 +212,20 @@ def test_coloured_pictures_from_elsewhere_are_trained_on(project: Path, run: Run
     refused = run("predict", "--run", "checkpoints", "x.wav")
     assert refused.code == 1
     assert "was trained on pictures whose making is unknown" in refused.error
+
+
+def test_a_signal_while_libraries_load_ends_in_one_line_and_75(prepared: Prepared) -> None:
+    program = (
+        "import signal, sys\nfrom music_genre.cli import commands\n"
+        "class Loading:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'scipy': signal.raise_signal(signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Loading())\n"
+        "commands(sys.argv[1:])"
+    )
+    outcome = python("-c", program, "train", "--split", str(prepared.split))
+    assert outcome.returncode == 75
+    assert outcome.stderr == "error: stopped by SIGTERM; run the same command again to go on\n"
 
 
 @pytest.mark.parametrize(

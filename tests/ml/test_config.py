@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from music_genre import config
 from music_genre.config import TrainConfig
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import SAMPLE_RATE, Prepared, Run, contents, tone
+from PIL import Image
+
 from music_genre import evaluation, training
 from music_genre.artifacts import read_json, read_table
 from music_genre.config import TrainConfig
 from music_genre.errors import InputError
-from PIL import Image
 
 CONFIG = TrainConfig(
     model="shufflenet_v2_x0_5", epochs=12, batch_size=6, crop_frames=32, optimizer="adam"

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import SAMPLE_RATE, Prepared, contents, tone
+from PIL import Image
+
 from music_genre import audio, features
 from music_genre.config import FeatureConfig
 from music_genre.errors import InputError
-from PIL import Image
 
 CONFIG = FeatureConfig()
 
@@ -205,3 +206,20 @@ def test_a_name_of_the_greatest_length_fits(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "music" / "bass" / name, tone("bass", 1), SAMPLE_RATE)
     catalogue = Path(audio.scan(tmp_path / "music", tmp_path)["catalogue"])
     assert features.extract(catalogue, tmp_path, CONFIG)["n_extracted"] == 1
+
+
+def test_coloured_pictures_become_grey_of_the_right_height(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (432, 288), (200, 200, 200, 0))
+    picture.save(tmp_path / "x.png")
+    pixels = features.read_image(tmp_path / "x.png", 128)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (128, 192)
+    assert np.all(pixels == 200)  # transparency is ignored
+
+
+def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_text("hello")
+    with pytest.raises(InputError, match=r"x\.png: not a picture"):
+        features.read_image(tmp_path / "x.png", 128)
+    with pytest.raises(InputError, match=r"y\.png: is gone"):
+        features.read_image(tmp_path / "y.png", 128)

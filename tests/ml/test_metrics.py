@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from music_genre import metrics
 
 TRUTH = np.array([0, 0, 0, 1, 1, 2])

@@ -5,10 +5,11 @@ import logging
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from music_genre import dataset, model
 from music_genre.config import usable_cores
 from music_genre.errors import InputError
-from torch import nn
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from music_genre import report
 from PIL import Image
+
+from music_genre import report
 
 
 def test_genre_names_are_drawn_as_they_are(tmp_path: Path) -> None:

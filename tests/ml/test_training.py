@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import Prepared, contents
+from torch import nn
+
 from music_genre import checkpoint, dataset, training
 from music_genre.artifacts import read_table
 from music_genre.config import CRITERIA, OPTIMIZERS, TrainConfig
 from music_genre.errors import InputError, StoppedError
-from torch import nn
 
 # mnasnet has both batch norm and dropout: all the state there can be. 6 steps an epoch.
 CONFIG = TrainConfig(model="mnasnet0_5", epochs=3, batch_size=3, crop_frames=32)
@@ -104,6 +105,12 @@ def test_the_model_overfits_eight_clips() -> None:
             row = trainer.end_epoch(lambda: None)
     assert row["validation_accuracy"] == 1.0
     assert row["train_loss"] < 0.05
+
+
+def test_a_diverged_training_says_so(prepared: Prepared, tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"training diverged; .* --learning-rate below 1e\+30"):
+        training.train(prepared.split, tmp_path, config, device_name="cpu")
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:

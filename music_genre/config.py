@@ -1,0 +1,137 @@
+"""The settings of each stage, and what this process may use; nothing heavy is imported here."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from music_genre.errors import InputError
+
+OPTIMIZERS: Final = {"sgd": 0.03, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 3e-4}
+"""Optimizer -> the peak learning rate it gets where none is asked for."""
+
+CRITERIA: Final = ("cross_entropy", "focal")
+GROUPINGS: Final = ("track", "artist")
+SPLITS: Final = ("train", "validation", "test")
+DEVICES: Final = ("auto", "cpu", "cuda")
+
+
+class Progress(Protocol):
+    """Told by a stage how far it is."""
+
+    def __call__(self, done: int, total: int, note: str = "", /) -> None:
+        """Take the units done, the units in all, and perhaps a line for people."""
+
+
+def silent(_done: int, _total: int, _note: str = "", /) -> None:
+    """Tell nobody."""
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Define a field of settings; the command line makes an option of it."""
+    about = {"help": text, "least": least, "most": most, "choices": choices}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """How a waveform becomes an image."""
+
+    sample_rate: int = 22_050
+    """Hz, after mixing to mono."""
+    n_fft: int = 2048
+    """Window length in samples (93 ms)."""
+    hop_length: int = 512
+    """Samples from one frame to the next (23 ms): 43 frames a second."""
+    n_mels: int = 128
+    """Mel bands: the height of an image."""
+    dynamic_range_db: float = 80.0
+    """An image reaches from the track's maximum (white) to this far below it (black)."""
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How groups are dealt to train, validation and test."""
+
+    seed: int = setting(0, "Which groups go where.")
+    group_by: str = setting(
+        "track",
+        "What must not span two splits: a recording (track) or an artist.",
+        choices=GROUPINGS,
+    )
+    test: float = setting(0.25, "Share of each genre's groups to test on.", least=0, most=1)
+    validation: float = setting(
+        0.15, "Share of each genre's groups to validate on.", least=0, most=1
+    )
+
+    def __post_init__(self) -> None:
+        if not (self.test > 0 and self.validation > 0 and self.test + self.validation < 1):
+            raise InputError(
+                f"test ({self.test}) and validation ({self.validation}) must be above 0 and "
+                "leave something to train on; lower them so that their sum is below 1"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained and how; machine matters (device, threads) are not part of it."""
+
+    model: str = setting("resnet18", "Any torchvision classification model.")
+    optimizer: str = setting(
+        "sgd", "sgd has Nesterov momentum; sdg means sgd.", choices=(*OPTIMIZERS, "sdg")
+    )
+    criterion: str = setting("cross_entropy", "The loss.", choices=CRITERIA)
+    epochs: int = setting(
+        30, "Passes over the tracks; each shows a track as often as crops fit into it.", least=1
+    )
+    learning_rate: float = setting(
+        0.0,
+        "Peak of the one-cycle schedule; 0 means "
+        + ", ".join(f"{rate} for {name}" for name, rate in OPTIMIZERS.items())
+        + ".",
+        least=0,
+    )
+    batch_size: int = setting(32, "Crops in an update step.", least=1)
+    crop_frames: int = setting(128, "Width of a crop; 43 frames are one second.", least=1)
+    weight_decay: float = setting(5e-4, "Of weights, not of biases and norms.", least=0)
+    label_smoothing: float = setting(0.1, "Of cross_entropy only.", least=0, most=1)
+    focal_gamma: float = setting(2.0, "Of focal only.", least=0)
+    frequency_mask: int = setting(16, "Most mel bands that SpecAugment hides in a crop.", least=0)
+    time_mask: int = setting(16, "Most frames that SpecAugment hides in a crop.", least=0)
+    seed: int = setting(0, "Of all that is random.")
+
+    def __post_init__(self) -> None:
+        if self.optimizer == "sdg":  # as the first command lines of this program spelled it
+            object.__setattr__(self, "optimizer", "sgd")
+        if not self.learning_rate:
+            object.__setattr__(self, "learning_rate", OPTIMIZERS[self.optimizer])
+
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Count the CPU cores this process may use: its affinity, cut by a container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _cgroup_cores()
+    return max(1, min(cores, int(quota))) if quota else cores
+
+
+def _cgroup_cores() -> float | None:
+    """Read the container's CPU quota in cores, from cgroup v2 or v1; None where there is none."""
+    try:
+        if (CGROUP / "cpu.max").exists():
+            quota, period = (CGROUP / "cpu.max").read_text().split()
+        else:
+            quota = (CGROUP / "cpu/cpu.cfs_quota_us").read_text()
+            period = (CGROUP / "cpu/cpu.cfs_period_us").read_text()
+        return float(quota) / float(period) if quota != "max" and float(quota) > 0 else None
+    except (OSError, ValueError):
+        return None
