@@ -82,7 +82,7 @@ $(ENVS)/deploy.made: requirements/deploy.txt
 $(ENVS)/%.made: requirements/%.txt $(ENVS)/deploy.made pyproject.toml
 	@echo "making .venv/$*"
 	@$(UV) venv -q --clear --python $(PYTHON) $(ENVS)/$*
-	@$(UV) pip sync -q --python $(ENVS)/$* --require-hashes $<
+	@$(UV) pip sync -q --compile-bytecode --python $(ENVS)/$* --require-hashes $<
 	@$(UV) pip install -q --python $(ENVS)/$* --no-deps --editable .
 	@$(UV) pip check -q --python $(ENVS)/$* && touch $@
 
