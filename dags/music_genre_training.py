@@ -44,11 +44,15 @@ with DAG(
             title="Model",
             description="Any torchvision classification model by its name.",
         ),
-        "optimizer": Param("adamw", type="string", enum=["sgd", "adam", "adamw", "rmsprop"]),
+        "optimizer": Param("sgd", type="string", enum=["sgd", "adam", "adamw", "rmsprop"]),
         "criterion": Param("cross_entropy", type="string", enum=["cross_entropy", "focal"]),
-        "epochs": Param(40, type="integer", minimum=1, maximum=10_000),
+        "epochs": Param(30, type="integer", minimum=1, maximum=10_000),
         "learning_rate": Param(
-            0.003, type="number", exclusiveMinimum=0, maximum=10, description="Peak of OneCycle."
+            0.0,
+            type="number",
+            minimum=0,
+            maximum=10,
+            description="Peak of the one-cycle schedule; 0: the optimizer's own.",
         ),
         "seed": Param(0, type="integer", minimum=0, maximum=2**31 - 1),
     },

@@ -23,17 +23,8 @@ RECIPE = 1
 """Raise when the same folder would give another catalogue."""
 
 SUFFIXES = {
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".aif",
-    ".aiff",
-    ".au",
-    ".caf",
-    ".w64",
+    *(".wav", ".w64", ".caf", ".aif", ".aiff", ".au"),
+    *(".flac", ".mp3", ".ogg", ".oga", ".opus"),
 }
 MINIMUM_SECONDS = 1.0
 """Shorter files are rejected: they hold less than half a crop."""

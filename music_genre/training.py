@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from music_genre import artifacts, augmentation, checkpoint, dataset, model
+from music_genre import artifacts, augmentation, checkpoint, dataset, model, optimization
 from music_genre.config import Progress, TrainConfig, silent
 from music_genre.dataset import Images
 from music_genre.errors import InputError, StoppedError
@@ -24,90 +24,6 @@ logger = logging.getLogger(__name__)
 
 RECIPE = 1
 """Raise when the same split and settings would give other weights."""
-
-WARM_UP = 0.3
-"""Share of the steps in which the learning rate rises."""
-MOMENTUM = 0.9
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-def learning_rate(step: int, n_steps: int, peak: float) -> float:
-    """Follow one cycle: from peak/25 up to the peak and down to nearly nothing, by half cosines.
-
-    A function of the step alone, so that a checkpoint holds no schedule.
-
-    Source: Smith & Topin 2017, with the shape of torch.optim.lr_scheduler.OneCycleLR.
-    """
-    top = max(1.0, WARM_UP * n_steps - 1)
-    if step <= top:
-        return _half_cosine(peak / 25, peak, step / top)
-    return _half_cosine(peak, peak / 25e4, (step - top) / max(1.0, n_steps - 1 - top))
-
-
-def _half_cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make the optimizer by its name; decay applies to weights, not to biases and norms."""
-    groups = [
-        {
-            "params": [p for p in network.parameters() if (p.ndim > 1) == decayed],
-            "weight_decay": config.weight_decay * decayed,
-        }
-        for decayed in (True, False)
-    ]
-    rate = config.learning_rate
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, nesterov=True)
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=rate, momentum=MOMENTUM)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=rate)
-    return torch.optim.AdamW(groups, lr=rate)
-
-
-def make_criterion(config: TrainConfig) -> Criterion:
-    """Make the loss by its name: (batch, n_genres) logits and (batch,) labels to a mean."""
-    if config.criterion == "focal":
-        return lambda logits, labels: focal_loss(logits, labels, config.focal_gamma)
-    return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-
-
-def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """Weigh cross-entropy by (1 - p)^gamma, p being the true genre's probability.
-
-    Source: Lin et al. 2017.
-    """
-    entropy = F.cross_entropy(logits, labels, reduction="none")
-    return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
-
-
-def update(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    criterion: Criterion,
-    crops: Tensor,
-    labels: Tensor,
-) -> Tensor:
-    """Do one update step on a batch; returns its loss, detached.
-
-    Args:
-        network: (batch, 1, n_mels, crop_frames) to (batch, n_genres) logits; put in train mode.
-        optimizer: of its parameters.
-        criterion: mean loss of logits and labels.
-        crops: the batch.
-        labels: (batch,) int64.
-    """
-    network.train()
-    with model.autocast(crops.device):
-        logits = network(crops)
-    loss = criterion(logits.float(), labels)
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    optimizer.step()
-    return loss.detach()
 
 
 class Trainer:
@@ -122,8 +38,8 @@ class Trainer:
         self.network = model.build(
             config.model, n_genres, n_mels, config.crop_frames, config.seed
         ).to(device)
-        self.optimizer = make_optimizer(self.network, config)
-        self.criterion = make_criterion(config)
+        self.optimizer = optimization.make_optimizer(self.network, config)
+        self.criterion = optimization.make_criterion(config)
         n_crops = augmentation.crops_per_epoch(train, config.crop_frames)
         self.batch_size = min(config.batch_size, n_crops)
         self.steps_per_epoch = n_crops // self.batch_size
@@ -137,14 +53,18 @@ class Trainer:
         """Do the next update step."""
         epoch, place = divmod(self.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.n_steps, self.config.learning_rate)
+            group["lr"] = optimization.learning_rate(
+                self.step, self.n_steps, self.config.learning_rate
+            )
         tracks = self._order(epoch)[place * self.batch_size :][: self.batch_size]
         tracks = tracks.to(self.images.pixels.device)
         crops = self._crops(tracks, augmentation.generator(self.config.seed, epoch, self.step))
         # Dropout draws from torch's own generator.
         torch.manual_seed(augmentation.random_seed(self.config.seed, epoch, self.step, 1))
         labels = self.images.labels[tracks]
-        self.epoch_loss += update(self.network, self.optimizer, self.criterion, crops, labels)
+        self.epoch_loss += optimization.update(
+            self.network, self.optimizer, self.criterion, crops, labels
+        )
         self.step += 1
 
     def _order(self, epoch: int) -> Tensor:

@@ -1,0 +1,18 @@
+"""The command line: one command per stage, its result as one JSON line, errors as one line.
+
+Stages are imported inside their commands, so that help answers without loading torch.
+"""
+
+from music_genre.cli.first_names import (
+    create_image_features_from_audio,
+    train_using_image_features,
+)
+from music_genre.cli.group import commands
+from music_genre.cli.stages import evaluate, extract, predict, scan, split, train
+
+__all__ = ["commands"]
+
+for _command in (scan, extract, split, train, evaluate, predict):  # in the order of the data flow
+    commands.add_command(_command)
+for _command in (create_image_features_from_audio, train_using_image_features):
+    commands.add_command(_command)

@@ -1,0 +1,75 @@
+"""The two commands of the program that this one grew from, made of today's stages."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from music_genre.cli.options import (
+    address,
+    checkpoint_option,
+    device_option,
+    settings_of,
+    workers_option,
+)
+from music_genre.cli.progress import shown_progress
+from music_genre.cli.stages import train
+from music_genre.config import FeatureConfig, SplitConfig, TrainConfig
+
+
+@click.command("create-image-features-from-audio")
+@click.option(
+    "--path_with_audios_dir",
+    "audio",
+    type=address,
+    required=True,
+    help="Folder that holds the genre folders.",
+)
+@click.option(
+    "--path_to_image", "images", type=address, required=True, help="Folder for the images."
+)
+@workers_option
+def create_image_features_from_audio(
+    audio: Path, images: Path, workers: int | None
+) -> dict[str, Any]:
+    """Scan and extract into one folder."""
+    from music_genre.audio import scan
+    from music_genre.features import extract
+
+    with shown_progress("scan") as progress:
+        scanned = scan(audio, images, into=images, progress=progress)
+    with shown_progress("extract") as progress:
+        extracted = extract(
+            images, images, FeatureConfig(), into=images, n_workers=workers, progress=progress
+        )
+    n_rejected = scanned["n_rejected"] + extracted["n_rejected"]
+    reused = scanned["reused"] and extracted["reused"]
+    return {**scanned, **extracted, "n_rejected": n_rejected, "reused": reused}
+
+
+@click.command("train-using-image-features")
+@click.option(
+    "--images_path", "images", type=address, required=True, help="Folder of pictures by genre."
+)
+@click.option(
+    "--checkpoints_path", "run", type=address, required=True, help="Run folder, made if missing."
+)
+@settings_of(SplitConfig, without=("seed",))
+@settings_of(TrainConfig)
+@device_option
+@checkpoint_option
+@click.pass_context
+def train_using_image_features(
+    context: click.Context, /, images: Path, run: Path, **settings: Any
+) -> dict[str, Any]:
+    """Split, train and evaluate on a folder of pictures."""
+    from music_genre.dataset import split
+    from music_genre.evaluation import evaluate
+
+    shares = {name: settings.pop(name) for name in ("group_by", "test", "validation")}
+    catalogue = images if (images / "catalogue.json").exists() else None
+    dealt = split(catalogue, images, run, SplitConfig(seed=settings["seed"], **shares))
+    trained = context.invoke(train, split_dir=Path(dealt["split"]), store=run, run=run, **settings)
+    measured = evaluate(run, device_name=settings["device"])
+    reused = dealt["reused"] and trained["reused"] and measured["reused"]
+    return {**trained, **measured, "split": dealt["split"], "reused": reused}

@@ -1,0 +1,96 @@
+"""The group of all commands: errors become one line and an exit code here, results one line."""
+
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from music_genre import __version__
+from music_genre.config import CRITERIA
+from music_genre.errors import InputError, MusicGenreError, StoppedError, TemporaryError
+
+LASTING = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR),
+    *(errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG),
+}
+"""Faults of storage that only the user can mend; others, such as a full disk, may pass."""
+
+
+class Commands(click.Group):
+    """Lists commands in the order of the data flow and turns errors into one line and a code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names as they were defined."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; the only place where errors become exit codes."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            path = (error.ctx or ctx).command_path
+            _fail(ctx, error.exit_code, f"{error.format_message()} See: {path} --help")
+        except MusicGenreError as error:
+            _fail(ctx, error.exit_code, str(error))
+        except OSError as error:
+            _fail(ctx, _code(error), f"{error.filename or 'storage'}: {error.strerror or error}")
+
+
+def _code(error: OSError) -> int:
+    return (InputError if error.errno in LASTING else TemporaryError).exit_code
+
+
+def _fail(ctx: click.Context, code: int, message: str) -> None:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    ctx.exit(code)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """End at once: an exception would be lost in a library that is just being imported.
+
+    All writes are atomic, so there is nothing to undo. Training collects signals instead.
+    """
+    name = signal.Signals(number).name
+    line = f"error: stopped by {name}; run the same command again to go on\n"
+    # Leave the bar's line, and show the cursor that it hid.
+    os.write(2, (f"\n{line}\x1b[?25h" if sys.stderr.isatty() else line).encode())
+    os._exit(StoppedError.exit_code)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        # Underscores may stand for the hyphens of options, as in the program's first commands.
+        "token_normalize_func": lambda token: (
+            token if token in CRITERIA else token.replace("_", "-")
+        ),
+    },
+)
+@click.version_option(__version__)
+def commands() -> None:
+    """Train music-genre classifiers: audio folders to images to a trained, evaluated model.
+
+    Every command prints its result as one JSON line on standard output and finds work that
+    was done before. Exit codes: 0 done, 1 fix your input, 2 usage, 75 try again.
+    """
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("music_genre").setLevel(logging.INFO)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    # Threads of torch that spin while they wait halve its speed where other programs use the
+    # cores, and gain nothing where they do not (measured). Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@commands.result_callback()
+def _print_result(result: dict[str, Any] | None) -> None:
+    if result is not None:
+        click.echo(json.dumps(result))

@@ -1,0 +1,86 @@
+"""The options that several commands take, and those that a stage's settings make."""
+
+from collections.abc import Callable
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from music_genre import artifacts
+from music_genre.config import DEVICES
+
+Command = Callable[..., Any]
+
+
+def address(text: str) -> Path:
+    """Turn an address into a local path."""
+    return artifacts.local_path(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Read one of n equal parts, written i/n."""
+    part, _, whole = text.partition("/")
+    if not (part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole)):
+        raise click.BadParameter(f"{text!r} is no part of a whole; write 2/4 for part 2 of 4.")
+    return int(part), int(whole)
+
+
+def settings_of(
+    config: type[Any], *, without: tuple[str, ...] = ()
+) -> Callable[[Command], Command]:
+    """Make an option of every field of a stage's settings."""
+
+    def decorate(command: Command) -> Command:
+        for field in reversed(fields(config)):
+            if field.name not in without:
+                command = click.option(
+                    f"--{field.name.replace('_', '-')}",
+                    type=_kind(field),
+                    default=field.default,
+                    show_default=True,
+                    help=field.metadata["help"],
+                )(command)
+        return command
+
+    return decorate
+
+
+def _kind(field: Field[Any]) -> click.ParamType[Any]:
+    about = field.metadata
+    if about["choices"]:
+        return click.Choice(about["choices"])
+    ranges: dict[type[Any], Any] = {int: click.IntRange, float: click.FloatRange}
+    made = ranges.get(type(field.default))
+    return made(about["least"], about["most"]) if made else click.STRING
+
+
+artifacts_option = click.option(
+    "--artifacts",
+    "store",
+    type=address,
+    default="artifacts",
+    show_default=True,
+    envvar="MUSIC_GENRE_ARTIFACTS",
+    show_envvar=True,
+    help="Where every stage keeps its outputs, by content.",
+)
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes.  [default: as many as cores may be used]",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU if there is one.",
+)
+checkpoint_option = click.option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    help="Longest time between checkpoints; 0: each step.",
+)

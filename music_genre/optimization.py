@@ -1,0 +1,95 @@
+"""One update step and what it needs: optimizer, loss, learning-rate schedule."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from music_genre import model
+from music_genre.config import TrainConfig
+
+WARM_UP = 0.3
+"""Share of the steps in which the learning rate rises."""
+MOMENTUM = 0.9
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def learning_rate(step: int, n_steps: int, peak: float) -> float:
+    """Follow one cycle: from peak/25 up to the peak and down to nearly nothing, by half cosines.
+
+    A function of the step alone, so that a checkpoint holds no schedule.
+
+    Source: Smith & Topin 2017, with the shape of torch.optim.lr_scheduler.OneCycleLR.
+    """
+    top = max(1.0, WARM_UP * n_steps - 1)
+    if step <= top:
+        return _half_cosine(peak / 25, peak, step / top)
+    return _half_cosine(peak, peak / 25e4, (step - top) / max(1.0, n_steps - 1 - top))
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Make the optimizer by its name; decay applies to weights, not to biases and norms."""
+    groups = [
+        {
+            "params": [p for p in network.parameters() if (p.ndim > 1) == decayed],
+            "weight_decay": config.weight_decay * decayed,
+        }
+        for decayed in (True, False)
+    ]
+    rate = config.learning_rate
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, nesterov=True)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=rate, momentum=MOMENTUM)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=rate)
+    return torch.optim.AdamW(groups, lr=rate)
+
+
+def make_criterion(config: TrainConfig) -> Criterion:
+    """Make the loss by its name: (batch, n_genres) logits and (batch,) labels to a mean."""
+    if config.criterion == "focal":
+        return lambda logits, labels: focal_loss(logits, labels, config.focal_gamma)
+    return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Weigh cross-entropy by (1 - p)^gamma, p being the true genre's probability.
+
+    Source: Lin et al. 2017.
+    """
+    entropy = F.cross_entropy(logits, labels, reduction="none")
+    return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
+
+
+def update(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    criterion: Criterion,
+    crops: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """Do one update step on a batch; returns its loss, detached.
+
+    Args:
+        network: (batch, 1, n_mels, crop_frames) to (batch, n_genres) logits; put in train mode.
+        optimizer: of its parameters.
+        criterion: mean loss of logits and labels.
+        crops: the batch.
+        labels: (batch,) int64.
+    """
+    network.train()
+    with model.autocast(crops.device):
+        logits = network(crops)
+    loss = criterion(logits.float(), labels)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss.detach()
