@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 CONTRACT_PATH = Path(__file__).resolve().parent.parent / "deploy" / "queues.toml"
-_KEYS = {"purpose", "slots"}
-_SLOTS_BY_RESOURCE = ("cores", "gpus")
+_KEYS = {"purpose", "resource", "slots"}
+_RESOURCES = ("cpu", "gpu")
 
 
 class ContractError(ValueError):
@@ -26,21 +26,14 @@ class Queue:
     """What tasks write in `queue=`; also the Redis list's name."""
     purpose: str
     """What its tasks do."""
-    slots: int | str
-    """Tasks a worker runs at a time: a number, or `cores` or `gpus` of its machine."""
+    resource: str
+    """`cpu`, or `gpu`: its tasks compute on a GPU where there is one."""
+    slots: int | None
+    """Tasks a worker runs at a time; None: as many as its machine has cores."""
 
-    @property
-    def wants_gpu(self) -> bool:
-        """Whether its tasks compute on a GPU where there is one."""
-        return self.slots == "gpus"
-
-    def n_slots(self, n_cores: int, n_gpus: int) -> int:
-        """Count the tasks that a worker with these resources runs at a time; at least one.
-
-        A worker without a GPU serves a gpu queue with one slot on its CPU.
-        """
-        by_resource = {"cores": n_cores, "gpus": n_gpus}
-        return max(1, self.slots if isinstance(self.slots, int) else by_resource[self.slots])
+    def n_slots(self, n_cores: int) -> int:
+        """Count the tasks that a worker on a machine with these cores runs at a time."""
+        return self.slots or n_cores
 
 
 def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
@@ -73,11 +66,15 @@ def _queue(name: str, table: Mapping[str, object], path: Path) -> Queue:
         raise ContractError(
             f"queue {name!r} in {path} must have exactly {sorted(_KEYS)}, found {found}; mend it"
         )
-    slots = table["slots"]
-    is_count = isinstance(slots, int) and not isinstance(slots, bool) and slots > 0
-    if not is_count and slots not in _SLOTS_BY_RESOURCE:
+    slots, resource = table["slots"], table["resource"]
+    if resource not in _RESOURCES:
         raise ContractError(
-            f"slots of queue {name!r} in {path} is {slots!r}; "
-            f"write a number above 0 or one of {list(_SLOTS_BY_RESOURCE)}"
+            f"resource of queue {name!r} in {path} is {resource!r}; write one of {_RESOURCES}"
         )
-    return Queue(name, str(table["purpose"]), slots)  # type: ignore[arg-type]  # checked above
+    if isinstance(slots, int) and not isinstance(slots, bool) and slots > 0:
+        return Queue(name, str(table["purpose"]), str(resource), slots)
+    if slots == "cores":
+        return Queue(name, str(table["purpose"]), str(resource), None)
+    raise ContractError(
+        f"slots of queue {name!r} in {path} is {slots!r}; write a number above 0 or 'cores'"
+    )

@@ -21,7 +21,9 @@ from airflow.sdk.exceptions import (
 from fleet.process import CommandProcess, die_with_parent
 
 EXIT_BAD_INPUT, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75  # 75 is EX_TEMPFAIL of sysexits.h
-TRY_AGAIN_AFTER = timedelta(seconds=5)
+TRY_AGAIN_AFTER = timedelta(seconds=10)
+TRY_AGAIN_FOR = timedelta(hours=1)
+"""A command that asks to be tried again for longer, on a full disk say, fails instead."""
 MAX_RESULT_BYTES = 48 * 1024
 """XComs go through the api-server into Postgres; addresses belong there, not data."""
 _AIRFLOWS_OWN = ("AIRFLOW", "_AIRFLOW", "CELERY", "FLOWER")
@@ -35,6 +37,8 @@ class CommandOperator(BaseOperator):
     included: failed, retried while retries are left.
 
     SIGTERM is passed on; a command that outlives its grace is killed with all its descendants.
+    However a command ends that had to end for SIGTERM, its task is rescheduled: the worker that
+    stops is no fault of the task's.
     The command sees the worker's environment without Airflow's and Celery's variables, so no
     broker address or token reaches it.
 
@@ -50,13 +54,14 @@ class CommandOperator(BaseOperator):
         self.command = command
         self._process: CommandProcess | None = None
         self._last_line = ""
+        self._must_end = False
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the command to its end.
 
         Raises:
             AirflowFailException: exit 1 or 2, or exit 0 with a result that is none.
-            AirflowRescheduleException: exit 75.
+            AirflowRescheduleException: exit 75, or ended for SIGTERM.
             AirflowException: any other exit.
         """
         die_with_parent()
@@ -67,12 +72,15 @@ class CommandOperator(BaseOperator):
             self._process = CommandProcess(words, command_environment(os.environ))
         except FileNotFoundError as error:
             raise AirflowFailException(f"{error}; install the command on this worker") from error
+        if self._must_end:  # SIGTERM came before there was a process to pass it on to
+            self._process.terminate()
         status = self._process.stream(self._on_stdout, self.log.info)
-        self._raise_for(status, words)
+        self._raise_for(status, words, context)
         return self._result(words)
 
     def on_kill(self) -> None:
         """Pass SIGTERM on; `execute` goes on and sees how the command ends."""
+        self._must_end = True
         if self._process is not None:
             self._process.terminate()
 
@@ -82,7 +90,7 @@ class CommandOperator(BaseOperator):
             self.log.info(self._last_line)
         self._last_line = line
 
-    def _raise_for(self, status: int, words: list[str]) -> None:
+    def _raise_for(self, status: int, words: list[str], context: Context) -> None:
         if status == 0:
             return
         if self._last_line:
@@ -90,8 +98,8 @@ class CommandOperator(BaseOperator):
         ended = f"`{' '.join(words)}` ended with " + (
             f"signal {-status}" if status < 0 else f"exit status {status}"
         )
-        if status == EXIT_TRY_AGAIN:
-            self.log.info("%s: it asks to be tried again, which spends no retry", ended)
+        if self._must_end or (status == EXIT_TRY_AGAIN and _may_try_again(context)):
+            self.log.info("%s: to be tried again, which spends no retry", ended)
             raise AirflowRescheduleException(  # type: ignore[no-untyped-call]  # Airflow's gap
                 datetime.now(UTC) + TRY_AGAIN_AFTER
             )
@@ -112,6 +120,12 @@ class CommandOperator(BaseOperator):
             )
         self.log.info("result: %s", self._last_line)
         return result
+
+
+def _may_try_again(context: Context) -> bool:
+    """Whether this try has been rescheduled for less than `TRY_AGAIN_FOR`."""
+    first = context["ti"].get_first_reschedule_date(context)
+    return first is None or datetime.now(UTC) - first < TRY_AGAIN_FOR
 
 
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -17,21 +17,21 @@ def run_worker(queue_name: str) -> None:
     if queue_name not in queues():
         raise ContractError(f"queue {queue_name!r} is not in the contract; known: {list(queues())}")
     queue = queues()[queue_name]
-    gpus = list_gpus() if queue.wants_gpu else []
+    gpus = list_gpus() if queue.resource == "gpu" else []
     print(describe(queue, gpus), file=sys.stderr, flush=True)
-    command = worker_command(queue, len(os.sched_getaffinity(0)), len(gpus))
+    command = worker_command(queue, len(os.sched_getaffinity(0)))
     os.execv(command[0], command)
 
 
-def worker_command(queue: Queue, n_cores: int, n_gpus: int) -> list[str]:
-    """Build the command line of the queue's worker on a machine with these resources.
+def worker_command(queue: Queue, n_cores: int) -> list[str]:
+    """Build the command line of the queue's worker on a machine with these cores.
 
     Task logs are read from the shared log folder, so the worker serves none itself.
     """
     airflow = str(Path(sys.executable).with_name("airflow"))
     flags = {
         "--queues": queue.name,
-        "--concurrency": str(queue.n_slots(n_cores, n_gpus)),
+        "--concurrency": str(queue.n_slots(n_cores)),
         "--celery-hostname": f"{queue.name}@%h",
     }
     pairs = [word for pair in flags.items() for word in pair]
@@ -40,7 +40,7 @@ def worker_command(queue: Queue, n_cores: int, n_gpus: int) -> list[str]:
 
 def describe(queue: Queue, gpus: list[Gpu]) -> str:
     """Say in one line what the worker serves and on what it computes."""
-    if not queue.wants_gpu:
+    if queue.resource != "gpu":
         device = "the CPU"
     elif gpus:
         device = ", ".join(f"{gpu.name} ({gpu.uuid})" for gpu in gpus)

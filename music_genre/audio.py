@@ -160,7 +160,7 @@ def scan(
         InputError: the folder is missing, laid out otherwise, or holds no readable track.
     """
     paths = find_files(audio_dir)
-    origins = _read_origins(audio_dir)
+    origins = _read_origins(audio_dir, paths)
     with ThreadPoolExecutor(usable_cores()) as pool:
         hashed = pool.map(lambda path: _checksum(audio_dir / path), paths)
         checksums = dict(zip(paths, hashed, strict=True))
@@ -283,8 +283,13 @@ def _from_tags(tags: dict[str, str], path: str) -> tuple[str, str]:
     return (f"{artist} / {album} / {title}" if artist and title else path), artist
 
 
-def _read_origins(audio_dir: Path) -> dict[str, tuple[str, str]]:
-    """Read tracks.csv: path relative to the audio folder -> (recording, artist)."""
+def _read_origins(audio_dir: Path, paths: list[str]) -> dict[str, tuple[str, str]]:
+    """Read tracks.csv: path relative to the audio folder -> (recording, artist).
+
+    Raises:
+        InputError: it lacks a column or a value, or names none of the files: a split by
+            recording would then be one by file without a word.
+    """
     tables = [folder / "tracks.csv" for folder in (audio_dir, audio_dir.parent)]
     table = next(filter(Path.is_file, tables), None)
     if table is None:
@@ -294,6 +299,13 @@ def _read_origins(audio_dir: Path) -> dict[str, tuple[str, str]]:
         raise InputError(f"{table}: has no columns path and track_id; add them or move it away")
     origins = {}
     for row in rows:
+        if not row["path"] or row["track_id"] is None:
+            raise InputError(f"{table}: the row {list(row.values())} lacks a value; fill it in")
         path = os.path.relpath(table.parent / row["path"], audio_dir)
         origins[Path(path).as_posix()] = (row["track_id"] or row["path"], row.get("artist") or "")
+    if rows and origins.keys().isdisjoint(paths):
+        raise InputError(
+            f"{table}: names {len(rows)} files and none of those in {audio_dir}; write paths "
+            "relative to the table's own folder"
+        )
     return origins

@@ -171,7 +171,7 @@ def find_images(
     for track in tracks:
         name = features.image_path(track, settings)
         image = images_dir / name
-        group = (track.artist or track.path) if group_by == "artist" else track.group
+        group = (track.artist or track.group) if group_by == "artist" else track.group
         if image.exists():
             examples.append(Example(track.path, track.genre, group, name))
         elif (rejection := features.rejection_path(image)).exists():

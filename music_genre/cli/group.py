@@ -18,6 +18,7 @@ from music_genre.errors import InputError, MusicGenreError, StoppedError, Tempor
 LASTING = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR),
     *(errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.EINVAL),
 }
 """Faults of storage that only the user can mend; others, such as a full disk, may pass."""
 
@@ -78,8 +79,9 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 def commands() -> None:
     """Train music-genre classifiers: audio folders to images to a trained, evaluated model.
 
-    Every command prints its result as one JSON line on standard output and finds work that
-    was done before. Exit codes: 0 done, 1 fix your input, 2 usage, 75 try again.
+    Every stage prints its result as one JSON line, last on standard output, and finds work
+    that was done before; predict prints a table, or a JSON line for each file. Exit codes: 0
+    done, 1 fix your input, 2 usage, 70 a crash, 75 try again.
     """
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("music_genre").setLevel(logging.INFO)

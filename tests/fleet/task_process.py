@@ -38,14 +38,14 @@ class Task:
         return json.loads(text)
 
 
-def start_task(*command: str, **environment: str) -> Task:
+def start_task(*command: str, rescheduled_since=None, **environment: str) -> Task:
     report, theirs = os.pipe()
     ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
         os.environ.update(environment)
-        _run(command, tell, theirs)
+        _run(command, tell, theirs, rescheduled_since)
     os.close(theirs)
     os.close(tell)
     with open(ready, "rb") as file:
@@ -53,10 +53,10 @@ def start_task(*command: str, **environment: str) -> Task:
     return Task(pid, report)
 
 
-def _run(command: tuple[str, ...], ready: int, report: int) -> None:
+def _run(command: tuple[str, ...], ready: int, report: int, rescheduled_since) -> None:
     """Never returns; a fork of pytest must not go on as pytest."""
     try:
-        outcome = _execute(command, ready)
+        outcome = _execute(command, ready, rescheduled_since)
         with open(report, "w") as file:
             json.dump(outcome, file)
     finally:
@@ -64,7 +64,7 @@ def _run(command: tuple[str, ...], ready: int, report: int) -> None:
         os._exit(0)
 
 
-def _execute(command: tuple[str, ...], ready: int) -> dict:
+def _execute(command: tuple[str, ...], ready: int, rescheduled_since) -> dict:
     pushed = {}
     operator = CommandOperator(task_id="task", command=command)
     operator._cached_logger = recorder = Recorder()
@@ -72,7 +72,10 @@ def _execute(command: tuple[str, ...], ready: int) -> dict:
     os.close(ready)
     outcome = {"raised": None, "message": None, "result": None}
     try:
-        outcome["result"] = operator.execute({"ti": SimpleNamespace(xcom_push=pushed.__setitem__)})
+        ti = SimpleNamespace(
+            xcom_push=pushed.__setitem__, get_first_reschedule_date=lambda _: rescheduled_since
+        )
+        outcome["result"] = operator.execute({"ti": ti})
     except Exception as error:
         outcome |= {"raised": type(error).__name__, "message": str(error)}
     return outcome | {"lines": recorder.lines, "times": recorder.times, "pushed": pushed}

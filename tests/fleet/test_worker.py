@@ -9,11 +9,12 @@ GPU = Gpu(uuid="GPU-1", name="NVIDIA H200", memory_bytes=141 * 1024**3)
 
 
 def test_a_worker_consumes_its_queue_alone_with_its_slots():
-    command = worker_command(queues()["gpu"], n_cores=16, n_gpus=4)
+    command = worker_command(queues()["gpu"], n_cores=16)
     flags = dict(zip(command[3::2], command[4::2], strict=False))
     assert flags["--queues"] == "gpu"
-    assert flags["--concurrency"] == "4"
+    assert flags["--concurrency"] == "1"
     assert flags["--celery-hostname"] == "gpu@%h"
+    assert "16" in worker_command(queues()["cpu"], n_cores=16)
 
 
 def test_a_gpu_worker_without_a_gpu_says_so_plainly():

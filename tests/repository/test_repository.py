@@ -78,16 +78,22 @@ def test_modules_and_functions_stay_small():
         assert len(text.splitlines()) <= 300, f"{path} is too long: give it two rooms"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                length = node.end_lineno - node.lineno + 1
-                assert length <= 60, f"{path}: {node.name} has {length} lines"
+                docstring = (ast.get_docstring(node, clean=False) or "").splitlines()
+                length = node.end_lineno - node.lineno + 1 - len(docstring)
+                assert length <= 45, f"{path}: {node.name} has {length} lines"
 
 
 def test_the_licence_is_the_projects():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["license"] == "Apache-2.0"
     assert "Apache License" in (REPOSITORY / "LICENSE").read_text()
-    version = (REPOSITORY / "CHANGELOG.md").read_text()
-    assert f"## {project['version']}" in version or "## Unreleased" in version
+
+
+def test_the_changelog_knows_this_version_or_the_next():
+    package = (REPOSITORY / "music_genre" / "__init__.py").read_text()
+    version = re.search(r'__version__ = "(.+)"', package).group(1)
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text()
+    assert f"## {version}" in changelog or "## Unreleased" in changelog
 
 
 def test_the_demo_music_is_what_its_table_says():
