@@ -1,6 +1,7 @@
 """The few calls of Airflow's REST API and of Flower's that bringing a stack up needs."""
 
 import base64
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -48,7 +49,7 @@ class AirflowApi:
 
         Raises:
             DeployError: refused; the message has the status and the reason.
-            OSError: no answer.
+            OSError: no answer, a broken one, or the server's own fault (5xx).
         """
         return self._authorised(path, None)
 
@@ -77,6 +78,10 @@ class AirflowApi:
 
 class NotFoundError(DeployError):
     """The resource is not there (404)."""
+
+
+class ConflictError(DeployError):
+    """The resource is there already (409)."""
 
 
 def online_workers(address: str, username: str, password: str) -> set[str]:
@@ -109,9 +114,17 @@ def _call(
         with _opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        reason = error.read(500).decode(errors="replace")
-        kind = NotFoundError if error.code == 404 else DeployError
+        with error:
+            reason = error.read(500).decode(errors="replace")
+        if error.code >= 500:
+            raise ConnectionError(f"{url} answered {error.code} {reason}") from error
+        kind = _REFUSALS.get(error.code, DeployError)
         raise kind(f"{request.get_method()} {url} was refused: {error.code} {reason}") from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise ConnectionError(f"{url} broke off its answer: {error!r}") from error
+
+
+_REFUSALS: dict[int, type[DeployError]] = {404: NotFoundError, 409: ConflictError}
 
 
 # Loopback is never reached through a proxy, whatever the environment names.

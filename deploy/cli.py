@@ -24,6 +24,7 @@ DEMO_PARAMETERS = {
 }
 """What fits into a minute on two cores; measured in docs/decisions/0005-demo-recipe.md."""
 
+PORT = click.IntRange(0, 65535)
 state_option = click.option(
     "--state",
     "folder",
@@ -32,21 +33,33 @@ state_option = click.option(
     help="Folder of the embedded stack: all its data, secrets and logs.",
 )
 web_port_option = click.option(
-    "--web-port", default=8080, show_default=True, help="Airflow's port on loopback; 0: a free one."
+    "--web-port",
+    type=PORT,
+    default=8080,
+    show_default=True,
+    help="Airflow's port on loopback; 0: a free one.",
 )
 flower_port_option = click.option(
-    "--flower-port", default=5555, show_default=True, help="Flower's port; 0: a free one."
+    "--flower-port",
+    type=PORT,
+    default=5555,
+    show_default=True,
+    help="Flower's port; 0: a free one.",
 )
 
 
 class _Commands(click.Group):
-    """Turns the one kind of fault into one line and exit 1, an interruption into exit 130."""
+    """Turns faults into one line and exit 1, an interruption into exit 130."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except DeployError as error:
             print(f"error: {error}", file=sys.stderr)
+            ctx.exit(1)
+        except OSError as error:
+            where = error.filename or "this machine"
+            print(f"error: {where}: {error.strerror or error}", file=sys.stderr)
             ctx.exit(1)
         except KeyboardInterrupt:
             print("interrupted; all that was started has been stopped", file=sys.stderr)
@@ -72,9 +85,9 @@ def demo(folder: Path, web_port: int, flower_port: int) -> None:
     """Start the embedded stack, train on the demo music, show the result, stop it all."""
     began = time.monotonic()
     console, state = Console(), State(folder)
-    state.prepare()
     with state.lock():
-        stack = local.start(state, web_port, flower_port, _report, leashed=True)
+        state.prepare()
+        stack = local.start(state, web_port, flower_port, _report, is_leashed=True)
         try:
             _print_addresses(stack, console)
             _report(f"running {demo_run.DAG_ID} on the demo music")
@@ -93,9 +106,9 @@ def demo(folder: Path, web_port: int, flower_port: int) -> None:
 def up_local(folder: Path, web_port: int, flower_port: int) -> None:
     """Start the embedded stack and leave it running."""
     state = State(folder)
-    state.prepare()
     with state.lock():
-        stack = local.start(state, web_port, flower_port, _report, leashed=False)
+        state.prepare()
+        stack = local.start(state, web_port, flower_port, _report, is_leashed=False)
     _print_addresses(stack, Console())
     _report("stop it with `make down-local`")
 
@@ -105,7 +118,9 @@ def up_local(folder: Path, web_port: int, flower_port: int) -> None:
 def down_local(folder: Path) -> None:
     """Stop the embedded stack; its data stay."""
     state = State(folder)
-    if not local.stop(state, _report):
+    if local.stop(state, _report):
+        return
+    with state.lock():  # refuses while a demo or a start is still at it
         _report(f"no stack runs in {state.folder}")
 
 
@@ -119,9 +134,13 @@ def status_local(folder: Path) -> None:
     stack = local.LocalStack(state)
     for process in stack.supervisor.processes():
         print(f"{process.name:<15}{process.state:<10}process {process.pid}")
-    missing = stack.missing_workers()
-    print("every queue has a worker" if not missing else f"queues without worker: {missing}")
     _print_addresses(stack, Console())
+    if not local.ask(stack.is_healthy):
+        raise DeployError(
+            f"not all of it is well: see the states above and the logs in {state.logs}; "
+            "a stack that was just started or is busy may need some seconds"
+        )
+    print("Airflow is healthy and every queue has a worker")
 
 
 @main.command(hidden=True)

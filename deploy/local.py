@@ -18,11 +18,12 @@ from deploy.components import (
     REPOSITORY,
     base_environment,
     init_command,
+    leashed,
     postgres_program,
     write_redis_config,
 )
 from deploy.errors import DeployError
-from deploy.state import Ports, State, choose_ports
+from deploy.state import Launch, State, choose_launch
 from fleet.contract import queues
 
 START_SECONDS = 180.0
@@ -36,9 +37,9 @@ class LocalStack:
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.ports = state.ports()
-        self.web_address = f"http://127.0.0.1:{self.ports.web}"
-        self.flower_address = f"http://127.0.0.1:{self.ports.flower}"
+        self.launch = state.launch()
+        self.web_address = f"http://127.0.0.1:{self.launch.web}"
+        self.flower_address = f"http://127.0.0.1:{self.launch.flower}"
         self.supervisor = supervisor.Supervisor(state)
         self.api = AirflowApi(self.web_address, ADMIN, state.secrets().admin_password)
 
@@ -49,7 +50,7 @@ class LocalStack:
             DeployError: a component does not stay up, or `START_SECONDS` have passed.
         """
         give_up_at = time.monotonic() + START_SECONDS
-        while not _ask(is_ready):
+        while not ask(is_ready):
             self.supervisor.check()
             if time.monotonic() > give_up_at:
                 raise DeployError(
@@ -92,12 +93,13 @@ class LocalStack:
 
 
 def start(
-    state: State, web_port: int, flower_port: int, report: Report, leashed: bool
+    state: State, web_port: int, flower_port: int, report: Report, is_leashed: bool
 ) -> LocalStack:
     """Bring the stack up in its folder, from nothing or from what a former start left.
 
     Args:
-        leashed: the stack ends when this process does.
+        is_leashed: the stack ends when this process does, and DAGs run on demand alone, so that a
+            run that fell due since the last start does not come between.
 
     Raises:
         DeployError: it runs already, a port is taken, the disk is full or a component dies.
@@ -107,12 +109,12 @@ def start(
             f"a stack runs already in {state.folder} (process {running.pid}); "
             "stop it with `make down-local`, or name another folder with --state"
         )
-    state.save_ports(choose_ports(web_port, flower_port))
+    state.save_launch(choose_launch(web_port, flower_port, scheduled=not is_leashed))
     _ensure_database(state, report)
     write_redis_config(state)
     supervisor.write_config(state)
     try:
-        _launch(state, leashed)
+        _launch(state, is_leashed)
         return _bring_up(state, report)
     except BaseException:
         stop(state, report)
@@ -121,10 +123,10 @@ def start(
 
 def _bring_up(state: State, report: Report) -> LocalStack:
     stack = LocalStack(state)
-    stack.wait_until(lambda: _listens(stack.ports), "PostgreSQL and Redis were")
+    stack.wait_until(lambda: _listens(stack.launch), "PostgreSQL and Redis were")
     _ensure_schema(state, report)
     report("starting webserver, scheduler, dag-processor, triggerer, workers and Flower")
-    stack.supervisor.start_group()
+    stack.supervisor.start_all()
     stack.wait_until(stack.is_healthy, "the stack was")
     return stack
 
@@ -176,7 +178,7 @@ def _run_once(command: list[str], environment: dict[str, str], state: State, nam
     path = supervisor.log_path(state, name)
     with path.open("w") as log:
         result = subprocess.run(
-            command,
+            leashed(command, "KILL"),
             env=environment,
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
@@ -190,11 +192,11 @@ def _run_once(command: list[str], environment: dict[str, str], state: State, nam
         )
 
 
-def _launch(state: State, leashed: bool) -> None:
+def _launch(state: State, is_leashed: bool) -> None:
     """Start supervisord in a session of its own, so that only we pass it a terminal's signals."""
     command = [sys.executable, "-m", "deploy", "supervise", "--state", str(state.folder)]
-    if leashed:
-        command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
+    if is_leashed:
+        command = leashed(command, "TERM")
     path = supervisor.log_path(state, "supervisord")
     with path.open("a") as log:
         manager = subprocess.Popen(
@@ -221,14 +223,15 @@ def _launch(state: State, leashed: bool) -> None:
         raise
 
 
-def _listens(ports: Ports) -> bool:
-    for port in (ports.postgres, ports.redis):
+def _listens(launch: Launch) -> bool:
+    for port in (launch.postgres, launch.redis):
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             pass
     return True
 
 
-def _ask(is_ready: Callable[[], bool]) -> bool:
+def ask(is_ready: Callable[[], bool]) -> bool:
+    """Whether it is ready; what cannot be asked is not."""
     try:
         return is_ready()
     except (OSError, ValueError, DeployError):

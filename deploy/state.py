@@ -41,14 +41,15 @@ class Secrets:
 
 
 @dataclass(frozen=True)
-class Ports:
-    """The loopback ports of a running stack."""
+class Launch:
+    """What a start of the stack was given: loopback ports, and whether DAGs run on schedule."""
 
     web: int
     flower: int
     postgres: int
     redis: int
     supervisor: int
+    scheduled: bool
 
 
 class State:
@@ -71,22 +72,19 @@ class State:
         self.supervisor_pid = self.folder / "supervisord.pid"
 
     def prepare(self) -> None:
-        """Make the folder and its secrets where they are missing.
+        """Make what the stack needs in its folder, secrets too; to be called under the lock.
 
         Raises:
-            DeployError: the folder cannot be made, or its disk is too full.
+            DeployError: the folder cannot be written, its disk is too full, or secrets were lost.
         """
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
             for folder in (self.task_logs, self.artifacts, self.airflow_home, self.redis):
                 folder.mkdir(parents=True, exist_ok=True)
             # An empty file keeps Airflow from writing its defaults and keys of its own there.
             (self.airflow_home / "airflow.cfg").touch(mode=0o600)
         except OSError as error:
-            raise DeployError(
-                f"the stack's folder {self.folder} cannot be written: {error.strerror}; "
-                "free the disk or name another folder with --state"
-            ) from error
+            raise self._unwritable(error) from error
         free = shutil.disk_usage(self.folder).free
         if free < MIN_FREE_BYTES:
             raise DeployError(
@@ -94,7 +92,18 @@ class State:
                 f"needed are {MIN_FREE_BYTES / 1024**3:.0f}; free some or name another with --state"
             )
         if not self.secrets_path.exists():
+            if self.postgres.exists():
+                raise DeployError(
+                    f"{self.secrets_path} is gone, but the database knows its passwords; "
+                    "restore it, or start afresh with `make clean`"
+                )
             write_private(self.secrets_path, json.dumps(asdict(Secrets.generate()), indent=2))
+
+    def _unwritable(self, error: OSError) -> DeployError:
+        return DeployError(
+            f"the stack's folder {self.folder} cannot be written: {error.strerror}; "
+            "free the disk or name another folder with --state"
+        )
 
     def secrets(self) -> Secrets:
         """Read the secrets back.
@@ -110,18 +119,18 @@ class State:
                 f"restore it, or delete {self.folder} to start afresh"
             ) from error
 
-    def save_ports(self, ports: Ports) -> None:
-        """Keep the ports for the components and for later commands."""
-        write_private(self.folder / "ports.json", json.dumps(asdict(ports)))
+    def save_launch(self, launch: Launch) -> None:
+        """Keep it for the components and for later commands."""
+        write_private(self.folder / "launch.json", json.dumps(asdict(launch)))
 
-    def ports(self) -> Ports:
-        """The ports of the stack that was started last.
+    def launch(self) -> Launch:
+        """What the stack was given that was started last.
 
         Raises:
             DeployError: none was started here.
         """
         try:
-            return Ports(**json.loads((self.folder / "ports.json").read_text()))
+            return Launch(**json.loads((self.folder / "launch.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise DeployError(
                 f"no stack was started in {self.folder}; run `make up-local`"
@@ -129,12 +138,17 @@ class State:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for one command at a time.
+        """Hold the folder, made where it is missing, for one command at a time.
 
         Raises:
-            DeployError: another one holds it.
+            DeployError: another one holds it, or it cannot be made.
         """
-        with (self.folder / "lock").open("a+") as file:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("a+")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -160,7 +174,7 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def choose_ports(web: int, flower: int) -> Ports:
+def choose_launch(web: int, flower: int, scheduled: bool) -> Launch:
     """Take the asked ports for people, free ones for the rest; 0 asks for a free one.
 
     Raises:
@@ -171,7 +185,8 @@ def choose_ports(web: int, flower: int) -> Ports:
     try:
         for name, port in asked.items():
             held.append(_bind(name, port))
-        return Ports(*(each.getsockname()[1] for each in held))
+        ports = dict(zip(asked, (each.getsockname()[1] for each in held), strict=True))
+        return Launch(**ports, scheduled=scheduled)
     finally:
         for each in held:
             each.close()

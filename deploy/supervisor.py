@@ -4,6 +4,7 @@ Supervisord restarts what dies, keeps rotated logs, and stops groups of processe
 """
 
 import ctypes
+import http.client
 import os
 import signal
 import sys
@@ -15,12 +16,19 @@ from typing import Any
 
 import psutil
 
-from deploy.components import REPOSITORY, Component, base_environment, components
+from deploy.components import (
+    RANKS,
+    REPOSITORY,
+    SERVERS,
+    Component,
+    base_environment,
+    components,
+    leashed,
+)
 from deploy.errors import DeployError
 from deploy.state import State, write_private
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
-GROUP = "airflow"
 MAX_STARTS = 3
 """A component that was started this often within one command of ours is given up."""
 
@@ -37,13 +45,20 @@ class Process:
 
 
 def write_config(state: State) -> None:
-    """Write supervisord's configuration: servers by themselves, the rest in one group.
+    """Write supervisord's configuration: each rank one group.
 
-    A group is stopped at once and single programs one after the other, so Airflow's processes end
-    side by side while their servers still run.
+    Groups are stopped one after the other, the highest priority first, the members of one side by
+    side: workers while the api-server still takes their last word, all others while their servers
+    still run.
     """
     programs = components(state).values()
-    others = ",".join(program.name for program in programs if not program.is_server)
+    groups = {
+        f"group:{rank}": {
+            "programs": ",".join(each.name for each in programs if each.rank == rank),
+            "priority": priority,
+        }
+        for priority, rank in enumerate(RANKS, start=1)
+    }
     sections: dict[str, dict[str, object]] = {
         "supervisord": {
             "nodaemon": "true",
@@ -53,7 +68,7 @@ def write_config(state: State) -> None:
             "childlogdir": state.logs,
         },
         "inet_http_server": {
-            "port": f"127.0.0.1:{state.ports().supervisor}",
+            "port": f"127.0.0.1:{state.launch().supervisor}",
             "username": "supervisor",
             "password": state.secrets().supervisor_password,
         },
@@ -61,7 +76,7 @@ def write_config(state: State) -> None:
             "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
         },
         **{f"program:{program.name}": _program(program, state) for program in programs},
-        f"group:{GROUP}": {"programs": others, "priority": 2},
+        **groups,
     }
     text = "".join(
         f"[{title}]\n" + "".join(f"{name}={_escape(value)}\n" for name, value in lines.items())
@@ -72,13 +87,13 @@ def write_config(state: State) -> None:
 
 def _program(component: Component, state: State) -> dict[str, object]:
     command = f'"{sys.executable}" -m deploy run --state "{state.folder}" {component.name}'
-    as_group = "false" if component.is_server else "true"
+    as_group = "false" if component.rank == SERVERS else "true"
     return {
         "command": command,
         "directory": REPOSITORY,
-        "autostart": "true" if component.is_server else "false",
+        "autostart": "true" if component.rank == SERVERS else "false",
         "autorestart": "true",
-        "startsecs": 1 if component.is_server else 5,
+        "startsecs": 1 if component.rank == SERVERS else 5,
         "startretries": MAX_STARTS - 1,
         "stopsignal": component.stop_signal,
         "stopwaitsecs": component.stop_seconds,
@@ -118,10 +133,7 @@ def exec_component(state: State, name: str) -> None:
     _prctl(PR_SET_PDEATHSIG, getattr(signal, f"SIG{component.death_signal}"))
     if str(os.getppid()) != state.supervisor_pid.read_text().strip():
         raise DeployError(f"{name} was started by no living process manager; run `make up-local`")
-    words = list(component.command)
-    if "--" in words:  # a user namespace drops the parent-death signal: bind anew inside it
-        at = words.index("--") + 1
-        words[at:at] = ["setpriv", "--pdeathsig", component.death_signal, "--"]
+    words = leashed(component.command, component.death_signal)
     os.execvpe(words[0], words, dict(component.environment))
 
 
@@ -146,7 +158,7 @@ class Supervisor:
 
     def __init__(self, state: State) -> None:
         login = f"supervisor:{state.secrets().supervisor_password}"
-        self._address = f"http://{login}@127.0.0.1:{state.ports().supervisor}/RPC2"
+        self._address = f"http://{login}@127.0.0.1:{state.launch().supervisor}/RPC2"
         self._state = state
         self._starts: dict[str, set[float]] = {}
 
@@ -157,16 +169,17 @@ class Supervisor:
         except DeployError:
             return False
 
-    def start_group(self) -> None:
-        """Start all that is no server, without waiting.
+    def start_all(self) -> None:
+        """Start all that does not run yet, without waiting.
 
         Raises:
             DeployError: supervisord is gone.
         """
-        self._call("startProcessGroup", GROUP, False)
+        for rank in RANKS[1:]:
+            self._call("startProcessGroup", rank, False)
 
     def processes(self) -> list[Process]:
-        """Every component's state now; raises as `start_group` does."""
+        """Every component's state now; raises as `start_all` does."""
         infos = self._call("getAllProcessInfo")
         return [
             Process(info["name"], info["statename"], info["pid"], info["start"]) for info in infos
@@ -176,9 +189,9 @@ class Supervisor:
         try:
             with xmlrpc.client.ServerProxy(self._address) as server:
                 return getattr(server.supervisor, method)(*arguments)
-        except OSError as error:
+        except (OSError, xmlrpc.client.Error, http.client.HTTPException) as error:
             raise DeployError(
-                f"the process manager of {self._state.folder} is gone ({error}); "
+                f"the process manager of {self._state.folder} does not answer ({error}); "
                 f"see {log_path(self._state, 'supervisord')}, then start again"
             ) from error
 

@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from music_genre import artifacts
+from music_genre import artifacts, origins
 from music_genre.config import Progress, silent, usable_cores
 from music_genre.errors import AudioError, InputError
 
@@ -160,17 +160,17 @@ def scan(
         InputError: the folder is missing, laid out otherwise, or holds no readable track.
     """
     paths = find_files(audio_dir)
-    origins = _read_origins(audio_dir, paths)
+    known = origins.read_table(audio_dir, paths)
     with ThreadPoolExecutor(usable_cores()) as pool:
         hashed = pool.map(lambda path: _checksum(audio_dir / path), paths)
         checksums = dict(zip(paths, hashed, strict=True))
-    listing = [[path, checksum, origins.get(path)] for path, checksum in checksums.items()]
+    listing = [[path, checksum, known.get(path)] for path, checksum in checksums.items()]
     key = artifacts.content_key(RECIPE, listing)
     folder = into or store / "catalogues" / key
     record = artifacts.read_json(folder / "catalogue.json") or {}
     reused = record.get("key") == key
     if not reused:
-        record = {"key": key, **_catalogue(audio_dir, checksums, origins, folder, progress)}
+        record = {"key": key, **_catalogue(audio_dir, checksums, known, folder, progress)}
     location = artifacts.reference(audio_dir, folder)
     if record.get("audio") != location:
         record = {**record, "audio": location}
@@ -182,7 +182,7 @@ def scan(
 def _catalogue(
     audio_dir: Path,
     checksums: dict[str, str],
-    origins: dict[str, tuple[str, str]],
+    known: dict[str, origins.Origin],
     folder: Path,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _catalogue(
     tracks, rejections = [], []
     for done, (path, checksum) in enumerate(checksums.items(), start=1):
         try:
-            tracks.append(_inspect(audio_dir, path, checksum, origins.get(path)))
+            tracks.append(_inspect(audio_dir, path, checksum, known.get(path)))
         except (AudioError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             rejections.append(Rejection(path, str(reason)))
@@ -259,7 +259,7 @@ def _checksum(file: Path) -> str:
         return ""
 
 
-def _inspect(audio_dir: Path, path: str, checksum: str, origin: tuple[str, str] | None) -> Track:
+def _inspect(audio_dir: Path, path: str, checksum: str, origin: origins.Origin | None) -> Track:
     file = audio_dir / path
     if not file.resolve().is_relative_to(audio_dir.resolve()):
         raise AudioError("a link that leads out of the audio folder; copy the file")
@@ -271,41 +271,6 @@ def _inspect(audio_dir: Path, path: str, checksum: str, origin: tuple[str, str] 
         _check_header(sound, file)
         seconds = round(sound.frames / sound.samplerate, 3)
         tags = {} if origin else sound.copy_metadata()
-    track, artist = origin or _from_tags(tags, path)
+    track, artist = origin or origins.from_tags(tags, path)
     genre = path.split("/", 1)[0]
     return Track(path, genre, track, track, artist, checksum, file.stat().st_size, seconds)
-
-
-def _from_tags(tags: dict[str, str], path: str) -> tuple[str, str]:
-    """Name recording and artist by the tags; a file without a title is its own recording."""
-    artist, title = tags.get("artist", "").strip(), tags.get("title", "").strip()
-    album = tags.get("album", "").strip()
-    return (f"{artist} / {album} / {title}" if artist and title else path), artist
-
-
-def _read_origins(audio_dir: Path, paths: list[str]) -> dict[str, tuple[str, str]]:
-    """Read tracks.csv: path relative to the audio folder -> (recording, artist).
-
-    Raises:
-        InputError: it lacks a column or a value, or names none of the files: a split by
-            recording would then be one by file without a word.
-    """
-    tables = [folder / "tracks.csv" for folder in (audio_dir, audio_dir.parent)]
-    table = next(filter(Path.is_file, tables), None)
-    if table is None:
-        return {}
-    rows = artifacts.read_table(table)
-    if rows and not {"path", "track_id"} <= rows[0].keys():
-        raise InputError(f"{table}: has no columns path and track_id; add them or move it away")
-    origins = {}
-    for row in rows:
-        if not row["path"] or row["track_id"] is None:
-            raise InputError(f"{table}: the row {list(row.values())} lacks a value; fill it in")
-        path = os.path.relpath(table.parent / row["path"], audio_dir)
-        origins[Path(path).as_posix()] = (row["track_id"] or row["path"], row.get("artist") or "")
-    if rows and origins.keys().isdisjoint(paths):
-        raise InputError(
-            f"{table}: names {len(rows)} files and none of those in {audio_dir}; write paths "
-            "relative to the table's own folder"
-        )
-    return origins

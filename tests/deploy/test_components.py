@@ -5,7 +5,7 @@ import configparser
 import pytest
 
 from deploy.components import base_environment, components, init_command, read_env_file
-from deploy.state import Ports, State
+from deploy.state import Launch, State
 from deploy.supervisor import write_config
 from fleet.contract import queues
 
@@ -15,8 +15,9 @@ CONTROL = {"webserver", "scheduler", "dag-processor", "triggerer"}
 @pytest.fixture
 def state(tmp_path):
     state = State(tmp_path / "a state % with 100%")
+    state.folder.mkdir()
     state.prepare()
-    state.save_ports(Ports(web=1, flower=2, postgres=3, redis=4, supervisor=5))
+    state.save_launch(Launch(web=1, flower=2, postgres=3, redis=4, supervisor=5, scheduled=True))
     return state
 
 
@@ -72,10 +73,13 @@ def test_supervisords_configuration_reads_back_and_holds_one_password(state):
     config.read_string(text)
     assert config["supervisord"]["pidfile"] == str(state.supervisor_pid)
     assert config["program:scheduler"]["stdout_logfile"] == str(state.logs / "scheduler.log")
-    assert set(config["group:airflow"]["programs"].split(",")) == set(components(state)) - {
-        "postgres",
-        "redis",
-    }
+    stopping = sorted(
+        (name for name in config.sections() if name.startswith("group:")),
+        key=lambda name: -int(config[name]["priority"]),
+    )
+    assert stopping == ["group:workers", "group:control", "group:servers"]
+    members = [set(config[name]["programs"].split(",")) for name in stopping]
+    assert members == [{"cpu-worker", "gpu-worker"}, CONTROL | {"flower"}, {"postgres", "redis"}]
     held = [name for name, secret in vars(state.secrets()).items() if secret in text]
     assert held == ["supervisor_password"]
     assert state.supervisor_config.stat().st_mode & 0o077 == 0

@@ -4,10 +4,11 @@ import socket
 import pytest
 
 from deploy.errors import DeployError
-from deploy.state import Ports, Secrets, State, choose_ports, write_private
+from deploy.state import Launch, Secrets, State, choose_launch, write_private
 
 
 def test_secrets_are_generated_once_kept_and_private(tmp_path):
+    (tmp_path / "state").mkdir(mode=0o755)
     state = State(tmp_path / "state")
     state.prepare()
     first = state.secrets()
@@ -15,6 +16,14 @@ def test_secrets_are_generated_once_kept_and_private(tmp_path):
     assert state.secrets() == first
     assert state.secrets_path.stat().st_mode & 0o777 == 0o600
     assert state.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_lost_secrets_of_a_database_are_not_made_anew(tmp_path):
+    state = State(tmp_path)
+    state.postgres.mkdir()
+    with pytest.raises(DeployError, match="restore it, or start afresh"):
+        state.prepare()
+    assert not state.secrets_path.exists()
 
 
 def test_secrets_are_long_and_never_the_same():
@@ -47,14 +56,14 @@ def test_a_private_file_is_replaced_whole(tmp_path):
 def test_ports_survive_the_command_that_chose_them(tmp_path):
     state = State(tmp_path)
     with pytest.raises(DeployError, match="no stack was started"):
-        state.ports()
-    ports = Ports(web=1, flower=2, postgres=3, redis=4, supervisor=5)
-    state.save_ports(ports)
-    assert State(tmp_path).ports() == ports
+        state.launch()
+    launch = Launch(web=1, flower=2, postgres=3, redis=4, supervisor=5, scheduled=True)
+    state.save_launch(launch)
+    assert State(tmp_path).launch() == launch
 
 
 def test_free_ports_are_free_and_different():
-    ports = vars(choose_ports(0, 0)).values()
+    ports = [port for name, port in vars(choose_launch(0, 0, True)).items() if name != "scheduled"]
     assert len(set(ports)) == 5
     for port in ports:
         with socket.socket() as listener:
@@ -67,7 +76,7 @@ def test_a_taken_port_is_refused_by_name():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(DeployError, match=f"port {port} for flower is taken.*--flower-port"):
-            choose_ports(0, port)
+            choose_launch(0, port, True)
 
 
 def test_a_folder_is_held_by_one_and_free_after_it(tmp_path):

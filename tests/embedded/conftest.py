@@ -65,12 +65,14 @@ def assert_nothing_left(folder: Path, seconds: float = 5.0) -> None:
 def stack(tmp_path_factory):
     """One embedded stack for all tests that need a healthy one."""
     folder = tmp_path_factory.mktemp("stack with space") / "state"
-    up = start_deploy("up-local", "--state", str(folder), *FREE_PORTS)
-    _, errors = up.communicate(timeout=240)
-    assert up.returncode == 0, errors
-    yield LocalStack(State(folder))
-    down = start_deploy("down-local", "--state", str(folder))
-    _, errors = down.communicate(timeout=90)
+    with start_deploy("up-local", "--state", str(folder), *FREE_PORTS) as up:
+        _, errors = up.communicate()
+    try:
+        assert up.returncode == 0, errors
+        yield LocalStack(State(folder))
+    finally:
+        with start_deploy("down-local", "--state", str(folder)) as down:
+            _, errors = down.communicate()
     assert down.returncode == 0, errors
     assert "killed" not in errors
     assert_nothing_left(folder)

@@ -130,6 +130,21 @@ def test_a_wav_of_unknown_length_is_read(tmp_path: Path) -> None:
     assert len(audio.decode(path, SAMPLE_RATE)) == 2 * SAMPLE_RATE
 
 
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [("elsewhere/a.wav,r1", "names 1 files and none of those"), ("a/one.wav", "lacks a value")],
+)
+def test_a_tracks_csv_that_says_nothing_of_the_files_is_refused(
+    tmp_path: Path, row: str, found: str
+) -> None:
+    """Else a split by recording would be one by file, without a word."""
+    (tmp_path / "a").mkdir()
+    soundfile.write(tmp_path / "a" / "one.wav", np.ones(30_000, np.int16), 22_050)
+    (tmp_path / "tracks.csv").write_text(f"path,track_id\n{row}\n")
+    with pytest.raises(InputError, match=found):
+        audio.scan(tmp_path, tmp_path / "store")
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_tracks_csv_tells_recordings_and_artists(tmp_path: Path, beside: bool) -> None:
     music = write_music(tmp_path / "Data" / "genres")

@@ -78,6 +78,18 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
     assert min(seconds) < 0.4
 
 
+def test_a_crash_is_told_from_bad_input() -> None:
+    """Exit 1 would say that the input must be mended; a task that ran out of memory may retry."""
+    program = (
+        "import sys\nfrom music_genre import __main__, audio\n"
+        "def crash(*_, **__): raise MemoryError('no memory')\n"
+        "audio.scan = crash\nsys.argv[1:] = ['scan', '--audio', '.']\n__main__.main()"
+    )
+    outcome = python("-c", program)
+    assert outcome.returncode == 70
+    assert "MemoryError: no memory" in outcome.stderr
+
+
 def test_extract_loads_no_torch(prepared: Prepared, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom music_genre.cli import commands\n"

@@ -142,6 +142,20 @@ def test_artists_can_be_kept_together(prepared: Prepared, tmp_path: Path) -> Non
     assert {e.group for e in split.examples} == {row[columns.index("artist")] for row in rows}
 
 
+def test_without_an_artist_a_recording_still_stays_together(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    result = dataset.split(
+        prepared.catalogue, prepared.images, tmp_path, SplitConfig(group_by="artist")
+    )
+    by_track = dataset.split(prepared.catalogue, prepared.images, tmp_path, SplitConfig())
+    groups = {
+        name: [example.group for example in dataset.read_split(Path(made["split"])).examples]
+        for name, made in (("artist", result), ("track", by_track))
+    }
+    assert groups["artist"] == groups["track"]
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pictures in genre folders"):
         dataset.find_pictures(tmp_path)

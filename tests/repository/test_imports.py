@@ -41,14 +41,16 @@ def test_all_rules_hold():
         ("music_genre/features.py", "import airflow", "knows nothing of Airflow"),
         ("music_genre/audio.py", "import fleet.contract", "knows nothing of Airflow"),
         ("music_genre/training.py", "import click", "only the command line speaks click"),
-        ("music_genre/dataset.py", "import dvc.api", "only the command line speaks click"),
+        ("music_genre/dataset.py", "import dvc.api", "only versioning speaks DVC"),
         ("dags/music_genre_training.py", "import music_genre.config", "lists of commands"),
         ("dags/music_genre_training.py", "import torch", "lists of commands"),
         ("fleet/operators.py", "import torch", "fleet moves no tensors"),
         ("fleet/worker.py", "import music_genre.config", "fleet moves no tensors"),
-        ("fleet/contract.py", "import psutil", "stands on the standard library"),
+        ("fleet/contract.py", "import psutil", "the contract imports no package"),
         ("fleet/contract.py", "import fleet.gpus", "stands on the standard library"),
         ("deploy/local.py", "import fleet.operators", "deploy is plain Python"),
+        ("deploy/local.py", "import fleet.__main__", "deploy is plain Python"),
+        ("music_genre/cli/group.py", "import git", "only versioning speaks DVC"),
         ("deploy/demo.py", "import airflow", "deploy is plain Python"),
     ],
 )
@@ -56,7 +58,7 @@ def test_a_broken_rule_is_named(copy, file, line, rule):
     path = copy / file
     path.write_text(path.read_text() + f"\n\ndef late() -> None:\n    {line}\n")
     result = lint(copy)
-    broken = [line for line in result.stdout.splitlines() if line.endswith("BROKEN")]
+    broken = [line for line in result.stdout.splitlines() if " BROKEN" in line]
     assert result.returncode == 1, result.stdout
     assert any(rule in line for line in broken), broken
 

@@ -1,0 +1,45 @@
+"""Which recording and which artist a file was cut from: by tracks.csv, else by its tags."""
+
+import os
+from pathlib import Path
+
+from music_genre import artifacts
+from music_genre.errors import InputError
+
+Origin = tuple[str, str]
+"""(recording, artist); the artist is empty where unknown."""
+
+
+def from_tags(tags: dict[str, str], path: str) -> Origin:
+    """Name recording and artist by the tags; a file without a title is its own recording."""
+    artist, title = tags.get("artist", "").strip(), tags.get("title", "").strip()
+    album = tags.get("album", "").strip()
+    return (f"{artist} / {album} / {title}" if artist and title else path), artist
+
+
+def read_table(audio_dir: Path, paths: list[str]) -> dict[str, Origin]:
+    """Read tracks.csv: path relative to the audio folder -> (recording, artist).
+
+    Raises:
+        InputError: it lacks a column or a value, or names none of the files: a split by
+            recording would then be one by file without a word.
+    """
+    tables = [folder / "tracks.csv" for folder in (audio_dir, audio_dir.parent)]
+    table = next(filter(Path.is_file, tables), None)
+    if table is None:
+        return {}
+    rows = artifacts.read_table(table)
+    if rows and not {"path", "track_id"} <= rows[0].keys():
+        raise InputError(f"{table}: has no columns path and track_id; add them or move it away")
+    origins = {}
+    for row in rows:
+        if not row["path"] or row["track_id"] is None:
+            raise InputError(f"{table}: the row {list(row.values())} lacks a value; fill it in")
+        path = os.path.relpath(table.parent / row["path"], audio_dir)
+        origins[Path(path).as_posix()] = (row["track_id"] or row["path"], row.get("artist") or "")
+    if rows and origins.keys().isdisjoint(paths):
+        raise InputError(
+            f"{table}: names {len(rows)} files and none of those in {audio_dir}; write paths "
+            "relative to the table's own folder"
+        )
+    return origins
