@@ -42,12 +42,20 @@ def deploy():
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Every process of this user that names the stack's folder or was started by one that does."""
+    """Every process that names the stack's folder, and every orphan of an Airflow.
+
+    Celery's processes write their titles over their environment, so they name no folder.
+    """
     found = []
     for process in psutil.process_iter():
         try:
-            words = [*process.cmdline(), *process.environ().values()]
-            if process.pid != os.getpid() and any(str(folder) in word for word in words):
+            title = process.cmdline()
+            words = [*title, *process.environ().values()]
+            names_it = any(str(folder) in word for word in words)
+            is_orphan = process.ppid() == 1 and any(
+                word.startswith(("[celeryd:", "airflow ")) for word in title
+            )
+            if process.pid != os.getpid() and (names_it or is_orphan):
                 found.append(process)
         except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
