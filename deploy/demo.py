@@ -123,6 +123,8 @@ def follow(run: TrainingRun, stack: LocalStack, console: Console) -> None:
             else:
                 _print_changes(rows, shown, console)
             time.sleep(POLL_SECONDS)
+    if not console.is_terminal:
+        _print_changes(run.rows(), shown, console)
     if state == "failed":
         failed = [row.name for row in run.rows() if row.state == "failed"]
         logs = stack.state.task_logs / f"dag_id={DAG_ID}" / f"run_id={run.run_id}"
