@@ -93,7 +93,7 @@ def demo(folder: Path, web_port: int, flower_port: int) -> None:
             _report(f"running {demo_run.DAG_ID} on the demo music")
             run = demo_run.TrainingRun(stack, DEMO_PARAMETERS)
             demo_run.follow(run, stack, console)
-            demo_run.summarise(run, stack, console)
+            demo_run.summarise(run, console)
         finally:
             local.stop(state, _report)
     _report(f"demo done in {time.monotonic() - began:.0f} s; `make up-local` starts it to stay")
@@ -169,5 +169,4 @@ def _print_addresses(stack: local.LocalStack, console: Console) -> None:
         "Flower": f"{stack.flower_address}  (user {ADMIN}, flower_password in {secrets})",
         "logs": str(stack.state.logs),
     }
-    for name, value in lines.items():
-        console.print(f"{name + ':':<15}{value}", markup=False, highlight=False, soft_wrap=True)
+    demo_run.print_lines(lines, console)

@@ -50,6 +50,11 @@ class TrainingRun:
         with contextlib.suppress(ConflictError):
             self._stack.api.post(path("dags", DAG_ID, "dagRuns"), body)
 
+    @property
+    def logs(self) -> Path:
+        """The folder of the run's task logs."""
+        return self._stack.state.task_logs / f"dag_id={DAG_ID}" / f"run_id={self.run_id}"
+
     def state(self) -> str:
         """queued, running, success or failed."""
         return str(self._get("")["state"])
@@ -127,8 +132,7 @@ def follow(run: TrainingRun, stack: LocalStack, console: Console) -> None:
         _print_changes(run.rows(), shown, console)
     if state == "failed":
         failed = [row.name for row in run.rows() if row.state == "failed"]
-        logs = stack.state.task_logs / f"dag_id={DAG_ID}" / f"run_id={run.run_id}"
-        raise DeployError(f"the run failed in {', '.join(failed)}; the reason is in {logs}")
+        raise DeployError(f"the run failed in {', '.join(failed)}; the reason is in {run.logs}")
 
 
 def _print_changes(rows: list[TaskRow], shown: dict[str, str], console: Console) -> None:
@@ -150,7 +154,7 @@ def task_table(rows: list[TaskRow]) -> Table:
     return table
 
 
-def summarise(run: TrainingRun, stack: LocalStack, console: Console) -> None:
+def summarise(run: TrainingRun, console: Console) -> None:
     """Print the table, the accuracy with its interval, and where everything lies.
 
     Raises:
@@ -163,14 +167,18 @@ def summarise(run: TrainingRun, stack: LocalStack, console: Console) -> None:
             raise DeployError(f"{row.name} of queue {row.queue} ran on worker {row.worker!r}")
     train, evaluation = run.result("train"), run.result("evaluate")
     low, high = evaluation["accuracy_interval"]
-    logs = stack.state.task_logs / f"dag_id={DAG_ID}" / f"run_id={run.run_id}"
     lines = {
         "test accuracy": f"{evaluation['accuracy']:.3f}, 95% interval {low:.3f} to {high:.3f}, "
         f"{evaluation['n_tracks']} tracks",
         "computed on": train["device_name"],
         "model": train["run"],
-        "pictures": str(Path(evaluation["evaluation"])),
-        "task logs": str(logs),
+        "pictures": evaluation["evaluation"],
+        "task logs": str(run.logs),
     }
+    print_lines(lines, console)
+
+
+def print_lines(lines: dict[str, str], console: Console) -> None:
+    """Print names and values in two columns, addresses unbroken."""
     for name, value in lines.items():
         console.print(f"{name + ':':<15}{value}", markup=False, highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 Supervisord restarts what dies, keeps rotated logs, and stops groups of processes in order.
 """
 
+import contextlib
 import ctypes
 import http.client
 import os
@@ -230,7 +231,8 @@ def stop_supervisord(state: State, seconds: float = 45.0) -> list[psutil.Process
         time.sleep(0.1)
     survivors = [each for each in (process, *family) if _runs(each)]
     for survivor in survivors:
-        survivor.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            survivor.kill()
     psutil.wait_procs(survivors, timeout=5)
     state.supervisor_pid.unlink(missing_ok=True)
     return survivors

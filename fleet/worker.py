@@ -45,5 +45,5 @@ def describe(queue: Queue, gpus: list[Gpu]) -> str:
     elif gpus:
         device = ", ".join(f"{gpu.name} ({gpu.uuid})" for gpu in gpus)
     else:
-        device = "the CPU, because no NVIDIA GPU is visible: training is slow, results are the same"
+        device = "the CPU, because no NVIDIA GPU is visible: training is slow"
     return f"worker of queue {queue.name} ({queue.purpose}) computes on {device}"
