@@ -6,12 +6,14 @@ DEPLOY := $(ENVS)/deploy/bin/python -m deploy
 UV := $(ENVS)/deploy/bin/uv
 WEB_PORT ?= 8080
 FLOWER_PORT ?= 5555
+S3_FLAG = $(if $(filter 1,$(S3)),--s3)
 PORTS = --web-port $(WEB_PORT) --flower-port $(FLOWER_PORT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo up-local down-local status-local test check format docs lock clean \
-	test-ml test-airflow test-deploy test-repository test-embedded
+.PHONY: help setup demo up down status logs env up-local down-local status-local \
+	test check format bench docs lock clean \
+	test-ml test-airflow test-deploy test-embedded test-stack
 
 help: ## print the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +22,21 @@ setup: $(ENVS)/deploy.made $(ENVS)/airflow.made $(ENVS)/ml.made ## make the thre
 
 demo: setup ## start the embedded stack, train on the demo music, show the result, stop it all
 	@$(DEPLOY) demo $(PORTS)
+
+up: $(ENVS)/deploy.made ## check, write .env, build, start the containers, try every queue; S3=1: with an S3 of their own
+	@$(DEPLOY) up $(S3_FLAG)
+
+down: $(ENVS)/deploy.made ## stop the containers; VOLUMES=1 deletes their data
+	@$(DEPLOY) down $(if $(filter 1,$(VOLUMES)),--volumes)
+
+status: $(ENVS)/deploy.made ## show the containers
+	@$(DEPLOY) status
+
+logs: $(ENVS)/deploy.made ## follow the containers' logs
+	@$(DEPLOY) logs
+
+env: $(ENVS)/deploy.made ## write .env with generated secrets, keep what is there
+	@$(DEPLOY) env $(S3_FLAG)
 
 up-local: setup ## start the embedded stack and leave it running
 	@$(DEPLOY) up-local $(PORTS)
@@ -44,10 +61,13 @@ test-deploy: $(ENVS)/deploy.tested ## deploy and the repository itself
 test-embedded: setup $(ENVS)/deploy.tested ## one embedded stack, a full run through the REST API
 	$(ENVS)/deploy/bin/pytest tests/embedded
 
+test-stack: $(ENVS)/deploy.tested ## one stack of containers for all tests that need Docker
+	$(ENVS)/deploy/bin/pytest tests/stack
+
 check: $(ENVS)/deploy.tested $(ENVS)/airflow.tested $(ENVS)/ml.tested ## format, lint, types, import rules
 	$(ENVS)/deploy/bin/ruff format --check .
 	$(ENVS)/deploy/bin/ruff check .
-	$(ENVS)/deploy/bin/mypy --python-executable $(ENVS)/ml/bin/python music_genre
+	$(ENVS)/deploy/bin/mypy --python-executable $(ENVS)/ml/bin/python music_genre benchmarks
 	$(ENVS)/deploy/bin/mypy --python-executable $(ENVS)/airflow/bin/python fleet dags
 	$(ENVS)/deploy/bin/mypy --python-executable $(ENVS)/deploy/bin/python deploy
 	$(ENVS)/deploy/bin/lint-imports
@@ -56,6 +76,10 @@ format: $(ENVS)/deploy.tested ## rewrite the code in the house's format
 	$(ENVS)/deploy/bin/ruff format .
 	$(ENVS)/deploy/bin/ruff check --fix .
 
+bench: $(ENVS)/ml.tested ## compare with rivals, interrupt trainings, stream large data (an hour, 20 GB of disk)
+	@for name in features training interruptions streaming; do \
+		echo "== $$name"; $(ENVS)/ml/bin/python benchmarks/$$name.py || exit 1; done
+
 docs: $(ENVS)/ml.tested ## write the generated pages anew
 	$(ENVS)/ml/bin/python tests/ml/test_cli.py --write
 
@@ -63,9 +87,11 @@ COMPILE = $(UV) pip compile -q pyproject.toml --python-version 3.11 --generate-h
 lock: $(ENVS)/deploy.made ## resolve requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --upgrade --extra airflow -o requirements/airflow.txt
 	$(COMPILE) --upgrade --extra ml -o requirements/ml.txt
+	$(COMPILE) --upgrade --extra preprocessing -c requirements/ml.txt -o requirements/preprocessing.txt
 	$(COMPILE) --upgrade --extra deploy -c requirements/airflow.txt -o requirements/deploy.txt
 	$(COMPILE) --upgrade --extra dev -c requirements/airflow.txt -c requirements/ml.txt \
 		-c requirements/deploy.txt -o requirements/dev.txt
+	$(COMPILE) --upgrade --extra image -c requirements/deploy.txt -o requirements/image.txt
 	$(COMPILE) --upgrade --extra rivals -c requirements/ml.txt -o requirements/rivals.txt
 
 clean: ## stop the embedded stack and delete it; environments stay

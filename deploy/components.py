@@ -57,6 +57,7 @@ def components(state: State) -> dict[str, Component]:
     control = _airflow_environment(state) | _control_secrets(state)
     worker = _airflow_environment(state) | _worker_environment(state)
     airflow = [str(AIRFLOW_PYTHON.with_name("airflow"))]
+    fleet = [str(AIRFLOW_PYTHON), "-m", "fleet"]
     web = ["--host", "127.0.0.1", "--port", str(state.launch().web)]
     flower = ["--hostname", "127.0.0.1", "--port", str(state.launch().flower)]
     listed = [
@@ -67,7 +68,7 @@ def components(state: State) -> dict[str, Component]:
         Component("dag-processor", [*airflow, "dag-processor"], control),
         Component("triggerer", [*airflow, "triggerer", "--skip-serve-logs"], control),
         *(_worker(queue, worker) for queue in queues()),
-        Component("flower", [*airflow, "celery", "flower", *flower], _flower_environment(state)),
+        Component("flower", [*fleet, "flower", *flower], _flower_environment(state)),
     ]
     return {component.name: component for component in listed}
 

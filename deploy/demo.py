@@ -5,7 +5,6 @@ import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from deploy.airflow_api import ConflictError, NotFoundError, path
 from deploy.errors import DeployError
-from deploy.local import LocalStack
+from deploy.stack import Stack
 
 DAG_ID = "music_genre_training"
 TASK_ORDER = ("scan", "extract", "split", "train", "evaluate")
@@ -33,27 +32,19 @@ class TaskRow:
     seconds: float | None
 
 
-class TrainingRun:
-    """One run of the training DAG."""
+class Run:
+    """One run of a DAG."""
 
-    def __init__(self, stack: LocalStack, parameters: dict[str, Any]) -> None:
+    def __init__(self, stack: Stack, dag_id: str, run_id: str) -> None:
         self._stack = stack
         self._workers: dict[tuple[str, int], str] = {}
-        stack.wait_until(lambda: stack.api.exists(path("dags", DAG_ID)), f"DAG {DAG_ID} was")
-        self.run_id = f"on-demand__{datetime.now(UTC).isoformat(timespec='microseconds')}"
-        stack.answer(lambda: self._trigger(parameters))
-        self._address = path("dags", DAG_ID, "dagRuns", self.run_id)
-
-    def _trigger(self, parameters: dict[str, Any]) -> None:
-        body = {"dag_run_id": self.run_id, "logical_date": None, "conf": parameters}
-        # A conflict: an earlier call of ours got through and its answer did not.
-        with contextlib.suppress(ConflictError):
-            self._stack.api.post(path("dags", DAG_ID, "dagRuns"), body)
+        self._address = path("dags", dag_id, "dagRuns", run_id)
+        self.dag_id, self.run_id = dag_id, run_id
 
     @property
-    def logs(self) -> Path:
-        """The folder of the run's task logs."""
-        return self._stack.state.task_logs / f"dag_id={DAG_ID}" / f"run_id={self.run_id}"
+    def logs(self) -> str:
+        """Where the run's task logs are."""
+        return self._stack.logs_of(self.dag_id, self.run_id)
 
     def state(self) -> str:
         """queued, running, success or failed."""
@@ -64,7 +55,7 @@ class TrainingRun:
         answer = self._get("/taskInstances?limit=100")
         instances = sorted(
             answer["task_instances"],
-            key=lambda each: (TASK_ORDER.index(each["task_id"]), each["map_index"]),
+            key=lambda each: (_order(each["task_id"]), each["map_index"]),
         )
         return [self._row(instance) for instance in instances]
 
@@ -103,6 +94,48 @@ class TrainingRun:
         return self._stack.answer(lambda: self._stack.api.get(f"{self._address}{rest}"))
 
 
+def _order(task_id: str) -> tuple[int, str]:
+    """Sort the pipeline's tasks by their place in it, others by name."""
+    return TASK_ORDER.index(task_id) if task_id in TASK_ORDER else len(TASK_ORDER), task_id
+
+
+def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = DAG_ID) -> Run:
+    """Start a run.
+
+    Raises:
+        DeployError: the parameters are refused, or the stack does not stay up.
+    """
+    _wait_for_dag(stack, dag_id)
+    run_id = f"on-demand__{datetime.now(UTC).isoformat(timespec='microseconds')}"
+    body = {"dag_run_id": run_id, "logical_date": None, "conf": parameters}
+
+    def post() -> None:
+        # A conflict: an earlier call of ours got through and its answer did not.
+        with contextlib.suppress(ConflictError):
+            stack.api.post(path("dags", dag_id, "dagRuns"), body)
+
+    stack.answer(post)
+    return Run(stack, dag_id, run_id)
+
+
+def unfinished(stack: Stack, parameters: dict[str, Any]) -> Run | None:
+    """Find the run with these parameters that an interrupted demo left, if there is one.
+
+    Airflow goes on with it as soon as the stack is up; a second one would only wait behind it for
+    the GPU's slot.
+    """
+    _wait_for_dag(stack, DAG_ID)
+    query = "?state=queued&state=running&order_by=run_after&limit=100"
+    address = path("dags", DAG_ID, "dagRuns")
+    runs = stack.answer(lambda: stack.api.get(f"{address}{query}"))["dag_runs"]
+    same = [each["dag_run_id"] for each in runs if each["conf"] == parameters]
+    return Run(stack, DAG_ID, same[0]) if same else None
+
+
+def _wait_for_dag(stack: Stack, dag_id: str) -> None:
+    stack.wait_until(lambda: stack.api.exists(path("dags", dag_id)), f"DAG {dag_id} was")
+
+
 def _seconds(instance: dict[str, Any]) -> float | None:
     if not instance["start_date"]:
         return None
@@ -112,7 +145,7 @@ def _seconds(instance: dict[str, Any]) -> float | None:
     return (until - start).total_seconds()
 
 
-def follow(run: TrainingRun, stack: LocalStack, console: Console) -> None:
+def follow(run: Run, stack: Stack, console: Console) -> None:
     """Show the run until it ends: a live table on a terminal, else a line for each change.
 
     Raises:
@@ -121,7 +154,7 @@ def follow(run: TrainingRun, stack: LocalStack, console: Console) -> None:
     shown: dict[str, str] = {}
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while (state := run.state()) not in FINAL_STATES:
-            stack.supervisor.check()
+            stack.check()
             rows = run.rows()
             if console.is_terminal:
                 live.update(task_table(rows), refresh=True)
@@ -144,9 +177,9 @@ def _print_changes(rows: list[TaskRow], shown: dict[str, str], console: Console)
         shown[row.name] = row.state
 
 
-def task_table(rows: list[TaskRow]) -> Table:
+def task_table(rows: list[TaskRow], title: str = DAG_ID) -> Table:
     """Draw the tasks with their queue, worker and seconds."""
-    table = Table("task", "queue", "worker", "state", title=f"{DAG_ID}", title_justify="left")
+    table = Table("task", "queue", "worker", "state", title=title, title_justify="left")
     table.add_column("seconds", justify="right")
     for row in rows:
         seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
@@ -154,17 +187,26 @@ def task_table(rows: list[TaskRow]) -> Table:
     return table
 
 
-def summarise(run: TrainingRun, console: Console) -> None:
-    """Print the table, the accuracy with its interval, and where everything lies.
+def show_workers(run: Run, console: Console) -> None:
+    """Print which worker took each task.
 
     Raises:
         DeployError: a task ran on a worker of another queue.
     """
     rows = run.rows()
-    console.print(task_table(rows))
+    console.print(task_table(rows, run.dag_id))
     for row in rows:
         if row.worker.partition("@")[0] != row.queue:
             raise DeployError(f"{row.name} of queue {row.queue} ran on worker {row.worker!r}")
+
+
+def summarise(run: Run, console: Console) -> None:
+    """Print the table, the accuracy with its interval, and where everything lies.
+
+    Raises:
+        DeployError: a task ran on a worker of another queue.
+    """
+    show_workers(run, console)
     train, evaluation = run.result("train"), run.result("evaluate")
     low, high = evaluation["accuracy_interval"]
     lines = {
@@ -173,7 +215,7 @@ def summarise(run: TrainingRun, console: Console) -> None:
         "computed on": train["device_name"],
         "model": train["run"],
         "pictures": evaluation["evaluation"],
-        "task logs": str(run.logs),
+        "task logs": run.logs,
     }
     print_lines(lines, console)
 

@@ -1,6 +1,5 @@
 """The embedded stack: the distributed Airflow as plain processes on loopback, in one folder."""
 
-import hashlib
 import shutil
 import signal
 import socket
@@ -9,12 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import TypeVar
 
 from deploy import supervisor
-from deploy.airflow_api import AirflowApi, online_workers
 from deploy.components import (
-    ADMIN,
     REPOSITORY,
     base_environment,
     init_command,
@@ -23,73 +19,36 @@ from deploy.components import (
     write_redis_config,
 )
 from deploy.errors import DeployError
+from deploy.stack import Stack
 from deploy.state import Launch, State, choose_launch
-from fleet.contract import queues
 
-START_SECONDS = 180.0
-"""The slowest start seen on two busy cores took a third of it."""
 Report = Callable[[str], None]
-T = TypeVar("T")
 
 
-class LocalStack:
+class LocalStack(Stack):
     """A started embedded stack."""
 
     def __init__(self, state: State) -> None:
         self.state = state
         self.launch = state.launch()
-        self.web_address = f"http://127.0.0.1:{self.launch.web}"
-        self.flower_address = f"http://127.0.0.1:{self.launch.flower}"
         self.supervisor = supervisor.Supervisor(state)
-        self.api = AirflowApi(self.web_address, ADMIN, state.secrets().admin_password)
+        keys = state.secrets()
+        super().__init__(
+            self.launch.web, self.launch.flower, keys.admin_password, keys.flower_password
+        )
+        self.logs = str(state.logs)
 
-    def wait_until(self, is_ready: Callable[[], bool], what: str) -> None:
-        """Poll until ready.
-
-        Raises:
-            DeployError: a component does not stay up, or `START_SECONDS` have passed.
-        """
-        give_up_at = time.monotonic() + START_SECONDS
-        while not ask(is_ready):
-            self.supervisor.check()
-            if time.monotonic() > give_up_at:
-                raise DeployError(
-                    f"{what} not ready after {START_SECONDS:.0f} s; see the logs in "
-                    f"{self.state.logs}; a busy machine may need another try"
-                )
-            time.sleep(0.3)
-
-    def answer(self, ask: Callable[[], T]) -> T:
-        """Ask the api-server, and again while it is being started anew.
+    def check(self) -> None:
+        """See that each component stays up.
 
         Raises:
-            DeployError: refused, a component does not stay up, or `START_SECONDS` have passed.
+            DeployError: one does not.
         """
-        give_up_at = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                return ask()
-            except OSError as error:
-                self.supervisor.check()
-                if time.monotonic() > give_up_at:
-                    raise DeployError(
-                        f"Airflow at {self.web_address} has not answered for {START_SECONDS:.0f} s "
-                        f"({error}); see {supervisor.log_path(self.state, 'webserver')}"
-                    ) from error
-                time.sleep(0.5)
+        self.supervisor.check()
 
-    def is_healthy(self) -> bool:
-        """Whether Airflow's four components beat and a worker serves each queue."""
-        self.api.warm_up()
-        health = self.api.health()
-        names = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-        return all(health.get(name) == "healthy" for name in names) and not self.missing_workers()
-
-    def missing_workers(self) -> set[str]:
-        """The queues of the contract whose worker is not online."""
-        password = self.state.secrets().flower_password
-        online = online_workers(self.flower_address, ADMIN, password)
-        return set(queues()) - {name.partition("@")[0] for name in online}
+    def logs_of(self, dag_id: str, run_id: str) -> str:
+        """Where a run's task logs are."""
+        return str(self.state.task_logs / f"dag_id={dag_id}" / f"run_id={run_id}")
 
 
 def start(
@@ -162,16 +121,9 @@ def _ensure_database(state: State, report: Report) -> None:
 
 
 def _ensure_schema(state: State, report: Report) -> None:
-    """Migrate and create the admin once for each set of Airflow packages."""
-    marker = state.folder / "schema-of"
-    lock_file = REPOSITORY / "requirements" / "airflow.txt"
-    wanted = hashlib.sha256(lock_file.read_bytes()).hexdigest()
-    if marker.exists() and marker.read_text() == wanted:
-        return
-    report("migrating the metadata database and creating the admin user")
+    report("readying the metadata database and the admin user")
     command, environment = init_command(state)
     _run_once(command, environment, state, "init")
-    marker.write_text(wanted)
 
 
 def _run_once(command: list[str], environment: dict[str, str], state: State, name: str) -> None:
@@ -228,11 +180,3 @@ def _listens(launch: Launch) -> bool:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             pass
     return True
-
-
-def ask(is_ready: Callable[[], bool]) -> bool:
-    """Whether it is ready; what cannot be asked is not."""
-    try:
-        return is_ready()
-    except (OSError, ValueError, DeployError):
-        return False  # not up yet; `wait_until` knows when to give up

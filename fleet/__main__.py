@@ -11,13 +11,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fleet", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("init", help="migrate the metadata database and create the admin user")
+    commands.add_parser("bucket", help="make the S3 bucket where it is missing")
     worker = commands.add_parser("worker", help="serve one queue of the contract")
     worker.add_argument("queue", help=f"one of {', '.join(queues())}")
-    arguments = parser.parse_args()
+    commands.add_parser("flower", help="serve Flower; what follows is for `airflow celery flower`")
+    arguments, rest = parser.parse_known_args()
+    if rest and arguments.command != "flower":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
     if arguments.command == "init":
         from fleet.init import initialise
 
         initialise()
+    elif arguments.command == "bucket":
+        from fleet.bucket import ensure_bucket
+
+        ensure_bucket()
+    elif arguments.command == "flower":
+        from fleet.flower import run_flower
+
+        run_flower(*rest)
     else:
         from fleet.worker import run_worker
 

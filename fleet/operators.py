@@ -100,9 +100,7 @@ class CommandOperator(BaseOperator):
         )
         if self._must_end or (status == EXIT_TRY_AGAIN and _may_try_again(context)):
             self.log.info("%s: to be tried again, which spends no retry", ended)
-            raise AirflowRescheduleException(  # type: ignore[no-untyped-call]  # Airflow's gap
-                datetime.now(UTC) + TRY_AGAIN_AFTER
-            )
+            raise AirflowRescheduleException(datetime.now(UTC) + TRY_AGAIN_AFTER)
         if status in (EXIT_BAD_INPUT, EXIT_USAGE):
             raise AirflowFailException(f"{ended}: mend what the last lines name; a retry would not")
         raise AirflowException(f"{ended}; see the last lines of its output above")

@@ -9,9 +9,10 @@ import hashlib
 import io
 import json
 import os
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any, TypeVar, get_type_hints
@@ -19,6 +20,10 @@ from typing import IO, Any, TypeVar, get_type_hints
 from music_genre.errors import InputError
 
 Row = TypeVar("Row")
+
+TEMPORARY = ".tmp-"
+"""How names of unfinished files begin."""
+STALE_SECONDS = 24 * 3600.0
 
 
 def local_path(address: str | os.PathLike[str]) -> Path:
@@ -31,6 +36,14 @@ def local_path(address: str | os.PathLike[str]) -> Path:
     if "://" in text:
         raise InputError(f"{text}: only local folders can be read; give a path on a shared volume")
     return Path(text).absolute()
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path leads to a folder; where it cannot be looked at, it does not."""
+    try:
+        return path.is_dir()
+    except OSError:  # too long a name, a folder above that may not be searched
+        return False
 
 
 def content_key(*parts: Any) -> str:
@@ -46,23 +59,52 @@ def file_checksum(path: Path) -> str:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name complete and on the disk, or not at all."""
+def atomic_write(
+    path: Path, final: Callable[[], Path] | None = None, *, lasting: bool = True
+) -> Iterator[IO[bytes]]:
+    """Open a file that appears under its name complete and on the disk, or not at all.
+
+    Args:
+        path: its name.
+        final: tells its name instead, in the same folder, once the contents are written.
+        lasting: its name, too, is on the disk at the end; else call `sync_folder` after many.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full; names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")  # short: long names must fit too
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")  # short: long names must fit too
     try:
         with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
+        temporary.replace(final() if final else path)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in {None, str(temporary)}:
+            error.filename = str(path)
         raise
-    _sync_folder(path.parent)
+    if lasting:
+        sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sweep(folder: Path, *, locked: bool = False) -> None:
+    """Remove what processes that were killed left half-written in a folder.
+
+    Younger files may be in somebody's work; a day is beyond any write and any clock's error. Who
+    holds a lock on the folder may sweep files of any age.
+    """
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.name.startswith(TEMPORARY):
+                with suppress(FileNotFoundError):  # another swept it
+                    if locked or path.stat().st_mtime < time.time() - STALE_SECONDS:
+                        path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's names are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -114,9 +156,12 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
     """Write a CSV file atomically, with a header and Unix line ends."""
     with atomic_write(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        plain = csv.DictWriter(text, columns, lineterminator="\n")
+        quoted = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        plain.writeheader()
+        for row in rows:  # the csv module quotes no lone carriage return, and reads a line's end
+            has_return = any("\r" in str(value) for value in row.values())
+            (quoted if has_return else plain).writerow(row)
         text.detach()  # flushes and leaves the file open for atomic_write to sync
 
 

@@ -1,35 +1,30 @@
-"""Find and decode audio: a folder of genre folders becomes a catalogue and a list of rejections."""
+"""Find audio: a folder of genre folders becomes a catalogue and a list of rejections."""
 
 import logging
 import os
+import stat
+import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-import soxr
-from numpy.typing import NDArray
-
-from music_genre import artifacts, origins
+from music_genre import artifacts, decoding, origins, workers
 from music_genre.config import Progress, silent, usable_cores
 from music_genre.errors import AudioError, InputError
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 1
+RECIPE = 2
 """Raise when the same folder would give another catalogue."""
 
+HASHING_SECONDS = 24 * 3600.0
+"""Processor time that hashing a file may take: more than any file needs, for it cannot hang."""
 SUFFIXES = {
     *(".wav", ".w64", ".caf", ".aif", ".aiff", ".au"),
     *(".flac", ".mp3", ".ogg", ".oga", ".opus"),
 }
-MINIMUM_SECONDS = 1.0
-"""Shorter files are rejected: they hold less than half a crop."""
-SILENCE = 10 / 32768
-"""Peaks below ten steps of 16-bit audio (-70 dB) are dither, not music."""
 
 
 @dataclass(frozen=True)
@@ -58,89 +53,6 @@ class Rejection:
     reason: str
 
 
-def decode(path: Path, sample_rate: int) -> NDArray[np.float32]:
-    """Read an audio file as mono.
-
-    Args:
-        path: a file in any format libsndfile reads.
-        sample_rate: Hz of the result; soxr's HQ quality converts to it.
-
-    Returns:
-        (n_samples,) float32, 1.0 being full scale.
-
-    Raises:
-        AudioError: the file cannot be decoded, is shorter than it says or than one second,
-            is silent or holds samples that are not finite.
-    """
-    with _open(path) as sound:
-        _check_header(sound, path)
-        try:
-            samples = sound.read(dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"cannot be decoded: {error.error_string}") from None
-        if len(samples) < sound.frames:
-            raise AudioError(f"ends after {len(samples)} of {sound.frames} frames; copy it anew")
-        rate = sound.samplerate
-    waveform = samples[:, 0]
-    if samples.shape[1] > 1:
-        # Adding columns is far cheaper than numpy's mean over the short axis (measured: 5x).
-        waveform = sum(samples.T[1:], waveform) / np.float32(samples.shape[1])
-    peak = float(np.abs(waveform).max())
-    if not np.isfinite(peak):
-        raise AudioError("holds samples that are not finite numbers; export it anew")
-    if peak < SILENCE:
-        raise AudioError(f"silent: its peak is {peak:.1g} of full scale")
-    if rate != sample_rate:
-        waveform = soxr.resample(waveform, rate, sample_rate, quality="HQ")
-    return np.ascontiguousarray(waveform, dtype=np.float32)
-
-
-def _open(path: Path) -> soundfile.SoundFile:
-    # By descriptor: soundfile cannot pass names that are no UTF-8, and a file that may not be
-    # opened stays an OSError.
-    descriptor = os.open(path, os.O_RDONLY)
-    if os.fstat(descriptor).st_size == 0:
-        os.close(descriptor)
-        raise AudioError("empty: 0 bytes")
-    try:
-        return soundfile.SoundFile(descriptor, closefd=True)
-    except soundfile.LibsndfileError as error:
-        # libsndfile closed the descriptor.
-        raise AudioError(f"not audio: {error.error_string}") from None
-
-
-def _check_header(sound: soundfile.SoundFile, path: Path) -> None:
-    """Reject what the header alone gives away."""
-    if sound.frames <= 0:
-        raise AudioError("holds no audio: 0 frames")
-    announced, present = _wav_data_bytes(path)
-    if announced > present:
-        raise AudioError(
-            f"truncated: its header announces {announced} bytes of audio, {present} are there"
-        )
-    seconds = sound.frames / sound.samplerate
-    if seconds < MINIMUM_SECONDS:
-        raise AudioError(f"too short: {seconds:.2f} s, at least {MINIMUM_SECONDS} s are needed")
-
-
-def _wav_data_bytes(path: Path) -> tuple[int, int]:
-    """Return (announced, present) bytes of a RIFF WAV's data; (0, 0) for anything else.
-
-    libsndfile reads a truncated WAV short without a word, so its header is read here.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WAVE":
-            return 0, 0
-        while len(chunk := file.read(8)) == 8:
-            size = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                # Programs that stream a WAV cannot know its size and write this instead.
-                unknown = size == 0xFFFFFFFF
-                return (0 if unknown else size), path.stat().st_size - file.tell()
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return 0, 0
-
-
 def scan(
     audio_dir: Path, store: Path, *, into: Path | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
@@ -159,18 +71,22 @@ def scan(
     Raises:
         InputError: the folder is missing, laid out otherwise, or holds no readable track.
     """
+    began = time.time()
     paths = find_files(audio_dir)
     known = origins.read_table(audio_dir, paths)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        hashed = pool.map(lambda path: _checksum(audio_dir / path), paths)
-        checksums = dict(zip(paths, hashed, strict=True))
-    listing = [[path, checksum, known.get(path)] for path, checksum in checksums.items()]
+    tasks = [_Task(audio_dir, path, known.get(path)) for path in paths]
+    read = _in_workers(_contents, tasks, lambda _: HASHING_SECONDS)
+    tasks = [
+        replace(task, contents=each) if isinstance(each, _Contents) else task
+        for task, each in zip(tasks, read, strict=True)
+    ]
+    listing = [[task.path, task.contents.checksum, task.origin] for task in tasks]
     key = artifacts.content_key(RECIPE, listing)
     folder = into or store / "catalogues" / key
     record = artifacts.read_json(folder / "catalogue.json") or {}
     reused = record.get("key") == key
     if not reused:
-        record = {"key": key, **_catalogue(audio_dir, checksums, known, folder, progress)}
+        record = {"key": key, "scanned_at": began, **_catalogue(tasks, folder, progress)}
     location = artifacts.reference(audio_dir, folder)
     if record.get("audio") != location:
         record = {**record, "audio": location}
@@ -179,30 +95,24 @@ def scan(
     return {"catalogue": str(folder), **shown, "reused": reused}
 
 
-def _catalogue(
-    audio_dir: Path,
-    checksums: dict[str, str],
-    known: dict[str, origins.Origin],
-    folder: Path,
-    progress: Progress,
-) -> dict[str, Any]:
+def _catalogue(tasks: list["_Task"], folder: Path, progress: Progress) -> dict[str, Any]:
     """Check every file and write both tables; returns the counts."""
-    tracks, rejections = [], []
-    for done, (path, checksum) in enumerate(checksums.items(), start=1):
-        try:
-            tracks.append(_inspect(audio_dir, path, checksum, known.get(path)))
-        except (AudioError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            rejections.append(Rejection(path, str(reason)))
-        progress(done, len(checksums))
+    inspected = _in_workers(
+        _inspect, tasks, lambda task: decoding.patience(task.contents.n_bytes), progress
+    )
+    tracks = [each for each in inspected if isinstance(each, Track)]
+    rejections = [
+        Rejection(task.path, each.reason)
+        for task, each in zip(tasks, inspected, strict=True)
+        if not isinstance(each, Track)
+    ]
     if not tracks:
         raise InputError(
-            f"{audio_dir}: none of its {len(checksums)} files can be used (the first: "
+            f"{tasks[0].audio_dir}: none of its {len(tasks)} files can be used (the first: "
             f"{rejections[0].path}: {rejections[0].reason}); check the folder"
         )
     if rejections:
-        total = len(checksums)
-        logger.warning("%d of %d files rejected; see rejected.csv", len(rejections), total)
+        logger.warning("%d of %d files rejected; see rejected.csv", len(rejections), len(tasks))
     artifacts.write_rows(folder / "rejected.csv", Rejection, rejections)
     artifacts.write_rows(folder / "catalogue.csv", Track, tracks)
     genres = dict(sorted(Counter(track.genre for track in tracks).items()))
@@ -224,6 +134,12 @@ def read_catalogue(folder: Path) -> tuple[Path, list[Track], list[Rejection]]:
     return artifacts.resolve(record["audio"], folder), tracks, rejections
 
 
+def read_scan_time(folder: Path) -> float:
+    """Read when a catalogue's files were first looked at, in seconds since 1970."""
+    record = artifacts.read_record(folder / "catalogue.json", "give the address that scan printed")
+    return float(record.get("scanned_at", 0.0))
+
+
 def find_files(audio_dir: Path) -> list[str]:
     """List everything in the genre folders, sorted, relative to `audio_dir`.
 
@@ -232,13 +148,13 @@ def find_files(audio_dir: Path) -> list[str]:
     """
     if not audio_dir.is_dir():
         raise InputError(f"{audio_dir}: no such folder; give the one that holds the genre folders")
-    genres = [entry for entry in _visible(audio_dir) if entry.is_dir()]
+    genres = [entry for entry in _visible(audio_dir) if artifacts.is_folder(entry)]
     if [genre.name for genre in genres] == ["genres_original"]:
         raise InputError(
             f"{audio_dir}: holds genres_original, not genres; give {audio_dir / 'genres_original'}"
         )
     files = [
-        entry.relative_to(audio_dir).as_posix() for genre in genres for entry in _visible(genre)
+        entry.relative_to(audio_dir).as_posix() for genre in genres for entry in _entries(genre)
     ]
     if not files:
         raise InputError(
@@ -247,30 +163,108 @@ def find_files(audio_dir: Path) -> list[str]:
     return files
 
 
+def _entries(genre: Path) -> list[Path]:
+    """List a genre's folder; one that may not be read stands for itself, and will be rejected."""
+    try:
+        return _visible(genre)
+    except OSError:
+        return [genre]
+
+
 def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _checksum(file: Path) -> str:
-    """Hash a file; empty where it cannot be read, which its inspection will put into words."""
+@dataclass(frozen=True)
+class _Contents:
+    """What a file holds; nothing where it cannot be read, which its inspection puts into words."""
+
+    checksum: str = ""
+    n_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A file to inspect."""
+
+    audio_dir: Path
+    path: str
+    origin: origins.Origin | None
+    contents: _Contents = _Contents()
+
+    @property
+    def file(self) -> Path:
+        return self.audio_dir / self.path
+
+
+def _in_workers(
+    function: Callable[[_Task], Any],
+    tasks: list[_Task],
+    seconds: Callable[[_Task], float],
+    progress: Progress = silent,
+) -> list[Any]:
+    """Return each task's result, or why its process died, in the order of the tasks."""
+    results: list[Any] = [None] * len(tasks)
+    outcomes = workers.run(function, tasks, n_workers=usable_cores(), seconds=seconds)
+    for done, (number, outcome) in enumerate(outcomes, start=1):
+        results[number] = outcome
+        progress(done, len(tasks))
+    return results
+
+
+def _contents(task: _Task) -> _Contents:
     try:
-        return artifacts.file_checksum(file) if file.is_file() else ""
-    except OSError:
-        return ""
+        _check_place(task)
+        return _Contents(artifacts.file_checksum(task.file), task.file.stat().st_size)
+    except (AudioError, OSError):
+        return _Contents()
 
 
-def _inspect(audio_dir: Path, path: str, checksum: str, origin: origins.Origin | None) -> Track:
-    file = audio_dir / path
-    if not file.resolve().is_relative_to(audio_dir.resolve()):
+def _inspect(task: _Task) -> Track | workers.Failure:
+    try:
+        return _track(task)
+    except AudioError as error:
+        return workers.Failure(str(error))
+    except OSError as error:
+        return workers.Failure(f"cannot be read: {error.strerror}")
+
+
+def _track(task: _Task) -> Track:
+    """Describe a track.
+
+    Raises:
+        AudioError: it cannot be used.
+        OSError: it cannot be read.
+    """
+    _check_place(task)
+    file, contents = task.file, task.contents
+    with decoding.open_sound(file) as sound:
+        seconds = round(sound.seconds, 3)
+        tags = {} if task.origin else sound.tags()
+    if not contents.checksum:
+        raise AudioError("could not be read to its end; scan again")
+    track, artist = task.origin or origins.from_tags(tags, task.path)
+    genre = task.path.split("/", 1)[0]
+    return Track(
+        task.path, genre, track, track, artist, contents.checksum, contents.n_bytes, seconds
+    )
+
+
+def _check_place(task: _Task) -> None:
+    """Refuse what its name and place give away, before anything of it is read.
+
+    Raises:
+        AudioError: it is no file for us.
+        OSError: it cannot be looked at.
+    """
+    file = task.file
+    # Not Path.resolve: it raises where links lead in a circle.
+    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(task.audio_dir)):
         raise AudioError("a link that leads out of the audio folder; copy the file")
-    if not file.is_file():
-        raise AudioError("a folder or no plain file; audio files lie directly in a genre's folder")
+    if stat.S_ISDIR(file.stat().st_mode):
+        os.scandir(file).close()  # says why, where it cannot be listed
+        raise AudioError("a folder; audio files lie directly in a genre's folder")
     if file.suffix.lower() not in SUFFIXES:
         raise AudioError(f"its name does not end as audio files' do ({' '.join(sorted(SUFFIXES))})")
-    with _open(file) as sound:
-        _check_header(sound, file)
-        seconds = round(sound.frames / sound.samplerate, 3)
-        tags = {} if origin else sound.copy_metadata()
-    track, artist = origin or origins.from_tags(tags, path)
-    genre = path.split("/", 1)[0]
-    return Track(path, genre, track, track, artist, checksum, file.stat().st_size, seconds)
+    if not file.is_file():
+        raise AudioError("no plain file")

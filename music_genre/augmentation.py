@@ -1,11 +1,11 @@
-"""Random crops and SpecAugment masks, drawn from generators keyed by seed, epoch and step."""
+"""Random crops, SpecAugment and mixup, drawn from generators keyed by seed, epoch and step."""
 
 import hashlib
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
-
-from music_genre.dataset import Images
 
 
 def random_seed(*key: int) -> int:
@@ -23,39 +23,44 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(random_seed(*key))
 
 
-def crops_per_epoch(images: Images, crop_frames: int) -> int:
+def crops_per_epoch(lengths: Tensor, crop_frames: int) -> int:
     """Count an epoch's crops: each track as often as crops fit into it, at least once."""
-    return int(_repeats(images, crop_frames).sum())
+    return int(_repeats(lengths, crop_frames).sum())
 
 
-def epoch_order(images: Images, crop_frames: int, source: torch.Generator) -> Tensor:
-    """Shuffle an epoch's track numbers, (crops_per_epoch,) int64 on the CPU."""
-    repeats = _repeats(images, crop_frames)
+def epoch_order(lengths: Tensor, crop_frames: int, source: torch.Generator) -> Tensor:
+    """Shuffle an epoch's track numbers.
+
+    Args:
+        lengths: (n_tracks,) int64 frames.
+        crop_frames: frames of a crop.
+        source: the epoch's generator.
+
+    Returns:
+        (crops_per_epoch,) int64.
+    """
+    repeats = _repeats(lengths, crop_frames)
     tracks = torch.arange(len(repeats)).repeat_interleave(repeats)
     return tracks[torch.randperm(len(tracks), generator=source)]
 
 
-def _repeats(images: Images, crop_frames: int) -> Tensor:
-    return (images.lengths.cpu() // crop_frames).clamp(min=1)
+def _repeats(lengths: Tensor, crop_frames: int) -> Tensor:
+    return (lengths // crop_frames).clamp(min=1)
 
 
-def random_crops(
-    images: Images, tracks: Tensor, crop_frames: int, source: torch.Generator
-) -> Tensor:
-    """Cut one crop at a random place of each track.
+def random_starts(lengths: Tensor, crop_frames: int, source: torch.Generator) -> Tensor:
+    """Draw where in its track each crop begins.
 
     Args:
-        images: the tracks.
-        tracks: (batch,) int64 track numbers, on the images' device.
+        lengths: (batch,) int64 frames of each crop's track.
         crop_frames: frames of a crop.
         source: the step's generator.
 
     Returns:
-        (batch, 1, n_mels, crop_frames) float32.
+        (batch,) int64 frames; 0 where the track is no longer than a crop.
     """
-    places = torch.rand(len(tracks), generator=source).to(tracks.device)
-    room = (images.lengths[tracks] - crop_frames + 1).clamp(min=1)
-    return images.crops(tracks, (places * room).long(), crop_frames)
+    room = (lengths - crop_frames + 1).clamp(min=1)
+    return (torch.rand(len(lengths), generator=source) * room).long()
 
 
 def mask(crops: Tensor, axis: int, widest: int, source: torch.Generator) -> Tensor:
@@ -69,7 +74,7 @@ def mask(crops: Tensor, axis: int, widest: int, source: torch.Generator) -> Tens
 
     Source: SpecAugment, Park et al. 2019.
     """
-    draws = torch.rand(2, len(crops), generator=source).to(crops.device)
+    draws = torch.rand(2, len(crops), generator=source).to(crops.device, non_blocking=True)
     size = crops.shape[axis]
     width = (draws[0] * (min(widest, size - 1) + 1)).long()
     first = (draws[1] * (size - width + 1)).long()
@@ -79,3 +84,34 @@ def mask(crops: Tensor, axis: int, widest: int, source: torch.Generator) -> Tens
     shape[axis] = size
     mean = crops.mean(dim=(1, 2, 3), keepdim=True)
     return torch.where(hidden.view(shape), mean, crops)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """How the crops of a batch were mixed."""
+
+    share: float
+    """What is left of each crop, and of its label, in [0, 1]."""
+    partners: Tensor
+    """(batch,) int64: the crop that the rest comes from."""
+
+
+def mix(crops: Tensor, alpha: float, *key: int) -> tuple[Tensor, Mixed | None]:
+    """Mix each crop with another of its batch.
+
+    Args:
+        crops: (batch, 1, n_mels, crop_frames) float32.
+        alpha: of the Beta distribution that the share is drawn from; 0 mixes nothing.
+        key: seed, epoch and step.
+
+    Returns:
+        The mixed crops, and how to mix their labels; None where nothing was mixed.
+
+    Source: mixup, Zhang et al. 2018, with one share a batch as in the authors' own code.
+    """
+    if not alpha:
+        return crops, None
+    random = np.random.default_rng(random_seed(*key))
+    share = float(random.beta(alpha, alpha))
+    partners = torch.from_numpy(random.permutation(len(crops))).to(crops.device)
+    return torch.lerp(crops[partners], crops, share), Mixed(share, partners)

@@ -1,126 +1,175 @@
-"""The run folder: what is trained (settings.json) and how far it is (checkpoint.pt)."""
+"""Checkpoints of a run: whole, hashed, the last two kept."""
 
+import errno
+import hashlib
+import io
+import logging
 import pickle
-from dataclasses import asdict, dataclass
+import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import torch
 
-from music_genre import artifacts
-from music_genre.config import FeatureConfig, TrainConfig
+from music_genre import artifacts, runs
 from music_genre.errors import InputError
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class RunSettings:
-    """What a run folder trains; it never changes once written."""
-
-    config: TrainConfig
-    genres: list[str]
-    features: FeatureConfig | None
-    """None where it trains on pictures that this package did not draw."""
-    n_mels: int
-    split_key: str
-    recipe: int
-    """RECIPE of the training module."""
-
-    @property
-    def key(self) -> str:
-        """The run's content key."""
-        return artifacts.content_key(asdict(self))
+KEPT: Final = 2
+NAME: Final = re.compile(r"checkpoint-(\d{8,})\.([0-9a-f]{32})\.pt")
+"""Step, and 32 hexadecimal digits of BLAKE2b over the file's bytes."""
+UNREADABLE: Final = (
+    *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError),
+    *(LookupError, TypeError, AttributeError),
+)
+"""What torch.load raises where a file is none of its own."""
 
 
-def claim(run: Path, settings: RunSettings, split_dir: Path) -> None:
-    """Make a run folder for these settings, or find that it is theirs already.
-
-    Raises:
-        InputError: the folder belongs to other settings; names what differs.
-    """
-    location = artifacts.reference(split_dir, run)
-    record = artifacts.read_json(run / "settings.json")
-    if record is not None:
-        found, _ = _parse(run, record)
-        _check_same(run, found, settings)
-    written = {"key": settings.key, "split": location, **asdict(settings)}
-    if record != written:
-        artifacts.write_json(run / "settings.json", written)
+class DamagedError(InputError):
+    """A checkpoint's bytes are not those that were written; an older one may do."""
 
 
-def _check_same(run: Path, found: RunSettings, asked: RunSettings) -> None:
-    old, new = _flat(found), _flat(asked)
-    differing = [
-        f"{name} {old.get(name)}, not {new.get(name)}" for name in new if old.get(name) != new[name]
-    ]
-    if differing:
-        raise InputError(
-            f"{run}: was begun with {'; '.join(differing)}; choose another run folder or delete it"
-        )
+class _HashedFile:
+    """What torch writes to: hashes, and keeps the error that torch would turn into its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash = file, hashlib.blake2b(digest_size=16)
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write, unless that has failed before."""
+        if self.error is None:
+            try:
+                self.file.write(data)
+                self.hash.update(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Have nothing to do."""
 
 
-def _flat(settings: RunSettings) -> dict[str, Any]:
-    record = asdict(settings)
-    return {**record.pop("config"), **record}
+def save(run: Path, state: dict[str, Any]) -> Path:
+    """Write a checkpoint and delete those before the last two.
 
+    A crash at any moment, or a full disk, leaves the older ones as they were.
 
-def read_settings(run: Path) -> tuple[RunSettings, Path]:
-    """Read a run's settings and where its split is.
+    Args:
+        run: the run folder.
+        state: what torch.load reads back with weights_only, with "step" among it.
+
+    Returns:
+        The file, its name made of its step and its contents.
 
     Raises:
-        InputError: the folder is no run.
+        OSError: it cannot be written.
     """
-    record = artifacts.read_record(run / "settings.json", "give the address that train printed")
-    return _parse(run, record)
+    path = run / f"checkpoint-{state['step']:08}.pt"
+
+    def named_by_contents() -> Path:
+        return path.with_suffix(f".{hashed.hash.hexdigest()}.pt")
+
+    with artifacts.atomic_write(path, named_by_contents) as file:
+        hashed = _HashedFile(file)
+        torch.save(state, hashed)  # type: ignore[arg-type]  # it needs no more than write and flush
+        if hashed.error is not None:
+            raise hashed.error
+    for old in find(run)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return named_by_contents()
 
 
-def _parse(run: Path, record: dict[str, Any]) -> tuple[RunSettings, Path]:
+def find(run: Path) -> list[Path]:
+    """List a run's checkpoints, the newest first."""
+    named = [(match, path) for path in run.glob("checkpoint-*.pt") if (match := _name(path))]
+    order = [(int(match[1]), path.stat().st_mtime_ns, path) for match, path in named]
+    return [path for *_, path in sorted(order, reverse=True)]
+
+
+def load_newest(run: Path, key: str) -> dict[str, Any] | None:
+    """Read the newest whole checkpoint, its tensors to the CPU; None where there is none.
+
+    Damaged ones are put aside under names that end in .damaged, and said to be so. One that is
+    whole and cannot be read, for want of memory or by this version of torch, stays.
+
+    Args:
+        run: the run folder.
+        key: of the run's settings; the checkpoint must be of the same.
+
+    Raises:
+        InputError: it is of another run, or of another version of torch.
+    """
+    for path in find(run):
+        try:
+            state = _read(path)
+        except DamagedError as error:
+            logger.warning("%s; going on without it", error)
+            path.rename(path.with_suffix(".damaged"))
+            continue
+        if state["run"] != key:
+            raise InputError(f"{path}: of another run ({state['run']}, not {key}); move it away")
+        return state
+    return None
+
+
+def load_weights(run: Path) -> dict[str, Any]:
+    """Read a finished run's weights to the CPU, averaged ones where it averaged them.
+
+    Raises:
+        InputError: the run has not finished, or its last checkpoint is damaged or of another
+            version of torch.
+    """
+    finished = runs.read_finished(run)
+    if finished is None:
+        raise InputError(f"{run}: its training has not finished; run train again to resume it")
     try:
-        settings = RunSettings(
-            config=TrainConfig(**record["config"]),
-            genres=record["genres"],
-            features=FeatureConfig(**record["features"]) if record["features"] else None,
-            n_mels=record["n_mels"],
-            split_key=record["split_key"],
-            recipe=record["recipe"],
-        )
-    except (KeyError, TypeError):
+        state = _read(run / finished["checkpoint"])
+    except (DamagedError, FileNotFoundError) as error:
+        reason = "is gone" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(
-            f"{run / 'settings.json'}: not as this version writes it; choose another run folder"
+            f"{run}: its last checkpoint {reason}; delete {run / 'training.json'} and run train "
+            "again, which goes on from an older one if there is one"
         ) from None
-    return settings, artifacts.resolve(record["split"], run)
+    weights: dict[str, Any] = state["averaged"] or state["weights"]
+    return weights
 
 
-def save(run: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; a crash at any moment leaves the old one or the new one."""
-    with artifacts.atomic_write(run / "checkpoint.pt") as file:
-        torch.save(state, file)
-
-
-def load(run: Path, device: torch.device) -> dict[str, Any] | None:
-    """Read the checkpoint; None where there is none yet.
+def read_tensors(file: Path | IO[bytes]) -> Any:
+    """Read what torch wrote, and nothing that runs code, to the CPU.
 
     Raises:
-        InputError: it is damaged.
+        ValueError: torch did not write it; says why in one line.
+        MemoryError: there is no room for it.
     """
-    path = run / "checkpoint.pt"
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        return None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        reason = (str(error) or "it is empty").splitlines()[0]
-        raise InputError(f"{path}: damaged ({reason}); delete it to train from the start") from None
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        if "allocate memory" in str(error):  # torch has no class of its own for it
+            raise MemoryError(str(error).splitlines()[0]) from None
+        raise ValueError((str(error) or "nothing in it").splitlines()[0]) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        if error.errno != errno.EIO:  # a folder that may not be read, say: nothing is damaged
+            raise
+        raise DamagedError(f"{path}: damaged, the disk cannot read it") from None
+    match = _name(path)
+    if not match or match[2] != hashlib.blake2b(contents, digest_size=16).hexdigest():
+        raise DamagedError(f"{path}: damaged, its contents are not those that its name tells")
+    try:
+        state: dict[str, Any] = read_tensors(io.BytesIO(contents))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: whole, but not for this version of torch ({error}); use the one that it was "
+            "written with"
+        ) from None
     return state
 
 
-def load_weights(run: Path, device: torch.device) -> dict[str, Any]:
-    """Read a finished run's weights.
-
-    Raises:
-        InputError: the run has not finished.
-    """
-    state = load(run, device) if (run / "training.json").exists() else None
-    if state is None:
-        raise InputError(f"{run}: its training has not finished; run train again to resume it")
-    weights: dict[str, Any] = state["weights"]
-    return weights
+def _name(path: Path) -> re.Match[str] | None:
+    return NAME.fullmatch(path.name)

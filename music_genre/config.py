@@ -1,5 +1,6 @@
 """The settings of each stage, and what this process may use; nothing heavy is imported here."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ CRITERIA: Final = ("cross_entropy", "focal")
 GROUPINGS: Final = ("track", "artist")
 SPLITS: Final = ("train", "validation", "test")
 DEVICES: Final = ("auto", "cpu", "cuda")
+PICTURE_ROWS: Final = 128
+"""Height that pictures from elsewhere are scaled to."""
+DATA_MODES: Final = ("auto", "resident", "streamed")
 
 
 class Progress(Protocol):
@@ -105,14 +109,43 @@ class TrainConfig:
     focal_gamma: float = setting(2.0, "Of focal only.", least=0)
     frequency_mask: int = setting(16, "Most mel bands that SpecAugment hides in a crop.", least=0)
     time_mask: int = setting(16, "Most frames that SpecAugment hides in a crop.", least=0)
+    mixup: float = setting(
+        0.0, "Alpha of the Beta distribution of mixup's shares; 0 mixes nothing.", least=0
+    )
+    ema_decay: float = setting(
+        0.0,
+        "Average the weights of the steps by this decay, 0.99 say; 0 averages nothing.",
+        least=0,
+        most=1,
+    )
     seed: int = setting(0, "Of all that is random.")
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} {value}: not a finite number; give one")
         if self.optimizer == "sdg":  # as the first command lines of this program spelled it
             object.__setattr__(self, "optimizer", "sgd")
         if not self.learning_rate:
             object.__setattr__(self, "learning_rate", OPTIMIZERS[self.optimizer])
 
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training uses of this machine; the weights do not depend on it."""
+
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    data: str = "auto"
+    """Images resident in memory, streamed from a file, or auto: streamed where they do not fit."""
+    checkpoint_seconds: float = 20.0
+    """Longest time between checkpoints; 0: each step."""
+    gpu_locks: Path = Path("/tmp/music-genre-gpus")  # noqa: S108
+    """Where GPUs' locks are, the same folder for all containers of a host."""
+
+
+THIS_MACHINE: Final = Machine()
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -122,6 +155,28 @@ def usable_cores() -> int:
     cores = len(os.sched_getaffinity(0))
     quota = _cgroup_cores()
     return max(1, min(cores, int(quota))) if quota else cores
+
+
+def usable_memory() -> int:
+    """Read how many bytes this process may still allocate: the machine's, cut by a container's."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    held = _cgroup_memory()
+    return free if held is None else min(free, max(0, held))
+
+
+def _cgroup_memory() -> int | None:
+    """Read what the container's limit leaves, by cgroup v2 or v1; files' pages do not count."""
+    v2 = ("memory.max", "memory.current", "memory.stat", "file")
+    v1 = tuple(f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))
+    for limit, used, statistics, pages in (v2, (*v1, "total_cache")):
+        try:
+            counts = dict(line.split() for line in (CGROUP / statistics).read_text().splitlines())
+            in_use = int((CGROUP / used).read_text()) - int(counts[pages])
+            return int((CGROUP / limit).read_text()) - in_use
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
 
 
 def _cgroup_cores() -> float | None:

@@ -1,33 +1,23 @@
-"""Deal tracks to train, validation and test by group, and load their images as one tensor."""
-
-from __future__ import annotations
+"""Deal tracks to train, validation and test by group."""
 
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from music_genre import artifacts, audio, features
-from music_genre.config import SPLITS, FeatureConfig, SplitConfig, usable_cores
+from music_genre import artifacts, assignment, audio, features, origins
+from music_genre.config import SPLITS, FeatureConfig, SplitConfig
 from music_genre.errors import InputError
-
-if TYPE_CHECKING:
-    # torch takes seconds to import and `split` works without it.
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 1
+RECIPE = 2
 """Raise when the same catalogue, images and settings would give another split."""
 
-PICTURE_ROWS = 128
-"""Height that pictures from elsewhere are scaled to."""
+NAMED = 10
+"""Most tracks that a line names."""
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -48,6 +38,8 @@ class Split:
     """What `split` made."""
 
     key: str
+    data_key: str
+    """The content key of what was dealt: tracks, groups, images."""
     genres: list[str]
     features: FeatureConfig | None
     """None for pictures that this package did not draw."""
@@ -97,8 +89,60 @@ def _hash(seed: int, group: str) -> bytes:
     return hashlib.blake2b(text, digest_size=8).digest()
 
 
+def assign_listed(examples: list[Example], listed: assignment.Assignment) -> list[Example]:
+    """Deal tracks as a list says; those that it does not name are left out.
+
+    Raises:
+        InputError: a group spans splits, a split is empty, or a genre cannot be learned.
+    """
+    split_of = listed.deal(example.path for example in examples)
+    dealt = [replace(e, split=split_of[e.path]) for e in examples if e.path in split_of]
+    first: dict[tuple[str, str], str] = {}
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for example in dealt:
+        if first.setdefault((example.group, example.split), example.path) == example.path:
+            places[example.group].append(f"{example.split} ({example.path})")
+    spanning = [group for group, found in places.items() if len(found) > 1]
+    if spanning:
+        raise InputError(
+            f"{listed.source}: {len(spanning)} of {len(places)} groups span splits (the first: "
+            f"{spanning[0]} is in {' and '.join(places[spanning[0]])}); list a group's tracks in "
+            "one split, or leave some out"
+        )
+    unlearned = {e.genre for e in dealt} - {e.genre for e in dealt if e.split == "train"}
+    if unlearned:
+        raise InputError(
+            f"{listed.source}: has no track of genre {min(unlearned)} in train; list some, or "
+            "leave the genre out"
+        )
+    return dealt
+
+
+def _report_differences(
+    listed: assignment.Assignment, examples: list[Example], rejections: list[audio.Rejection]
+) -> dict[str, int]:
+    """Count and log the tracks that only the catalogue has, and those that only the list has."""
+    names = {example.path: listed.name_of(example.path) for example in examples}
+    n_left_out = list(names.values()).count(None)
+    if n_left_out:
+        logger.info("%s: %d tracks are not in it and are left out", listed.source, n_left_out)
+    reasons = {listed.name_of(rejected.path): rejected.reason for rejected in rejections}
+    unusable = sorted(listed.splits.keys() - names.values())
+    if unusable:
+        named = [f"{name} ({reasons.get(name, 'not in the catalogue')})" for name in unusable]
+        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        shown = ", ".join(named[:NAMED]) + more
+        logger.warning("%s: %d listed tracks cannot be used: %s", listed.source, len(named), shown)
+    return {"n_left_out": n_left_out, "n_listed_unusable": len(unusable)}
+
+
 def split(
-    catalogue_dir: Path | None, images_dir: Path, store: Path, config: SplitConfig
+    catalogue_dir: Path | None,
+    images_dir: Path,
+    store: Path,
+    config: SplitConfig,
+    *,
+    assigned_by: str | None = None,
 ) -> dict[str, Any]:
     """Deal a catalogue's tracks to train, validation and test.
 
@@ -108,54 +152,70 @@ def split(
         images_dir: what `extract` made.
         store: the artifact folder; the split gets a folder of its own in it.
         config: seed, shares and what must stay together.
+        assigned_by: deal as this list says, not by seed and shares; a published list's name or
+            a CSV file.
 
     Returns:
-        The result: split address and counts.
+        The result: split address and counts; of a list also how many tracks it leaves out and
+        how many of its own cannot be used.
 
     Raises:
-        InputError: tracks have no image yet, or a genre has too few groups.
+        InputError: tracks have no image yet, a genre has too few groups, or the list cannot be
+            followed.
     """
-    settings: FeatureConfig | None
-    rejections: list[audio.Rejection]
-    if catalogue_dir is None:
-        settings, rejections = None, []
-        examples = find_pictures(images_dir)
-        contents = [artifacts.file_checksum(images_dir / example.image) for example in examples]
-    else:
-        settings = read_features(images_dir)
-        examples, rejections = find_images(catalogue_dir, images_dir, settings, config.group_by)
-        contents = []  # an image's name holds its content key
+    settings, examples, rejections = _find(catalogue_dir, images_dir, config.group_by)
+    basis, counted = asdict(config), {}
+    if assigned_by is not None:
+        listed = assignment.read(assigned_by)
+        counted = _report_differences(listed, examples, rejections)
+        examples = assign_listed(examples, listed)
+        basis = {"group_by": config.group_by, "assigned_by": listed.source}
     genres = sorted({example.genre for example in examples})
     if len(genres) < 2:
         raise InputError(f"{images_dir}: images of {len(genres)} genre, two or more are needed")
-    key = artifacts.content_key(
-        list(map(asdict, examples)), contents, settings and asdict(settings), asdict(config), RECIPE
-    )
+    # An image that was drawn here holds a content key in its name.
+    drawn = settings is not None
+    contents = [] if drawn else [artifacts.file_checksum(images_dir / e.image) for e in examples]
+    undealt = [asdict(replace(example, split="")) for example in examples]
+    data_key = artifacts.content_key(undealt, contents, settings and asdict(settings))
+    key = artifacts.content_key(data_key, [e.split for e in examples], basis, RECIPE)
     folder = store / "splits" / key
     record = artifacts.read_json(folder / "split.json")
     reused = record is not None
     if record is None:
-        examples = assign_splits(examples, config)
-        counts = Counter(example.split for example in examples)
-        record = {
-            "key": key,
-            "genres": genres,
-            "features": settings and asdict(settings),
-            "settings": asdict(config),
-            "n_tracks": {name: counts[name] for name in SPLITS},
-            "n_groups": {
-                name: len({e.group for e in examples if e.split == name}) for name in SPLITS
-            },
-            "n_rejected": len(rejections),
-        }
+        if assigned_by is None:
+            examples = assign_splits(examples, config)
+        record = {"key": key, "data": data_key, "settings": basis}
+        record["features"] = settings and asdict(settings)
+        record.update(_counts(examples), n_rejected=len(rejections))
         artifacts.write_rows(folder / "split.csv", Example, examples)
         artifacts.write_rows(folder / "rejected.csv", audio.Rejection, rejections)
     location = artifacts.reference(images_dir, folder)
     if record.get("images") != location:
         record = {**record, "images": location}
         artifacts.write_json(folder / "split.json", record)
-    counted = {"genres": record["genres"], "n_rejected": record["n_rejected"]}
+    counted = {**{name: record[name] for name in ("genres", "n_rejected")}, **counted}
     return {"split": str(folder), **record["n_tracks"], **counted, "reused": reused}
+
+
+def _find(
+    catalogue_dir: Path | None, images_dir: Path, group_by: str
+) -> tuple[FeatureConfig | None, list[Example], list[audio.Rejection]]:
+    """Return how the images were drawn, tracks and rejections."""
+    if catalogue_dir is None:
+        return None, find_pictures(images_dir), []
+    settings = read_features(images_dir)
+    return settings, *find_images(catalogue_dir, images_dir, settings, group_by)
+
+
+def _counts(examples: list[Example]) -> dict[str, Any]:
+    """Count what a split holds."""
+    dealt = {name: [e for e in examples if e.split == name] for name in SPLITS}
+    return {
+        "genres": sorted({example.genre for example in examples}),
+        "n_tracks": {name: len(some) for name, some in dealt.items()},
+        "n_groups": {name: len({e.group for e in some}) for name, some in dealt.items()},
+    }
 
 
 def find_images(
@@ -168,10 +228,14 @@ def find_images(
     """
     _, tracks, rejections = audio.read_catalogue(catalogue_dir)
     examples, missing = [], []
-    for track in tracks:
+    by_artist = group_by == "artist"
+    groups = [(track.artist or track.group) if by_artist else track.group for track in tracks]
+    if by_artist:  # clips of one recording may name it differently, or some not at all
+        groups = origins.join_groups(groups, [track.group for track in tracks])
+    groups = origins.join_groups(groups, [track.checksum for track in tracks])
+    for track, group in zip(tracks, groups, strict=True):
         name = features.image_path(track, settings)
         image = images_dir / name
-        group = (track.artist or track.group) if group_by == "artist" else track.group
         if image.exists():
             examples.append(Example(track.path, track.genre, group, name))
         elif (rejection := features.rejection_path(image)).exists():
@@ -222,70 +286,9 @@ def read_split(folder: Path) -> Split:
     record = artifacts.read_record(folder / "split.json", "give the address that split printed")
     return Split(
         key=record["key"],
+        data_key=record["data"],
         genres=record["genres"],
         features=FeatureConfig(**record["features"]) if record["features"] else None,
         images_dir=artifacts.resolve(record["images"], folder),
         examples=artifacts.read_rows(folder / "split.csv", Example),
-    )
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images of many tracks side by side in one tensor, so that a batch is one gather."""
-
-    pixels: Tensor
-    """(total_frames, n_mels) uint8; a row is one frame."""
-    offsets: Tensor
-    """(n_tracks,) int64: each track's first row."""
-    lengths: Tensor
-    """(n_tracks,) int64: each track's frames."""
-    labels: Tensor
-    """(n_tracks,) int64: indices into the genres."""
-
-    def crops(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Tensor:
-        """Cut one crop a row; one that passes its track's end goes on at its beginning.
-
-        Args:
-            tracks: (batch,) int64 track numbers.
-            starts: (batch,) int64 first frames within those tracks.
-            crop_frames: frames of a crop.
-
-        Returns:
-            (batch, 1, n_mels, crop_frames) float32 in [-2, 2], channels last in memory.
-        """
-        steps = starts.new_ones(crop_frames).cumsum(0) - 1
-        frames = (starts[:, None] + steps) % self.lengths[tracks, None]
-        crops = self.pixels[frames + self.offsets[tracks, None]]  # (batch, crop_frames, n_mels)
-        return crops.transpose(1, 2).unsqueeze(1).float().div(63.75).sub(2.0).contiguous()
-
-    def to(self, device: Any) -> Images:
-        """Copy to a device."""
-        fields = (self.pixels, self.offsets, self.lengths, self.labels)
-        return Images(*(field.to(device) for field in fields))
-
-
-def load_images(
-    examples: list[Example], images_dir: Path, genres: list[str], n_mels: int
-) -> Images:
-    """Read examples' images into memory.
-
-    Raises:
-        InputError: an image is missing or cannot be read.
-    """
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        paths = [images_dir / example.image for example in examples]
-        images = list(pool.map(lambda path: features.read_image(path, n_mels), paths))
-    return stack_images(images, [genres.index(example.genre) for example in examples])
-
-
-def stack_images(images: list[NDArray[np.uint8]], labels: list[int]) -> Images:
-    """Lay (n_mels, n_frames) uint8 images side by side."""
-    import torch
-
-    lengths = np.array([image.shape[1] for image in images], dtype=np.int64)
-    return Images(
-        pixels=torch.from_numpy(np.concatenate([image.T for image in images])),
-        offsets=torch.from_numpy(np.cumsum(lengths) - lengths),
-        lengths=torch.from_numpy(lengths),
-        labels=torch.tensor(labels),
     )

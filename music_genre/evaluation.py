@@ -1,27 +1,27 @@
-"""Measure a trained model on a split, and name the genres of new audio."""
+"""Measure a trained model on a split.
 
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+What loads torch or matplotlib is imported where it is needed: to find that a run has been measured
+takes neither.
+"""
+
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from music_genre import artifacts, audio, checkpoint, dataset, features, metrics, model, report
-from music_genre.errors import AudioError, InputError
+from music_genre import artifacts, dataset, metrics, runs
+from music_genre.errors import InputError
 
-logger = logging.getLogger(__name__)
-
-RECIPE = 1
+RECIPE = 2
 """Raise when the same run and split would give other numbers or files."""
 
 
 def evaluate(run: Path, *, split_name: str = "test", device_name: str = "auto") -> dict[str, Any]:
     """Measure a finished run on one of its splits, into a folder of the run.
+
+    The folder holds metrics.json; predictions.csv, each track's probabilities; the confusion
+    matrix as confusion.csv and confusion.png; and curves.png, drawn from the run's history.csv.
 
     Args:
         run: what `train` made.
@@ -34,24 +34,19 @@ def evaluate(run: Path, *, split_name: str = "test", device_name: str = "auto") 
     Raises:
         InputError: the run has not finished, or its split is gone.
     """
-    settings, split_dir = checkpoint.read_settings(run)
+    settings, split_dir = runs.read_settings(run)
     folder = run / ("evaluation" if split_name == "test" else f"evaluation-{split_name}")
-    key = artifacts.content_key(settings.key, split_name, RECIPE)
-    record = artifacts.read_json(folder / "metrics.json")
-    reused = record is not None and record["key"] == key
-    if record is None or not reused:
-        split = dataset.read_split(split_dir)
-        if split.key != settings.split_key:
-            raise InputError(f"{split_dir}: not the split that {run} was trained on; train again")
-        examples = split.examples_in(split_name)
-        network, device = _load(run, settings, device_name)
-        images = dataset.load_images(
-            examples, split.images_dir, settings.genres, settings.n_mels
-        ).to(device)
-        probabilities = model.track_probabilities(network, images, settings.config.crop_frames)
-        measured = _measure(examples, probabilities.numpy(), settings.genres)
+    finished = runs.read_finished(run) or {}
+    # Named by its contents: the weights that were measured.
+    key = artifacts.content_key(settings.key, finished.get("checkpoint"), split_name, RECIPE)
+    record = artifacts.read_json(folder / "metrics.json") or {}
+    reused = record.get("key") == key
+    if not reused:
+        examples, images_dir = _read_examples(run, settings, split_dir, split_name)
+        rows = _probabilities(run, settings, examples, images_dir, device_name)
+        measured = measure(examples, rows, settings.genres)
         record = {"key": key, "split_name": split_name, **measured}
-        _write(run, folder, record, examples, probabilities.numpy())
+        _write(run, folder, record, examples, rows)
     shown = {
         name: record[name] for name in ("accuracy", "accuracy_interval", "macro_f1", "n_tracks")
     }
@@ -59,23 +54,45 @@ def evaluate(run: Path, *, split_name: str = "test", device_name: str = "auto") 
     return {**paths, **shown, "reused": reused}
 
 
-def _load(
-    run: Path, settings: checkpoint.RunSettings, device_name: str
-) -> tuple[nn.Module, torch.device]:
-    """Build a finished run's network with its weights."""
-    device = model.choose_device(device_name)
-    weights = checkpoint.load_weights(run, device)
-    config = settings.config
-    network = model.build(
-        config.model, len(settings.genres), settings.n_mels, config.crop_frames, config.seed
-    ).to(device)
-    network.load_state_dict(weights)
-    return network, device
+def _read_examples(
+    run: Path, settings: runs.RunSettings, split_dir: Path, split_name: str
+) -> tuple[list[dataset.Example], Path]:
+    """Return a split's examples and where their images are."""
+    split = dataset.read_split(split_dir)
+    if split.key != settings.split_key:
+        raise InputError(f"{split_dir}: not the split that {run} was trained on; train again")
+    return split.examples_in(split_name), split.images_dir
 
 
-def _measure(
+def _probabilities(
+    run: Path,
+    settings: runs.RunSettings,
+    examples: list[dataset.Example],
+    images_dir: Path,
+    device_name: str,
+) -> NDArray[np.float32]:
+    """Return (n_tracks, n_genres) float32: what the run's network makes of each track."""
+    from music_genre import pictures, prediction
+
+    network = prediction.load_network(run, settings, device_name)
+    crop_frames = settings.config.crop_frames
+    images = (pictures.read_picture(images_dir / e.image, settings.n_mels) for e in examples)
+    return np.stack([prediction.probabilities(network, image, crop_frames) for image in images])
+
+
+def measure(
     examples: list[dataset.Example], probabilities: NDArray[np.float32], genres: list[str]
 ) -> dict[str, Any]:
+    """Compare what the network made of each track with its genre.
+
+    Args:
+        examples: the tracks.
+        probabilities: (n_tracks, n_genres) float32.
+        genres: names of the columns.
+
+    Returns:
+        What metrics.json holds.
+    """
     truth = np.array([genres.index(example.genre) for example in examples])
     predicted = probabilities.argmax(axis=1)
     groups = [example.group for example in examples]
@@ -104,16 +121,15 @@ def _write(
     probabilities: NDArray[np.float32],
 ) -> None:
     """Write tables and pictures, and last the metrics that mark them complete."""
+    from music_genre import prediction, report
+
     genres = list(record["genres"])
-    rows = [
-        {
-            "path": example.path,
-            "genre": example.genre,
-            "predicted": genres[int(row.argmax())],
-            **{f"p_{genre}": f"{p:.4f}" for genre, p in zip(genres, row, strict=True)},
-        }
-        for example, row in zip(examples, probabilities, strict=True)
-    ]
+    rows = []
+    for example, row in zip(examples, probabilities, strict=True):
+        predicted, shares = prediction.name_genre(row, genres)
+        columns = {f"p_{genre}": share for genre, share in shares.items()}
+        about = {"path": example.path, "genre": example.genre, "predicted": predicted}
+        rows.append({**about, **columns})
     artifacts.write_table(folder / "predictions.csv", rows, list(rows[0]))
     counts = [
         {"true genre": genre, **dict(zip(genres, row, strict=True))}
@@ -125,64 +141,3 @@ def _write(
     report.draw_confusion(folder / "confusion.png", np.array(record["confusion"]), genres, title)
     report.draw_curves(folder / "curves.png", artifacts.read_table(run / "history.csv"))
     artifacts.write_json(folder / "metrics.json", record)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The genre of one audio file."""
-
-    path: str
-    genre: str
-    probability: float
-    probabilities: dict[str, float]
-
-
-def predict(
-    run: Path,
-    paths: list[Path],
-    *,
-    device_name: str = "auto",
-    on_error: Callable[[Path, str], None],
-) -> Iterator[Prediction]:
-    """Name the genre of audio files, with the settings of the run's own images.
-
-    Args:
-        run: what `train` made.
-        paths: files, and folders that are searched for audio files.
-        device_name: auto, cpu or cuda.
-        on_error: told (file, reason) of each file that cannot be used.
-
-    Yields:
-        One prediction per usable file, in order.
-
-    Raises:
-        InputError: the run has not finished, or was trained on pictures from elsewhere.
-    """
-    settings, _ = checkpoint.read_settings(run)
-    if settings.features is None:
-        raise InputError(
-            f"{run}: was trained on pictures whose making is unknown, so it cannot hear audio; "
-            "train on what extract makes"
-        )
-    network, device = _load(run, settings, device_name)
-    for path in _audio_files(paths):
-        try:
-            pixels = features.image_of(path, settings.features)
-        except (AudioError, OSError) as error:
-            on_error(path, str(error.strerror if isinstance(error, OSError) else error))
-            continue
-        images = dataset.stack_images([pixels], [0]).to(device)
-        row = model.track_probabilities(network, images, settings.config.crop_frames)[0].tolist()
-        probabilities = dict(zip(settings.genres, (round(p, 4) for p in row), strict=True))
-        genre = max(probabilities, key=probabilities.__getitem__)
-        yield Prediction(str(path), genre, probabilities[genre], probabilities)
-
-
-def _audio_files(paths: list[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in audio.SUFFIXES
-            )
-        else:
-            yield path

@@ -1,4 +1,4 @@
-"""One update step and what it needs: optimizer, loss, learning-rate schedule."""
+"""What an update step needs: gradients, optimizer, loss, schedule, average of weights."""
 
 import math
 from collections.abc import Callable
@@ -6,8 +6,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from music_genre import model
+from music_genre.augmentation import Mixed
 from music_genre.config import TrainConfig
 
 WARM_UP = 0.3
@@ -69,27 +71,48 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
 
 
-def update(
+def make_average(network: nn.Module, decay: float) -> AveragedModel | None:
+    """Make a copy of a model that follows its weights and statistics; None for a decay of 0.
+
+    Source: Polyak & Juditsky 1992, as an exponential moving average.
+    """
+    if not decay:
+        return None
+    return AveragedModel(
+        network,
+        multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
+        use_buffers=True,
+    )
+
+
+def add_gradients(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
     criterion: Criterion,
     crops: Tensor,
     labels: Tensor,
+    mixed: Mixed | None = None,
 ) -> Tensor:
-    """Do one update step on a batch; returns its loss, detached.
+    """Compute a batch's loss and its gradients; weights stay as they are.
 
     Args:
-        network: (batch, 1, n_mels, crop_frames) to (batch, n_genres) logits; put in train mode.
-        optimizer: of its parameters.
+        network: (batch, 1, n_mels, crop_frames) to (batch, n_genres) logits; put in train mode,
+            its gradients are replaced.
         criterion: mean loss of logits and labels.
-        crops: the batch.
+        crops: the batch, after mixing.
         labels: (batch,) int64.
+        mixed: how each crop was mixed with another of the batch.
+
+    Returns:
+        The loss, a scalar, detached.
     """
     network.train()
-    with model.autocast(crops.device):
+    with model.autocast(crops.device, network):
         logits = network(crops)
-    loss = criterion(logits.float(), labels)
-    optimizer.zero_grad(set_to_none=True)
+    logits = logits.float()
+    loss = criterion(logits, labels)
+    if mixed is not None:
+        other = criterion(logits, labels[mixed.partners])
+        loss = mixed.share * loss + (1 - mixed.share) * other
+    network.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
-    optimizer.step()
     return loss.detach()

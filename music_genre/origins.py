@@ -43,3 +43,28 @@ def read_table(audio_dir: Path, paths: list[str]) -> dict[str, Origin]:
             "relative to the table's own folder"
         )
     return origins
+
+
+def join_groups(groups: list[str], shared: list[str]) -> list[str]:
+    """Make one group of those that share something: a copy of the same file, a recording.
+
+    Args:
+        groups: of each file.
+        shared: what each file shares with others of the same value.
+
+    Returns:
+        The group of each file; joined ones go by the first name in the alphabet.
+    """
+    joined: dict[str, str] = {}
+
+    def name(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    first: dict[str, str] = {}
+    for group, value in zip(groups, shared, strict=True):
+        low, high = sorted((name(group), name(first.setdefault(value, group))))
+        if low != high:
+            joined[high] = low
+    return [name(group) for group in groups]

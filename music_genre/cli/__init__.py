@@ -8,11 +8,11 @@ from music_genre.cli.first_names import (
     train_using_image_features,
 )
 from music_genre.cli.group import commands
-from music_genre.cli.stages import evaluate, extract, predict, scan, split, train
+from music_genre.cli.stages import device, evaluate, extract, predict, scan, split, train
 
 __all__ = ["commands"]
 
-for _command in (scan, extract, split, train, evaluate, predict):  # in the order of the data flow
+for _command in (scan, extract, split, train, evaluate, predict, device):  # data flow first
     commands.add_command(_command)
 for _command in (create_image_features_from_audio, train_using_image_features):
     commands.add_command(_command)

@@ -7,9 +7,9 @@ import click
 
 from music_genre.cli.options import (
     address,
-    checkpoint_option,
-    device_option,
+    machine_options,
     settings_of,
+    weights_option,
     workers_option,
 )
 from music_genre.cli.progress import shown_progress
@@ -56,8 +56,8 @@ def create_image_features_from_audio(
 )
 @settings_of(SplitConfig, without=("seed",))
 @settings_of(TrainConfig)
-@device_option
-@checkpoint_option
+@weights_option
+@machine_options
 @click.pass_context
 def train_using_image_features(
     context: click.Context, /, images: Path, run: Path, **settings: Any

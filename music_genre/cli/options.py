@@ -8,13 +8,15 @@ from typing import Any
 import click
 
 from music_genre import artifacts
-from music_genre.config import DEVICES
+from music_genre.config import DATA_MODES, DEVICES, Machine
 
 Command = Callable[..., Any]
 
 
 def address(text: str) -> Path:
     """Turn an address into a local path."""
+    if not text:  # of a variable that is not set, say; it would mean the current folder
+        raise click.BadParameter("is empty; give a path.")
     return artifacts.local_path(text)
 
 
@@ -77,10 +79,48 @@ device_option = click.option(
     show_default=True,
     help="Where to compute; auto takes a GPU if there is one.",
 )
-checkpoint_option = click.option(
-    "--checkpoint-seconds",
-    type=click.FloatRange(min=0),
-    default=20.0,
-    show_default=True,
-    help="Longest time between checkpoints; 0: each step.",
+_machine_options = (
+    device_option,
+    click.option(
+        "--data",
+        type=click.Choice(DATA_MODES),
+        default="auto",
+        show_default=True,
+        help="Where the images are while training; auto streams from a file what does not fit "
+        "into memory.",
+    ),
+    click.option(
+        "--checkpoint-seconds",
+        type=click.FloatRange(min=0),
+        default=Machine.checkpoint_seconds,
+        show_default=True,
+        help="Longest time between checkpoints; 0: each step.",
+    ),
+    click.option(
+        "--gpu-locks",
+        type=address,
+        default=Machine.gpu_locks,
+        show_default=True,
+        envvar="MUSIC_GENRE_GPU_LOCKS",
+        show_envvar=True,
+        help="Folder of GPUs' locks, the same for all containers of a host.",
+    ),
 )
+weights_option = click.option(
+    "--weights",
+    type=address,
+    metavar="FILE",
+    help="Begin with these weights: a state dict, or a run's checkpoint.  [default: random ones]",
+)
+
+
+def machine_options(command: Command) -> Command:
+    """Take what a training uses of this machine."""
+    for option in reversed(_machine_options):
+        command = option(command)
+    return command
+
+
+def take_machine(settings: dict[str, Any]) -> Machine:
+    """Take the machine's part out of a command's settings."""
+    return Machine(**{field.name: settings.pop(field.name) for field in fields(Machine)})

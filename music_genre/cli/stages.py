@@ -2,22 +2,34 @@
 
 import json
 import logging
+import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
+from music_genre import signals
 from music_genre.cli.options import (
     address,
     artifacts_option,
-    checkpoint_option,
     device_option,
+    machine_options,
     settings_of,
     shard,
+    take_machine,
+    weights_option,
     workers_option,
 )
 from music_genre.cli.progress import shown_progress
-from music_genre.config import SPLITS, FeatureConfig, SplitConfig, TrainConfig
+from music_genre.config import (
+    SPLITS,
+    FeatureConfig,
+    SplitConfig,
+    TrainConfig,
+    usable_cores,
+    usable_memory,
+)
 from music_genre.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -63,31 +75,39 @@ def extract(
 @click.option("--images", type=address, required=True, help="What extract printed.")
 @artifacts_option
 @settings_of(SplitConfig)
-def split(catalogue: Path, images: Path, store: Path, **settings: Any) -> dict[str, Any]:
+@click.option(
+    "--assigned-by",
+    metavar="LIST",
+    help="Deal as listed, not by seed and shares: gtzan-fault-filtered, or a CSV file with columns "
+    "path (or track) and split, such as another split.csv.",
+)
+def split(
+    catalogue: Path, images: Path, store: Path, assigned_by: str | None, **settings: Any
+) -> dict[str, Any]:
     """Deal groups to train, validation, test."""
     from music_genre.dataset import split
 
-    return split(catalogue, images, store, SplitConfig(**settings))
+    return split(catalogue, images, store, SplitConfig(**settings), assigned_by=assigned_by)
 
 
 @click.command()
 @click.option("--split", "split_dir", type=address, required=True, help="What split printed.")
 @artifacts_option
 @click.option("--run", type=address, help="Run folder.  [default: one by content, in artifacts]")
+@weights_option
 @settings_of(TrainConfig)
-@device_option
-@checkpoint_option
+@machine_options
 def train(
-    split_dir: Path,
-    store: Path,
-    run: Path | None,
-    device: str,
-    checkpoint_seconds: float,
-    **settings: Any,
+    split_dir: Path, store: Path, run: Path | None, weights: Path | None, **settings: Any
 ) -> dict[str, Any]:
-    """Train a model, or go on where a run ended."""
+    """Train a model, or go on where a run ended.
+
+    It ends with the program that started it, except under nohup.
+    """
     from music_genre.training import train
 
+    signals.die_with_parent(signal.SIGKILL)
+    machine = take_machine(settings)
     if settings["optimizer"] == "sdg":
         logger.info("--optimizer sdg is taken to mean sgd")
     with shown_progress("train", every=float("inf")) as progress:
@@ -96,8 +116,8 @@ def train(
             store,
             TrainConfig(**settings),
             into=run,
-            device_name=device,
-            checkpoint_seconds=checkpoint_seconds,
+            weights=weights,
+            machine=machine,
             progress=progress,
         )
 
@@ -125,22 +145,38 @@ def evaluate(run: Path, split_name: str, device: str) -> dict[str, Any]:
 @device_option
 @click.argument("paths", nargs=-1, required=True, type=address)
 def predict(run: Path, as_json: bool, device: str, paths: tuple[Path, ...]) -> None:
-    """Name the genre of audio files."""
-    from music_genre.evaluation import predict
+    """Name the genre of audio files.
 
-    n_errors = n_predictions = 0
+    Folders are searched through. A file that cannot be used does not keep the others from being
+    predicted; its reason is a JSON line, or beside a table a line on standard error.
+    """
+    from music_genre.prediction import Unusable, predict
 
-    def report(path: Path, reason: str) -> None:
-        nonlocal n_errors
-        n_errors += 1
-        click.echo(f"{click.format_filename(path)}: {reason}", err=True)
-
-    for prediction in predict(run, list(paths), device_name=device, on_error=report):
-        n_predictions += 1
+    n_paths = n_unusable = 0
+    for found in predict(run, list(paths), device_name=device):
+        n_paths += 1
+        n_unusable += isinstance(found, Unusable)
+        path = click.format_filename(found.path)
         if as_json:
-            click.echo(json.dumps(vars(prediction)))
+            click.echo(json.dumps(vars(found)))
+        elif isinstance(found, Unusable):
+            click.echo(f"{path}: {found.error}", err=True)
         else:
-            path = click.format_filename(prediction.path)
-            click.echo(f"{prediction.genre:<20} {prediction.probability:6.1%}  {path}")
-    if not n_predictions:
-        raise InputError(f"none of {n_errors} files could be read; give readable audio files")
+            click.echo(f"{found.genre:<20} {found.probability:6.1%}  {path}")
+    if n_unusable:
+        raise InputError(
+            f"{n_unusable} of {n_paths} files could not be used; the line of each says why"
+        )
+
+
+@click.command()
+@device_option
+def device(device: str) -> dict[str, Any]:
+    """Name what training would compute on here."""
+    found = {"cores": usable_cores(), "free_memory_gib": round(usable_memory() / 2**30, 1)}
+    if find_spec("torch") is None:  # as on workers that preprocess alone
+        return {"device": "cpu", "device_name": "CPU; torch is not installed", **found}
+    from music_genre.model import choose_device, device_name
+
+    chosen = choose_device(device)
+    return {"device": chosen.type, "device_name": device_name(chosen), **found}

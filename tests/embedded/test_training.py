@@ -12,7 +12,7 @@ import pytest
 from conftest import secrets_of
 
 from deploy.airflow_api import path
-from deploy.demo import DAG_ID, TrainingRun
+from deploy.demo import DAG_ID, Run, trigger
 from deploy.errors import DeployError
 from deploy.supervisor import supervisord_process
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(900)  # a start alone may take minutes
 FAST = {"model": "squeezenet1_1", "epochs": 1, "learning_rate": 0.001, "seed": 7}
 
 
-def finish(run: TrainingRun, seconds: float = 240.0) -> str:
+def finish(run: Run, seconds: float = 240.0) -> str:
     give_up_at = time.monotonic() + seconds
     while (state := run.state()) not in ("success", "failed"):
         assert time.monotonic() < give_up_at, run.rows()
@@ -31,7 +31,7 @@ def finish(run: TrainingRun, seconds: float = 240.0) -> str:
 
 @pytest.fixture(scope="module")
 def run(stack):
-    run = TrainingRun(stack, FAST)
+    run = trigger(stack, FAST)
     assert finish(run) == "success", run.rows()
     return run
 
@@ -69,7 +69,7 @@ def test_the_log_of_the_training_is_readable_by_the_api(stack, run):
 
 
 def test_a_second_run_finds_its_work_done(stack, run):
-    second = TrainingRun(stack, FAST)
+    second = trigger(stack, FAST)
     assert finish(second) == "success"
     extracted = [second.result("extract", shard) for shard in range(4)]
     assert sum(each["n_extracted"] for each in extracted) == 0
@@ -78,7 +78,7 @@ def test_a_second_run_finds_its_work_done(stack, run):
 
 
 def test_a_bad_data_address_fails_at_once_and_says_why(stack):
-    run = TrainingRun(stack, {**FAST, "audio": "/no/such/folder"})
+    run = trigger(stack, {**FAST, "audio": "/no/such/folder"})
     assert finish(run) == "failed"
     scan = next(row for row in run.rows() if row.name == "scan")
     assert scan.state == "failed"
@@ -89,11 +89,11 @@ def test_a_bad_data_address_fails_at_once_and_says_why(stack):
 
 def test_parameters_out_of_bounds_are_refused_at_the_door(stack):
     with pytest.raises(DeployError, match="400"):
-        TrainingRun(stack, {**FAST, "epochs": 0})
+        trigger(stack, {**FAST, "epochs": 0})
 
 
 def test_a_training_knows_no_secret_and_ends_when_its_run_is_marked_failed(stack):
-    run = TrainingRun(stack, {**FAST, "epochs": 500, "seed": 8})
+    run = trigger(stack, {**FAST, "epochs": 500, "seed": 8})
     give_up_at = time.monotonic() + 120
     while not (trainers := _trainers(stack)):
         assert time.monotonic() < give_up_at, run.rows()
@@ -123,7 +123,7 @@ def _is_trainer(process):
 
 
 def test_a_killed_scheduler_is_started_again_and_the_run_goes_on(stack):
-    run = TrainingRun(stack, {**FAST, "seed": 9})
+    run = trigger(stack, {**FAST, "seed": 9})
     scheduler = next(each for each in stack.supervisor.processes() if each.name == "scheduler")
     psutil.Process(scheduler.pid).kill()
     assert finish(run) == "success"

@@ -1,5 +1,6 @@
 """Keys, safe writes and references."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -39,6 +40,26 @@ def test_a_failed_write_leaves_the_former_file_and_nothing_else(tmp_path: Path) 
         fail()
     assert (tmp_path / "x").read_text() == "old"
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+def test_a_failed_write_names_the_file(tmp_path: Path) -> None:
+    def fill_the_disk() -> None:
+        with artifacts.atomic_write(tmp_path / "x"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space") as caught:
+        fill_the_disk()
+    assert caught.value.filename == str(tmp_path / "x")
+
+
+def test_only_old_unfinished_files_are_swept(tmp_path: Path) -> None:
+    for name in (".tmp-old", ".tmp-new", "old.png", ".hidden"):
+        (tmp_path / name).touch()
+        if "new" not in name:
+            os.utime(tmp_path / name, (0, 0))
+    artifacts.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".tmp-new", "old.png", ".hidden"}
+    artifacts.sweep(tmp_path / "nowhere")
 
 
 def test_nothing_is_seen_under_the_name_before_all_is_written(tmp_path: Path) -> None:

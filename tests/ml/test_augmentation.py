@@ -1,23 +1,20 @@
 """Random crops and masks: what is drawn, and that it depends on the key alone."""
 
-import numpy as np
 import torch
 
-from music_genre import augmentation, dataset
+from music_genre import augmentation
 
-IMAGES = dataset.stack_images(
-    [np.full((8, n), level, np.uint8) for n, level in ((100, 10), (30, 20), (5, 30))], [0, 1, 2]
-)
+LENGTHS = torch.tensor([100, 30, 5])
 
 
 def test_an_epoch_shows_a_track_as_often_as_crops_fit() -> None:
-    order = augmentation.epoch_order(IMAGES, 10, augmentation.generator(0, 0))
+    order = augmentation.epoch_order(LENGTHS, 10, augmentation.generator(0, 0))
     assert torch.bincount(order).tolist() == [10, 3, 1]
-    assert len(order) == augmentation.crops_per_epoch(IMAGES, 10)
+    assert len(order) == augmentation.crops_per_epoch(LENGTHS, 10)
 
 
 def test_draws_depend_on_the_key_alone() -> None:
-    draw = lambda *key: augmentation.epoch_order(IMAGES, 10, augmentation.generator(*key)).tolist()  # noqa: E731
+    draw = lambda *key: augmentation.epoch_order(LENGTHS, 10, augmentation.generator(*key)).tolist()  # noqa: E731
     first = draw(0, 3)
     torch.rand(5)
     assert draw(0, 3) == first
@@ -26,14 +23,35 @@ def test_draws_depend_on_the_key_alone() -> None:
     assert augmentation.random_seed(1, 23) != augmentation.random_seed(12, 3)
 
 
-def test_random_crops_reach_both_ends_of_a_track_and_stay_within() -> None:
-    ramp = np.tile(np.arange(100, dtype=np.uint8), (8, 1))
-    images = dataset.stack_images([ramp], [0])
-    tracks = torch.zeros(2000, dtype=torch.long)
-    crops = augmentation.random_crops(images, tracks, 90, augmentation.generator(0))
-    starts = ((crops[:, 0, 0, 0] + 2) * 63.75).round().int()
-    assert set(starts.tolist()) == set(range(11))
-    assert torch.all(crops[:, :, :, 1:] > crops[:, :, :, :-1])  # none wraps
+def test_random_starts_reach_both_ends_of_a_track_and_stay_within() -> None:
+    lengths = torch.tensor([100, 90, 30]).repeat(2000)
+    starts = augmentation.random_starts(lengths, 90, augmentation.generator(0))
+    assert set(starts[::3].tolist()) == set(range(11))
+    assert set(starts[1::3].tolist()) == set(starts[2::3].tolist()) == {0}
+
+
+def test_mixup_mixes_crops_and_says_how() -> None:
+    crops = torch.randn(50, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    shares = []
+    for step in range(200):
+        mixed_crops, mixed = augmentation.mix(crops, 0.4, 0, 1, step)
+        assert mixed is not None
+        assert sorted(mixed.partners.tolist()) == list(range(50))
+        expected = mixed.share * crops + (1 - mixed.share) * crops[mixed.partners]
+        torch.testing.assert_close(mixed_crops, expected)
+        shares.append(mixed.share)
+    shares_of_beta = torch.distributions.Beta(0.4, 0.4)
+    assert abs(torch.tensor(shares).mean() - 0.5) < 0.1
+    assert abs(torch.tensor(shares).std() - shares_of_beta.stddev) < 0.05
+    again, _ = augmentation.mix(crops, 0.4, 0, 1, 199)
+    assert torch.equal(again, mixed_crops)
+
+
+def test_no_mixup_leaves_crops_as_they_are() -> None:
+    crops = torch.randn(4, 1, 20, 30)
+    same, mixed = augmentation.mix(crops, 0.0, 0, 1, 2)
+    assert same is crops
+    assert mixed is None
 
 
 def test_a_mask_hides_one_stretch_of_at_most_its_width() -> None:

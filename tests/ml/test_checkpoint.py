@@ -1,63 +1,153 @@
-"""Run folders: whose they are, and what a damaged checkpoint says."""
+"""Checkpoints: the last two, whole or not taken for whole."""
 
-from dataclasses import replace
+import errno
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
 
-from music_genre import checkpoint
-from music_genre.checkpoint import RunSettings
-from music_genre.config import FeatureConfig, TrainConfig
+from music_genre import artifacts, checkpoint
 from music_genre.errors import InputError
 
-SETTINGS = RunSettings(TrainConfig(), ["a", "b"], FeatureConfig(), 128, "0123", 1)
 CPU = torch.device("cpu")
 
 
-def test_a_claimed_run_reads_back(tmp_path: Path) -> None:
-    checkpoint.claim(tmp_path / "run", SETTINGS, tmp_path / "split")
-    assert checkpoint.read_settings(tmp_path / "run") == (SETTINGS, tmp_path / "split")
-    checkpoint.claim(tmp_path / "run", SETTINGS, tmp_path / "split")
-
-
-def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    checkpoint.claim(tmp_path, SETTINGS, tmp_path / "split")
-    other = replace(SETTINGS, config=TrainConfig(epochs=7, optimizer="adam"), split_key="4567")
-    with pytest.raises(InputError) as refusal:
-        checkpoint.claim(tmp_path, other, tmp_path / "split")
-    for part in ("optimizer sgd, not adam", "epochs 30, not 7", "split_key 0123, not 4567"):
-        assert part in str(refusal.value)
-    assert "seed" not in str(refusal.value)
+def save(run: Path, step: int, key: str = "k") -> Path:
+    weights = {"x": torch.arange(300) + step}
+    return checkpoint.save(run, {"weights": weights, "averaged": None, "step": step, "run": key})
 
 
 def test_a_checkpoint_reads_back(tmp_path: Path) -> None:
-    assert checkpoint.load(tmp_path, CPU) is None
-    checkpoint.save(tmp_path, {"weights": {"x": torch.arange(3)}, "step": 5})
-    state = checkpoint.load(tmp_path, CPU)
+    assert checkpoint.load_newest(tmp_path, "k") is None
+    save(tmp_path, 5)
+    state = checkpoint.load_newest(tmp_path, "k")
     assert state is not None
     assert state["step"] == 5
-    assert torch.equal(state["weights"]["x"], torch.arange(3))
+    assert torch.equal(state["weights"]["x"], torch.arange(300) + 5)
 
 
-@pytest.mark.parametrize("keep", [0, 10, 700])
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, keep: int) -> None:
-    checkpoint.save(tmp_path, {"weights": {"x": torch.arange(300)}})
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"checkpoint\.pt: damaged .*delete it"):
-        checkpoint.load(tmp_path, CPU)
+def test_the_last_two_are_kept_whatever_their_steps_digits(tmp_path: Path) -> None:
+    made = [save(tmp_path, step) for step in (9, 99_999_999, 100_000_000)]
+    assert checkpoint.find(tmp_path) == [made[2], made[1]]
+    assert sorted(tmp_path.iterdir()) == sorted(made[1:])
 
 
-def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no settings\.json"):
-        checkpoint.read_settings(tmp_path)
-    (tmp_path / "settings.json").write_text('{"config": {"epoch": 3}}')
-    with pytest.raises(InputError, match="not as this version writes it"):
-        checkpoint.read_settings(tmp_path)
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:0], lambda b: b[:-9], lambda b: b[:700] + b"x" + b[701:]]
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage
+) -> None:
+    older, newer = save(tmp_path, 5), save(tmp_path, 8)
+    newer.write_bytes(damage(newer.read_bytes()))
+    state = checkpoint.load_newest(tmp_path, "k")
+    assert state is not None
+    assert state["step"] == 5
+    assert f"{newer}: damaged" in caplog.text
+    assert not newer.exists()  # so that it takes no place of the two that are kept
+    assert newer.with_suffix(".damaged").exists()
+    older.write_bytes(b"")
+    assert checkpoint.load_newest(tmp_path, "k") is None
+    assert f"{older}: damaged" in caplog.text
+
+
+def test_what_the_disk_cannot_read_is_damaged_and_what_may_not_be_read_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 5)
+    newer = save(tmp_path, 8)
+    usual, number = Path.read_bytes, errno.EACCES
+
+    def fail(path: Path) -> bytes:
+        if path == newer:
+            raise OSError(number, "", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(PermissionError):
+        checkpoint.load_newest(tmp_path, "k")
+    number = errno.EIO
+    state = checkpoint.load_newest(tmp_path, "k")
+    assert state is not None
+    assert state["step"] == 5
+
+
+def test_a_whole_file_that_torch_cannot_read_is_refused_and_kept(tmp_path: Path) -> None:
+    """Another version of torch may read it; going on from an older one would throw it away."""
+    save(tmp_path, 5)
+    strange = b"not of torch"
+    digest = hashlib.blake2b(strange, digest_size=16).hexdigest()
+    newer = tmp_path / f"checkpoint-00000008.{digest}.pt"
+    newer.write_bytes(strange)
+    with pytest.raises(InputError, match="whole, but not for this version of torch"):
+        checkpoint.load_newest(tmp_path, "k")
+    assert newer.exists()
+
+
+@pytest.mark.parametrize("reason", ["out of memory", "DefaultCPUAllocator: can't allocate memory"])
+def test_lack_of_memory_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    path = save(tmp_path, 5)
+    error = torch.OutOfMemoryError if reason == "out of memory" else RuntimeError
+
+    def load(*_: object, **__: object) -> None:
+        raise error(f"[enforce fail] {reason}: you tried to allocate memory of 1 TB")
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(MemoryError):
+        checkpoint.load_newest(tmp_path, "k")
+    assert path.exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 5, key="other")
+    with pytest.raises(InputError, match=r"of another run \(other, not k\)"):
+        checkpoint.load_newest(tmp_path, "k")
 
 
 def test_weights_of_an_unfinished_run_are_refused(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, {"weights": {}})
+    save(tmp_path, 1)
     with pytest.raises(InputError, match="has not finished; run train again"):
-        checkpoint.load_weights(tmp_path, CPU)
+        checkpoint.load_weights(tmp_path)
+
+
+def test_a_finished_run_whose_last_checkpoint_is_bad_names_the_way_back(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    artifacts.write_json(tmp_path / "training.json", {"checkpoint": path.name})
+    assert torch.equal(checkpoint.load_weights(tmp_path)["x"], torch.arange(300) + 1)
+    path.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"damaged.*delete .*training\.json and run train again"):
+        checkpoint.load_weights(tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"is gone; delete .*training\.json and run train again"):
+        checkpoint.load_weights(tmp_path)
+
+
+@pytest.mark.parametrize("room", [0, 1, 600, 2000])
+def test_a_disk_that_fills_up_leaves_the_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    before = [save(tmp_path, 1), save(tmp_path, 2)]
+    true_write = artifacts.atomic_write
+
+    class Full(io.BytesIO):
+        def write(self, data: bytes) -> int:
+            if self.tell() + len(data) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    @contextmanager
+    def full(*arguments: Any) -> Iterator[IO[bytes]]:
+        with true_write(*arguments):
+            yield Full()
+
+    monkeypatch.setattr(artifacts, "atomic_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 3)
+    assert sorted(tmp_path.iterdir()) == sorted(before)

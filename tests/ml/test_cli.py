@@ -109,6 +109,7 @@ def test_commands_are_listed_in_the_order_of_the_data_flow(run: Run) -> None:
         "train",
         "evaluate",
         "predict",
+        "device",
         "create-image-features-from-audio",
         "train-using-image-features",
     ]
@@ -178,7 +179,7 @@ def test_the_seeds_command_lines_work_verbatim(project: Path, run: Run) -> None:
     training = run(*SEED_TRAINING, "--epochs", "1", "--batch_size", "8")
     assert training.code == 0
     assert training.result["run"] == str(project / "checkpoints")
-    assert (project / "checkpoints" / "checkpoint.pt").exists()
+    assert list((project / "checkpoints").glob("checkpoint-*.pt"))
     assert (project / "checkpoints" / "evaluation" / "metrics.json").exists()
     settings = json.loads((project / "checkpoints" / "settings.json").read_text())
     assert settings["config"]["optimizer"] == "sgd"

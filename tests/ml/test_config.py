@@ -7,6 +7,7 @@ import pytest
 
 from music_genre import config
 from music_genre.config import TrainConfig
+from music_genre.errors import InputError
 
 
 def test_a_learning_rate_comes_with_the_optimizer() -> None:
@@ -35,3 +36,9 @@ def test_usable_cores_heed_the_containers_quota(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(config, "CGROUP", tmp_path)
     assert config.usable_cores() == cores
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_settings_are_finite(value: float) -> None:
+    with pytest.raises(InputError, match=r"--learning-rate (nan|inf): not a finite number"):
+        config.TrainConfig(learning_rate=value)

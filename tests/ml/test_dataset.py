@@ -2,17 +2,16 @@
 
 import shutil
 from pathlib import Path
+from random import Random
 
-import numpy as np
 import pytest
-import torch
 from conftest import Prepared, contents
 from hypothesis import given
 from hypothesis import strategies as st
 
 from music_genre import dataset
-from music_genre.artifacts import read_table
-from music_genre.config import SPLITS, SplitConfig
+from music_genre.artifacts import read_table, write_table
+from music_genre.config import SPLITS, FeatureConfig, SplitConfig
 from music_genre.dataset import Example
 from music_genre.errors import InputError
 
@@ -49,26 +48,68 @@ def test_no_group_is_in_two_splits_and_every_genre_is_in_all(
         assert {e.genre for e in dealt if e.split == name} == set(sizes)
 
 
+ALONE = [[genre] for genre in range(3)] * 3
+"""Three groups of each genre, as few as can be dealt."""
+SHARED = st.lists(st.sets(st.integers(0, 2), min_size=1).map(sorted), max_size=30).map(
+    lambda groups: ALONE + groups
+)
+"""The genres of each group's tracks: some groups have tracks of several."""
+
+
+def examples_of(groups: list[list[int]]) -> list[Example]:
+    return [
+        Example(f"{genre}/{group}", f"genre {genre}", f"group {group}", "")
+        for group, genres in enumerate(groups)
+        for genre in genres
+    ]
+
+
+def deal(examples: list[Example], seed: int = 0) -> dict[str, str]:
+    dealt = dataset.assign_splits(examples, SplitConfig(seed=seed))
+    return {example.path: example.split for example in dealt}
+
+
+@given(SHARED, st.integers(0, 9))
+def test_a_group_of_several_genres_is_dealt_once(groups: list[list[int]], seed: int) -> None:
+    examples = examples_of(groups)
+    dealt = deal(examples, seed)
+    splits = {example.group: set() for example in examples}
+    for example in examples:
+        splits[example.group].add(dealt[example.path])
+    assert all(len(found) == 1 for found in splits.values())
+    for name in SPLITS:
+        genres = {example.genre for example in examples if dealt[example.path] == name}
+        assert genres == {example.genre for example in examples}
+
+
+@given(SHARED, st.integers(0, 9), st.randoms())
+def test_the_seed_decides_and_order_does_not(
+    groups: list[list[int]], seed: int, random: Random
+) -> None:
+    examples = examples_of(groups)
+    shuffled = random.sample(examples, len(examples))
+    assert deal(shuffled, seed) == deal(examples, seed)
+
+
+def test_another_seed_deals_otherwise() -> None:
+    examples = make_examples({"a": [1] * 20, "b": [1] * 20})
+    assert deal(examples, 1) != deal(examples, 2)
+
+
+@given(st.lists(st.integers(0, 2), max_size=60), st.integers(0, 2))
+def test_a_new_track_moves_three_groups_at_most(genres: list[int], genre: int) -> None:
+    """It pushes the bounds between the splits of its genre on by one or two places."""
+    groups = ALONE + [[genre] for genre in genres]
+    before = deal(examples_of(groups))
+    after = deal(examples_of([*groups, [genre]]))
+    assert sum(after[path] != split for path, split in before.items()) <= 3
+
+
 def test_shares_are_of_groups_within_each_genre() -> None:
     dealt = dataset.assign_splits(make_examples({"a": [3] * 20, "b": [1] * 20}), SplitConfig())
     for genre, clips in (("a", 3), ("b", 1)):
         counts = [sum(e.genre == genre and e.split == name for e in dealt) for name in SPLITS]
         assert counts == [12 * clips, 3 * clips, 5 * clips]
-
-
-def test_the_seed_decides_and_order_does_not() -> None:
-    examples = make_examples({"a": [1] * 20, "b": [1] * 20})
-    deal = lambda items, seed: {  # noqa: E731
-        e.path: e.split for e in dataset.assign_splits(items, SplitConfig(seed=seed))
-    }
-    assert deal(examples, 1) == deal(examples[::-1], 1) != deal(examples, 2)
-
-
-def test_a_group_of_two_genres_is_dealt_once() -> None:
-    examples = make_examples({"a": [1] * 9, "b": [1] * 9})
-    shared = [Example("a/s", "a", "both", ""), Example("b/s", "b", "both", "")]
-    dealt = dataset.assign_splits(examples + shared, SplitConfig())
-    assert len({e.split for e in dealt if e.group == "both"}) == 1
 
 
 def test_too_few_groups_are_refused() -> None:
@@ -142,6 +183,25 @@ def test_artists_can_be_kept_together(prepared: Prepared, tmp_path: Path) -> Non
     assert {e.group for e in split.examples} == {row[columns.index("artist")] for row in rows}
 
 
+@pytest.mark.parametrize("other", ["", "A. Spelt Otherwise"])
+def test_clips_of_a_recording_stay_together_whatever_artist_they_name(
+    prepared: Prepared, tmp_path: Path, other: str
+) -> None:
+    catalogue = tmp_path / "catalogue"
+    shutil.copytree(prepared.catalogue, catalogue)
+    rows = read_table(catalogue / "catalogue.csv")
+    for number, row in enumerate(rows):
+        row["group"] = row["track"] = f"{row['genre']} {number // 2}"
+        row["artist"] = f"artist of {row['track']}" if number % 2 else other
+    write_table(catalogue / "catalogue.csv", rows, list(rows[0]))
+    settings = FeatureConfig()
+    examples, _ = dataset.find_images(catalogue, prepared.images, settings, "artist")
+    group_of = {e.path: e.group for e in examples}
+    for row in rows:
+        same = {group_of[r["path"]] for r in rows if r["track"] == row["track"]}
+        assert len(same) == 1
+
+
 def test_without_an_artist_a_recording_still_stays_together(
     prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -159,15 +219,3 @@ def test_without_an_artist_a_recording_still_stays_together(
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pictures in genre folders"):
         dataset.find_pictures(tmp_path)
-
-
-def test_crops_are_the_images_and_wrap_at_their_end() -> None:
-    random = np.random.default_rng(0)
-    arrays = [random.integers(0, 256, (4, n), dtype=np.uint8) for n in (10, 3, 7)]
-    images = dataset.stack_images(arrays, [0, 1, 0])
-    crops = images.crops(torch.tensor([0, 1, 2]), torch.tensor([8, 0, 1]), 5)
-    assert crops.shape == (3, 1, 4, 5)
-    for crop, array, start in zip(crops, arrays, (8, 0, 1), strict=True):
-        columns = (start + np.arange(5)) % array.shape[1]
-        expected = array[:, columns] / 63.75 - 2
-        np.testing.assert_allclose(crop[0].numpy(), expected, atol=1e-6)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from music_genre import metrics
 
@@ -35,3 +37,42 @@ def test_the_interval_is_wider_where_groups_are_right_or_wrong_together() -> Non
     alone = metrics.accuracy_interval(correct, [str(i) for i in range(100)])
     together = metrics.accuracy_interval(correct, [str(i // 10) for i in range(100)])
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "expected"),
+    # Newcombe, Statistics in Medicine 17, 1998, table I, method 3 (the score interval).
+    [
+        (81 / 263, 263, (0.2553, 0.3662)),
+        (15 / 148, 148, (0.0624, 0.1605)),
+        (0 / 20, 20, (0.0, 0.1611)),
+        (1 / 29, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_wilsons_interval_is_the_published_one(
+    share: float, n: int, expected: tuple[float, float]
+) -> None:
+    assert metrics.wilson_interval(share, n) == pytest.approx(expected, abs=5e-5)
+
+
+def test_three_wrong_tracks_do_not_prove_that_all_are() -> None:
+    groups = ["a", "b", "c"]
+    low, high = metrics.accuracy_interval(np.zeros(3, bool), groups)
+    assert low == 0
+    assert high == pytest.approx(0.5615, abs=1e-4)
+    assert metrics.accuracy_interval(np.ones(3, bool), groups) == pytest.approx((1 - high, 1))
+
+
+def test_many_right_tracks_of_one_recording_are_one_observation() -> None:
+    low, _ = metrics.accuracy_interval(np.ones(50, bool), ["a"] * 50)
+    assert low == pytest.approx(metrics.wilson_interval(1.0, 1)[0])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=1, max_size=40))
+def test_the_interval_holds_the_accuracy_and_wilsons(tracks: list[tuple[bool, int]]) -> None:
+    correct = np.array([right for right, _ in tracks])
+    groups = [str(group) for _, group in tracks]
+    low, high = metrics.accuracy_interval(correct, groups, n_resamples=50)
+    least, most = metrics.wilson_interval(float(correct.mean()), len(set(groups)))
+    assert 0 <= low <= least <= correct.mean() + 1e-9
+    assert correct.mean() - 1e-9 <= most <= high <= 1

@@ -5,20 +5,22 @@ import torch
 from torch import nn
 
 from music_genre import optimization
+from music_genre.augmentation import Mixed
 from music_genre.config import CRITERIA, OPTIMIZERS, TrainConfig
 
 
 def test_one_update_equals_a_hand_written_nesterov_step() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
-    crops, labels = torch.randn(4, 1, 2, 3), torch.tensor([0, 1, 2, 1])
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()  # which autocast leaves alone
+    crops, labels = torch.randn(4, 1, 2, 3).double(), torch.tensor([0, 1, 2, 1])
     config = TrainConfig(learning_rate=0.1, weight_decay=0.01, label_smoothing=0.0)
     optimizer = optimization.make_optimizer(network, config)
     criterion = optimization.make_criterion(config)
     weight, bias = (p.detach().clone() for p in network.parameters())
     momentum = [torch.zeros_like(weight), torch.zeros_like(bias)]
     for _ in range(3):
-        optimization.update(network, optimizer, criterion, crops, labels)
+        optimization.add_gradients(network, criterion, crops, labels)
+        optimizer.step()
         inputs = crops.flatten(1)
         error = (inputs @ weight.T + bias).softmax(dim=1)
         error[range(4), labels] -= 1
@@ -65,8 +67,41 @@ def test_every_optimizer_lowers_every_loss(name: str, criterion: str) -> None:
     loss_of = optimization.make_criterion(config)
     crops = torch.randn(32, 1, 2, 3)
     labels = (crops.sum(dim=(1, 2, 3)) > 0).long()
-    losses = [
-        float(optimization.update(network, optimizer, loss_of, crops, labels)) for _ in range(99)
-    ]
+    losses = []
+    for _ in range(99):
+        losses.append(float(optimization.add_gradients(network, loss_of, crops, labels)))
+        optimizer.step()
     assert losses[-1] < 0.7 * losses[0]
     assert type(optimizer).__name__.lower() == name
+
+
+def test_mixed_crops_have_the_loss_of_both_labels() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()  # which autocast leaves alone
+    crops, labels = torch.randn(4, 1, 2, 3).double(), torch.tensor([0, 1, 2, 1])
+    mixed = Mixed(0.3, torch.tensor([3, 2, 1, 0]))
+    criterion = optimization.make_criterion(TrainConfig(label_smoothing=0.0))
+    loss = optimization.add_gradients(network, criterion, crops, labels, mixed)
+    soft = 0.3 * nn.functional.one_hot(labels, 3) + 0.7 * nn.functional.one_hot(labels.flip(0), 3)
+    expected = nn.functional.cross_entropy(network(crops), soft).detach()
+    torch.testing.assert_close(loss.double(), expected)
+
+
+def test_the_average_follows_weights_and_statistics() -> None:
+    assert optimization.make_average(nn.Linear(2, 2), 0.0) is None
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = optimization.make_average(network, 0.9)
+    assert average is not None
+    expected = {}
+    for step in range(5):
+        with torch.no_grad():
+            for value in network.state_dict().values():
+                value += 1
+        average.update_parameters(network)
+        for name, value in network.state_dict().items():
+            before = expected.get(name, value)
+            decayed = 0.9 * before + 0.1 * value if value.is_floating_point() else value
+            expected[name] = (value if step == 0 else decayed).clone()
+    for name, value in average.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name])

@@ -1,5 +1,6 @@
 """Training: each step is right, it learns, and it resumes exactly."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,47 +12,72 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Prepared, contents
+from conftest import Prepared, Run, contents
 
-from music_genre import checkpoint, dataset, training
+from music_genre import checkpoint, locks, model, tensors, training
 from music_genre.artifacts import read_table
-from music_genre.config import TrainConfig
-from music_genre.errors import InputError, StoppedError
+from music_genre.config import Machine, TrainConfig
+from music_genre.errors import InputError, StoppedError, TemporaryError
+from music_genre.trainer import Trainer
 
-# mnasnet has both batch norm and dropout: all the state there can be. 6 steps an epoch.
-CONFIG = TrainConfig(model="mnasnet0_5", epochs=3, batch_size=3, crop_frames=32)
+# mnasnet has both batch norm and dropout: with momentum, mixup and an average of the weights,
+# all the state there can be. 6 steps an epoch.
+CONFIG = TrainConfig(
+    model="mnasnet0_5",
+    epochs=3,
+    batch_size=3,
+    crop_frames=32,
+    mixup=0.3,
+    ema_decay=0.9,
+    learning_rate=0.003,
+)
+CPU = Machine(device="cpu")
 
 
-def test_the_model_overfits_eight_clips() -> None:
-    random = np.random.default_rng(3)
-    images = [random.integers(0, 256, (32, 32), dtype=np.uint8) for _ in range(8)]
-    stacked = dataset.stack_images(images, list(range(8)))
+def overfit(images: tensors.Images, **settings: float) -> dict[str, float]:
     config = TrainConfig(
-        model="resnet18",
         epochs=40,
         batch_size=8,
         crop_frames=32,
         frequency_mask=0,
         time_mask=0,
         label_smoothing=0.0,
+        **settings,
     )
-    trainer = training.Trainer(config, stacked, stacked, 8)
+    trainer = Trainer(config, images, images, model.build("resnet18", 8, 32, 32, seed=0))
     while trainer.step < trainer.n_steps:
         trainer.train_step()
         if trainer.epoch_is_over:
-            row = trainer.end_epoch(lambda: None)
+            row = trainer.end_epoch()
+            trainer.add_row(row)
+    return row
+
+
+@pytest.fixture
+def eight_clips() -> tensors.Images:
+    random = np.random.default_rng(3)
+    clips = [random.integers(0, 256, (32, 32), dtype=np.uint8) for _ in range(8)]
+    return tensors.stack_images(clips, list(range(8)))
+
+
+def test_the_model_overfits_eight_clips(eight_clips: tensors.Images) -> None:
+    row = overfit(eight_clips)
     assert row["validation_accuracy"] == 1.0
     assert row["train_loss"] < 0.05
+
+
+def test_the_average_overfits_them_too(eight_clips: tensors.Images) -> None:
+    assert overfit(eight_clips, ema_decay=0.8)["validation_accuracy"] == 1.0
 
 
 def test_a_diverged_training_says_so(prepared: Prepared, tmp_path: Path) -> None:
     config = replace(CONFIG, learning_rate=1e30)
     with pytest.raises(InputError, match=r"training diverged; .* --learning-rate below 1e\+30"):
-        training.train(prepared.split, tmp_path, config, device_name="cpu")
+        training.train(prepared.split, tmp_path, config, machine=CPU)
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load_weights(run, torch.device("cpu"))
+    return checkpoint.load_weights(run)
 
 
 def assert_same_training(run: Path, other: Path) -> None:
@@ -72,9 +98,32 @@ def assert_same_training(run: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    training.train(prepared.split, prepared.store, CONFIG, into=run, device_name="cpu")
+    return left_alone(prepared, tmp_path_factory.mktemp("uninterrupted"), CONFIG)
+
+
+def left_alone(prepared: Prepared, run: Path, config: TrainConfig) -> Path:
+    training.train(prepared.split, prepared.store, config, into=run, machine=CPU)
     return run
+
+
+def interrupt(
+    prepared: Prepared,
+    run: Path,
+    *,
+    at: int,
+    machine: Machine = CPU,
+    checkpoint_seconds: float | None = None,
+) -> None:
+    """Train until a step is done, then end as if killed."""
+
+    def crash(done: int, total: int, note: str = "", /) -> None:
+        if done == at:
+            raise RuntimeError
+
+    if checkpoint_seconds is not None:
+        machine = replace(machine, checkpoint_seconds=checkpoint_seconds)
+    with pytest.raises(RuntimeError):
+        training.train(prepared.split, run, CONFIG, into=run, machine=machine, progress=crash)
 
 
 @pytest.mark.parametrize("stop_at", [1, 8, 12, 17])
@@ -87,13 +136,11 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(StoppedError, match=f"stopped by SIGTERM at step {stop_at} of 18, saved"):
-        training.train(
-            prepared.split, tmp_path, CONFIG, into=tmp_path, device_name="cpu", progress=stop
-        )
+        training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU, progress=stop)
     assert signal.getsignal(signal.SIGTERM) == before
     assert not (tmp_path / "training.json").exists()
     torch.rand(3)
-    result = training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, device_name="cpu")
+    result = training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
     assert result["reused"] is False
     assert result["steps"] == 18
     assert_same_training(tmp_path, uninterrupted)
@@ -102,32 +149,23 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 def test_a_kill_between_checkpoints_repeats_the_steps_since(
     prepared: Prepared, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    def crash(done: int, total: int, note: str = "", /) -> None:
-        if done == 9:
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        training.train(
-            prepared.split,
-            tmp_path,
-            CONFIG,
-            into=tmp_path,
-            device_name="cpu",
-            checkpoint_seconds=0.0,
-            progress=crash,
-        )
-    state = checkpoint.load(tmp_path, torch.device("cpu"))
-    assert state is not None
-    assert state["step"] == 8
-    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, device_name="cpu")
+    interrupt(prepared, tmp_path, at=9, checkpoint_seconds=0.0)
+    assert [int(path.name[11:19]) for path in checkpoint.find(tmp_path)] == [8, 7]
+    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
     assert_same_training(tmp_path, uninterrupted)
 
 
-def start_training(prepared: Prepared, run: Path) -> subprocess.Popen[str]:
+def start_training(
+    prepared: Prepared, run: Path, *options: str, config: TrainConfig = CONFIG
+) -> subprocess.Popen[str]:
     arguments = ["train", "--split", str(prepared.split), "--run", str(run), "--device", "cpu"]
-    settings = ["--model", CONFIG.model, "--batch-size", "3", "--crop-frames", "32"]
+    settings = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in vars(config).items()
+        if value != getattr(TrainConfig(), name)
+    ]
     return subprocess.Popen(
-        [sys.executable, "-m", "music_genre", *arguments, *settings, "--epochs", "8"],
+        [sys.executable, "-m", "music_genre", *arguments, *settings, *options],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -135,14 +173,27 @@ def start_training(prepared: Prepared, run: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_sigterm_to_a_real_process_saves_exits_75_and_resumes_exactly(
-    prepared: Prepared, tmp_path: Path
-) -> None:
-    process = start_training(prepared, tmp_path / "run")
+def wait_for(process: subprocess.Popen[str], beginning: str) -> None:
     assert process.stderr
     for line in process.stderr:
-        if line.startswith("epoch=2 "):
-            break
+        if line.startswith(beginning):
+            return
+    pytest.fail(f"ended without a line that begins with {beginning!r}")
+
+
+LONGER = replace(CONFIG, epochs=8)
+
+
+@pytest.fixture(scope="module")
+def longer(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return left_alone(prepared, tmp_path_factory.mktemp("longer"), LONGER)
+
+
+def test_sigterm_to_a_real_process_saves_exits_75_and_resumes_exactly(
+    prepared: Prepared, tmp_path: Path, longer: Path
+) -> None:
+    process = start_training(prepared, tmp_path, config=LONGER)
+    wait_for(process, "epoch=2 ")
     process.terminate()
     began = time.monotonic()
     stdout, stderr = process.communicate(timeout=10)
@@ -150,13 +201,190 @@ def test_sigterm_to_a_real_process_saves_exits_75_and_resumes_exactly(
     assert process.returncode == 75, stderr
     assert stdout == ""
     assert stderr.splitlines()[-1].startswith("error: stopped by SIGTERM at step ")
-    resumed = start_training(prepared, tmp_path / "run")
+    resumed = start_training(prepared, tmp_path, config=LONGER)
     _, stderr = resumed.communicate(timeout=120)
     assert resumed.returncode == 0
     assert "resuming at step " in stderr
-    config = replace(CONFIG, epochs=8)
-    training.train(prepared.split, tmp_path, config, into=tmp_path / "straight", device_name="cpu")
-    assert_same_training(tmp_path / "run", tmp_path / "straight")
+    assert_same_training(tmp_path, longer)
+
+
+def test_kill_9_loses_no_more_than_the_steps_since_the_checkpoint(
+    prepared: Prepared, tmp_path: Path, longer: Path
+) -> None:
+    for epoch in (2, 4):
+        process = start_training(prepared, tmp_path, "--checkpoint-seconds=0", config=LONGER)
+        wait_for(process, f"epoch={epoch} ")
+        process.kill()
+        process.communicate()
+        step = int(checkpoint.find(tmp_path)[0].name[11:19])
+        assert step >= 6 * epoch
+    resumed = start_training(prepared, tmp_path, config=LONGER)
+    _, stderr = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, stderr
+    assert f"resuming at step {step} of 48" in stderr
+    assert_same_training(tmp_path, longer)
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
+    prepared: Prepared, uninterrupted: Path, tmp_path: Path
+) -> None:
+    interrupt(prepared, tmp_path, at=9, checkpoint_seconds=0.0)
+    newest = checkpoint.find(tmp_path)[0]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    assert_same_training(tmp_path, uninterrupted)
+
+
+# A training whose sixth backward pass is one call of C that takes minutes.
+SLOW_STEP = """
+import hashlib, json, sys
+from pathlib import Path
+import torch
+from music_genre import training
+from music_genre.config import Machine, TrainConfig
+quick, n_passes = torch.autograd.backward, 0
+def backward(loss):
+    global n_passes
+    n_passes += 1
+    if n_passes == 6:
+        print("standing", file=sys.stderr, flush=True)
+        hashlib.pbkdf2_hmac("sha512", b"", b"", 10**9)
+    quick(loss)
+torch.autograd.backward = backward
+split, run = map(Path, sys.argv[1:3])
+training.train(split, run, TrainConfig(**json.loads(sys.argv[3])), into=run, machine=Machine("cpu"))
+"""
+
+
+def test_what_a_killed_save_left_is_swept(prepared: Prepared, tmp_path: Path) -> None:
+    interrupt(prepared, tmp_path, at=9, checkpoint_seconds=0.0)
+    (tmp_path / ".tmp-of-a-killed-save").write_bytes(b"half")
+    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_history_that_was_not_written_is_written_by_the_resumed(
+    prepared: Prepared, uninterrupted: Path, tmp_path: Path
+) -> None:
+    interrupt(prepared, tmp_path, at=9, checkpoint_seconds=0.0)
+    (tmp_path / "history.csv").unlink()
+    interrupt(prepared, tmp_path, at=10)
+    assert len(read_table(tmp_path / "history.csv")) == 1
+    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    assert_same_training(tmp_path, uninterrupted)
+
+
+def test_the_way_back_from_a_damaged_last_checkpoint_works(
+    prepared: Prepared, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    training.train(prepared.split, tmp_path, CONFIG, into=run, machine=CPU)
+    (last,) = checkpoint.find(run)
+    last.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"delete .*training\.json and run train again"):
+        weights_of(run)
+    (run / "training.json").unlink()
+    training.train(prepared.split, tmp_path, CONFIG, into=run, machine=CPU)
+    assert_same_training(run, uninterrupted)
+
+
+def test_a_stop_in_the_middle_of_a_long_step_saves_its_beginning(
+    prepared: Prepared, uninterrupted: Path, tmp_path: Path
+) -> None:
+    arguments = [str(prepared.split), str(tmp_path), json.dumps(vars(CONFIG))]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_STEP, *arguments], text=True, stderr=subprocess.PIPE
+    )
+    wait_for(process, "standing")
+    process.terminate()
+    began = time.monotonic()
+    _, stderr = process.communicate(timeout=20)
+    assert time.monotonic() - began < 3
+    assert process.returncode == 75
+    assert stderr.startswith("error: stopped by SIGTERM at step 5 of 18, saved")
+    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    assert_same_training(tmp_path, uninterrupted)
+
+
+def test_streamed_images_train_the_same_weights(
+    prepared: Prepared, uninterrupted: Path, tmp_path: Path
+) -> None:
+    machine = replace(CPU, data="streamed")
+    interrupt(prepared, tmp_path, at=8, machine=machine)
+    assert list((tmp_path / "frames").rglob("frames.u8"))
+    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=machine)
+    assert_same_training(tmp_path, uninterrupted)
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    prepared: Prepared, tmp_path: Path, run: Run
+) -> None:
+    with locks.folder_lock(tmp_path):
+        refused = run("train", "--split", prepared.split, "--run", tmp_path, "--epochs", "1")
+    assert refused.code == 75
+    assert f"{tmp_path}: in use by process {os.getpid()} on" in refused.error
+    assert not checkpoint.find(tmp_path)
+
+
+def test_a_training_that_lost_its_folder_writes_nothing_more(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    def take_over(done: int, total: int, note: str = "", /) -> None:
+        if done == 7:
+            record = json.loads((tmp_path / ".lock").read_text())
+            (tmp_path / ".lock").write_text(json.dumps({**record, "holder": "another"}))
+
+    with pytest.raises(TemporaryError, match="took it over while this process stood still"):
+        training.train(
+            prepared.split,
+            tmp_path,
+            CONFIG,
+            into=tmp_path,
+            machine=replace(CPU, checkpoint_seconds=0.0),
+            progress=take_over,
+        )
+    assert [int(path.name[11:19]) for path in checkpoint.find(tmp_path)] == [6, 5]
+
+
+def test_a_training_ends_with_its_parent(prepared: Prepared, tmp_path: Path) -> None:
+    code = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-m", "music_genre", *sys.argv[1:]],
+                         stderr=subprocess.PIPE, text=True)
+next(line for line in child.stderr if line.startswith("epoch=1 "))
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+    options = ["--split", str(prepared.split), "--run", str(tmp_path), "--epochs=99"]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, "train", *options, "--model=shufflenet_v2_x0_5"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # tests under nohup
+    )
+    assert parent.stdout
+    trainer = Path(f"/proc/{parent.stdout.readline().strip()}")
+    parent.kill()
+    killed = time.monotonic()
+    while (trainer / "exe").exists() and time.monotonic() < killed + 1:
+        time.sleep(0.01)
+    assert not (trainer / "exe").exists()
+    parent.communicate()
+
+
+def test_weights_to_begin_with_are_part_of_what_a_run_is(
+    prepared: Prepared, uninterrupted: Path, tmp_path: Path
+) -> None:
+    begin = checkpoint.find(uninterrupted)[0]
+    config = replace(CONFIG, epochs=1, learning_rate=1e-6)
+    options = {"machine": CPU, "into": tmp_path / "run"}
+    training.train(prepared.split, tmp_path, config, weights=begin, **options)
+    ours, theirs = weights_of(tmp_path / "run"), weights_of(uninterrupted)
+    torch.testing.assert_close(
+        ours["classifier.1.weight"], theirs["classifier.1.weight"], atol=1e-4, rtol=0
+    )
+    with pytest.raises(InputError, match=r"was begun with weights [0-9a-f]{32}, not none;"):
+        training.train(prepared.split, tmp_path, config, **options)
 
 
 def test_a_finished_run_is_left_alone(prepared: Prepared, uninterrupted: Path) -> None:

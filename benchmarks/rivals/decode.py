@@ -1,0 +1,9 @@
+"""Decode every file of FOLDER with soundfile and do nothing with it."""
+
+import sys
+from pathlib import Path
+
+import soundfile
+
+for path in sorted(each for each in Path(sys.argv[1]).rglob("*") if each.is_file()):
+    soundfile.read(path, dtype="float32")

@@ -1,0 +1,186 @@
+"""Compare `music-genre train` with torchvision's reference loop, whole processes, in one run.
+
+    .venv/ml/bin/python benchmarks/training.py --models resnet18 shufflenet_v2_x0_5 --epochs 10
+
+Both train the same model on the same tracks, with the same batch and the same size of crops, and
+see as many images an epoch: the rival gets each track's image cut into pieces, as scripts for
+GTZAN do. Accuracy is that of tracks of the same test split. "No data" are the same steps as ours on
+one batch that lies in memory.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from PIL import Image
+
+from music_genre import dataset, model, optimization
+from music_genre.config import TrainConfig, usable_cores
+
+ROOT = Path(__file__).parents[1]
+DEMO_MUSIC = ROOT / "deploy" / "demo_music" / "genres_original"
+ROWS = 128
+"""Height of an image, and of a crop."""
+
+
+SYNTHETIC_STEPS, WARM_UP_STEPS = 30, 5
+
+
+class Outcome(NamedTuple):
+    """What a training came to."""
+
+    images_per_second: float
+    accuracy: float
+    seconds: float
+    cpu_seconds: float
+
+
+def run(*command: str | Path) -> dict[str, Any]:
+    """Run a command whose last line is JSON."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def music_genre(*arguments: str | Path) -> dict[str, Any]:
+    """Run a stage."""
+    return run(sys.executable, "-m", "music_genre", *arguments)
+
+
+def timed(work: Any) -> tuple[Any, float, float]:
+    """Do some work in child processes; returns its result, wall and CPU seconds."""
+    began, before = time.monotonic(), os.times()
+    result = work()
+    after = os.times()
+    cpu = after.children_user - before.children_user + after.children_system
+    return result, time.monotonic() - began, cpu - before.children_system
+
+
+def prepare(audio: Path, store: Path) -> Path:
+    """Scan, extract and split; returns the split."""
+    catalogue = music_genre("scan", "--audio", audio, "--artifacts", store)["catalogue"]
+    options = ("--catalogue", catalogue, "--artifacts", store)
+    images = music_genre("extract", *options)["images"]
+    return Path(music_genre("split", *options, "--images", images)["split"])
+
+
+def write_pieces(split_dir: Path, folder: Path, crop_frames: int) -> None:
+    """Cut the split's images into crops, in folders as ImageFolder reads them."""
+    split = dataset.read_split(split_dir)
+    for example in split.examples:
+        place = folder / example.split / example.genre
+        place.mkdir(parents=True, exist_ok=True)
+        with Image.open(split.images_dir / example.image) as image:
+            for number in range(max(1, image.width // crop_frames)):
+                piece = image.crop((number * crop_frames, 0, (number + 1) * crop_frames, ROWS))
+                piece.save(place / f"{Path(example.path).stem}-{number}.png")
+
+
+def ours(split: Path, store: Path, given: argparse.Namespace, model: str) -> Outcome:
+    """Train and evaluate by the command line."""
+    options = ("--epochs", str(given.epochs), "--batch-size", str(given.batch_size))
+    sizes = ("--crop-frames", str(given.crop_frames), "--device", given.device)
+    common = ("--split", split, "--artifacts", store, "--model", model)
+    trained, seconds, cpu = timed(lambda: music_genre("train", *common, *options, *sizes))
+    measured = music_genre("evaluate", "--run", trained["run"], "--device", given.device)
+    return Outcome(trained["images_per_second"], measured["accuracy"], seconds, cpu)
+
+
+def theirs(pieces: Path, given: argparse.Namespace, model: str) -> Outcome:
+    """Train and evaluate as torchvision's reference script does."""
+    options = ("--epochs", str(given.epochs), "--batch-size", str(given.batch_size))
+    size = ("--crop-size", str(ROWS), str(given.crop_frames))
+    machine = ("--workers", str(given.workers), "--device", given.device)
+    script = Path(__file__).parent / "rivals" / "torchvision_reference.py"
+    command = (sys.executable, script, "--data-path", pieces, "--model", model)
+    result, seconds, cpu = timed(lambda: run(*command, *options, *size, *machine))
+    return Outcome(result["images_per_second"], result["accuracy"], seconds, cpu)
+
+
+def synthetic(given: argparse.Namespace, model_name: str) -> tuple[float, str]:
+    """Do our update steps on one batch that is there; returns images a second, the precision."""
+    device = model.choose_device(given.device)
+    config = TrainConfig(model=model_name)
+    network = model.build(model_name, 7, ROWS, given.crop_frames, 0).to(device)
+    optimizer = optimization.make_optimizer(network, config)
+    criterion = optimization.make_criterion(config)
+    size = (given.batch_size, 1, ROWS, given.crop_frames)
+    crops = torch.randn(size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(given.batch_size, dtype=torch.long, device=device)
+    began = 0.0
+    for step in range(SYNTHETIC_STEPS + WARM_UP_STEPS):
+        if step == WARM_UP_STEPS:
+            wait(device)
+            began = time.monotonic()
+        optimization.add_gradients(network, criterion, crops, labels)
+        optimizer.step()
+    wait(device)
+    speed = SYNTHETIC_STEPS * int(given.batch_size) / (time.monotonic() - began)
+    bfloat16 = model.computes_in_bfloat16(device.type, network)
+    return speed, "bfloat16" if bfloat16 else "float32"
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Prepare the data, train in turns, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--audio", type=Path, default=DEMO_MUSIC)
+    parser.add_argument("--models", nargs="+", default=["resnet18", "shufflenet_v2_x0_5"])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--crop-frames", type=int, default=ROWS)
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="of the DataLoader")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    hardware = torch.cuda.get_device_name() if given.device == "cuda" else f"{usable_cores()} cores"
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {hardware} ({platform.machine()}), "
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    )
+    print(f"batch {given.batch_size}, {ROWS} x {given.crop_frames}, {given.epochs} epochs")
+    columns = ("images/s", "ratio", "accuracy", "wall s", "CPU s")
+    print(f"{'':34}" + "".join(f"{column:>10}" for column in columns))
+    with tempfile.TemporaryDirectory() as scratch:
+        store, pieces = Path(scratch) / "store", Path(scratch) / "pieces"
+        split = prepare(given.audio, store)
+        write_pieces(split, pieces, given.crop_frames)
+        for name in given.models:
+            show(name, theirs(pieces, given, name), ours(split, store, given, name))
+            speed, precision = synthetic(given, name)
+            print(f"{name:20} {'no data':13}{speed:10.1f}  (ours in {precision})", flush=True)
+
+
+def show(name: str, rival: Outcome, own: Outcome) -> None:
+    """Print both rows of a model."""
+    for label, outcome in (("torchvision", rival), ("music-genre", own)):
+        ratio = outcome.images_per_second / rival.images_per_second
+        print(
+            f"{name:20} {label:13}{outcome.images_per_second:10.1f}{ratio:10.2f}"
+            f"{outcome.accuracy:10.2f}{outcome.seconds:10.1f}{outcome.cpu_seconds:10.1f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

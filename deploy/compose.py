@@ -1,0 +1,123 @@
+"""The stack as containers: built, started, asked and stopped by Docker Compose."""
+
+import json
+import os
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy import environment
+from deploy.components import REPOSITORY
+from deploy.errors import DeployError
+from deploy.stack import Stack
+
+IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
+"""Services with an image of their own; the others share the webserver's."""
+WAIT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Project:
+    """One Compose project and its `.env` file."""
+
+    name: str
+    env_file: Path
+
+    def settings(self) -> dict[str, str]:
+        """Read the `.env` file; an empty value counts as none.
+
+        Raises:
+            DeployError: it is missing or damaged.
+        """
+        return {name: value for name, value in environment.read(self.env_file).items() if value}
+
+    def compose(self, *words: str) -> None:
+        """Run a command of Compose on the project's files, its output passed on.
+
+        Raises:
+            DeployError: it failed.
+        """
+        command = ["docker", "compose", "--env-file", str(self.env_file), "-p", self.name, *words]
+        _run(command, REPOSITORY, without=environment.read(self.env_file))
+
+    def of_running(self, *words: str) -> None:
+        """Run a command of Compose on what runs, whatever has become of the files.
+
+        Raises:
+            DeployError: it failed.
+        """
+        _run(["docker", "compose", "-p", self.name, *words], Path("/"), without=())
+
+    def containers(self) -> list[dict[str, Any]]:
+        """List the project's containers, those that have ended too."""
+        command = ["docker", "compose", "-p", self.name, "ps", "-a", "--format", "json"]
+        answer = subprocess.run(command, cwd="/", capture_output=True, text=True)
+        if answer.returncode != 0:
+            raise DeployError(f"Compose does not answer: {' '.join(answer.stderr.split())}")
+        return [json.loads(line) for line in answer.stdout.splitlines() if line.strip()]
+
+
+def _run(command: list[str], folder: Path, *, without: Collection[str]) -> None:
+    """Run a command in this shell's environment, less what would go before the `.env` file."""
+    names = {*without, *environment.SECRETS, "COMPOSE_FILE", "COMPOSE_PROFILES"}
+    names.add("COMPOSE_PROJECT_NAME")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    kept["DOCKER_BUILDKIT"] = "1"
+    ended = subprocess.run(command, cwd=folder, env=kept, stdin=subprocess.DEVNULL)
+    if ended.returncode != 0:
+        shown = " ".join(command)
+        raise DeployError(f"`{shown}` ended with exit status {ended.returncode}; see its lines")
+
+
+class ComposeStack(Stack):
+    """A started stack of containers."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        settings = project.settings()
+        web, flower = settings.get("WEB_PORT", "8080"), settings.get("FLOWER_PORT", "5555")
+        passwords = settings["ADMIN_PASSWORD"], settings["FLOWER_PASSWORD"]
+        super().__init__(int(web), int(flower), *passwords)
+        self.logs = "`make logs`"
+
+    def check(self) -> None:
+        """See that each service's container stays up.
+
+        Raises:
+            DeployError: one has ended or is unhealthy.
+        """
+        for container in self.project.containers():
+            ended = container["State"] == "exited" and container["ExitCode"] != 0
+            if ended or container["State"] == "restarting" or container["Health"] == "unhealthy":
+                raise DeployError(
+                    f"service {container['Service']} does not stay up ({container['Status']}); "
+                    f"see `docker logs {container['Name']}`"
+                )
+
+    def logs_of(self, dag_id: str, run_id: str) -> str:
+        """Where a run's task logs are."""
+        return f"{self.web_address}/dags/{dag_id}/runs/{run_id}"
+
+
+def build(project: Project) -> None:
+    """Build the images that our code or a lock has changed."""
+    project.compose("build", "--quiet", *IMAGES)
+
+
+def start(project: Project) -> ComposeStack:
+    """Start what is not running, and wait until all of it is well.
+
+    Raises:
+        DeployError: a service does not become healthy.
+    """
+    project.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", str(WAIT_SECONDS))
+    stack = ComposeStack(project)
+    stack.wait_until(stack.is_healthy, "the stack was")
+    return stack
+
+
+def stop(project: Project, *, volumes: bool) -> None:
+    """Remove the containers and networks; with `volumes`, all data too."""
+    project.of_running("down", "--remove-orphans", *(["--volumes"] if volumes else []))

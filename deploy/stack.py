@@ -1,0 +1,100 @@
+"""A started stack, embedded or of containers: what is asked of it is the same."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+from deploy.airflow_api import AirflowApi, online_workers
+from deploy.components import ADMIN
+from deploy.errors import DeployError
+from fleet.contract import queues
+
+START_SECONDS = 180.0
+"""The slowest start seen on two busy cores took a third of it."""
+T = TypeVar("T")
+
+
+class Stack(ABC):
+    """A started stack on this machine's loopback.
+
+    Args:
+        web: Airflow's port.
+        flower: Flower's.
+    """
+
+    logs: str
+    """Where the components' logs are, for people."""
+
+    def __init__(self, web: int, flower: int, admin_password: str, flower_password: str) -> None:
+        self.web_address = f"http://127.0.0.1:{web}"
+        self.flower_address = f"http://127.0.0.1:{flower}"
+        self.api = AirflowApi(self.web_address, ADMIN, admin_password)
+        self._flower_password = flower_password
+
+    @abstractmethod
+    def check(self) -> None:
+        """See that each component stays up.
+
+        Raises:
+            DeployError: one does not.
+        """
+
+    @abstractmethod
+    def logs_of(self, dag_id: str, run_id: str) -> str:
+        """Where a run's task logs are, for people."""
+
+    def wait_until(self, is_ready: Callable[[], bool], what: str) -> None:
+        """Poll until ready.
+
+        Raises:
+            DeployError: a component does not stay up, or `START_SECONDS` have passed.
+        """
+        give_up_at = time.monotonic() + START_SECONDS
+        while not ask(is_ready):
+            self.check()
+            if time.monotonic() > give_up_at:
+                raise DeployError(
+                    f"{what} not ready after {START_SECONDS:.0f} s; see the logs in "
+                    f"{self.logs}; a busy machine may need another try"
+                )
+            time.sleep(0.3)
+
+    def answer(self, ask: Callable[[], T]) -> T:
+        """Ask the api-server, and again while it is being started anew.
+
+        Raises:
+            DeployError: refused, a component does not stay up, or `START_SECONDS` have passed.
+        """
+        give_up_at = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return ask()
+            except OSError as error:
+                self.check()
+                if time.monotonic() > give_up_at:
+                    raise DeployError(
+                        f"Airflow at {self.web_address} has not answered for {START_SECONDS:.0f} s "
+                        f"({error}); see the logs of webserver in {self.logs}"
+                    ) from error
+                time.sleep(0.5)
+
+    def is_healthy(self) -> bool:
+        """Whether Airflow's four components beat and a worker serves each queue."""
+        self.api.warm_up()
+        health = self.api.health()
+        names = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+        return all(health.get(name) == "healthy" for name in names) and not self.missing_workers()
+
+    def missing_workers(self) -> set[str]:
+        """The queues of the contract whose worker is not online."""
+        online = online_workers(self.flower_address, ADMIN, self._flower_password)
+        return set(queues()) - {name.partition("@")[0] for name in online}
+
+
+def ask(is_ready: Callable[[], bool]) -> bool:
+    """Whether it is ready; what cannot be asked is not."""
+    try:
+        return is_ready()
+    except (OSError, ValueError, DeployError):
+        return False  # not up yet; `wait_until` knows when to give up

@@ -1,0 +1,40 @@
+"""Celery's settings, and what a worker does beyond them.
+
+Airflow imports this module, by `[celery] celery_config_options`, in every process that speaks to
+Celery: the scheduler, which sends tasks, the workers and Flower.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG
+from celery import signals
+from celery.worker.request import Request
+
+ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
+"""Names the file that a worker touches with each heartbeat that it could send to the broker."""
+
+# A task's argument is its workload, with the token that lets it report as that task. Events and
+# the answers of `inspect` carry arguments to whoever listens, Flower to begin with.
+CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, "task_send_sent_event": False}
+
+
+@signals.before_task_publish.connect
+def hide_arguments(headers: dict[str, Any], **_: Any) -> None:
+    """Put a word in the place of the arguments' text, which events carry."""
+    headers["argsrepr"] = headers["kwargsrepr"] = "hidden"
+
+
+@signals.worker_init.connect
+def hide_arguments_from_inspect(**_: Any) -> None:
+    """Have `inspect active` and its like answer with that text too."""
+    info = Request.info
+    Request.info = lambda request, **_: info(request, safe=True)
+
+
+@signals.heartbeat_sent.connect
+def touch_alive_file(**_: Any) -> None:
+    """Leave a sign for `python -m fleet.health alive`: the event loop turns, the broker answers."""
+    if path := os.environ.get(ALIVE_VARIABLE):
+        Path(path).touch()

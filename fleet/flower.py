@@ -1,0 +1,59 @@
+"""Flower behind its login: every page, the API, `/metrics`, the pictures.
+
+Flower 2.2 answers `/metrics`, `/healthcheck` and static files to anybody, login or not (tried).
+"""
+
+import hmac
+import os
+import sys
+from base64 import b64decode
+from typing import Any
+
+import tornado.httputil
+import tornado.web
+from flower.app import Flower
+
+LOGIN_VARIABLE = "AIRFLOW__CELERY__FLOWER_BASIC_AUTH"
+
+
+class Refusal(tornado.web.RequestHandler):
+    """The answer to every request without the login."""
+
+    def prepare(self) -> None:
+        """Ask for it."""
+        self.set_status(401)
+        self.set_header("WWW-Authenticate", 'Basic realm="flower"')
+        self.finish("Access denied")
+
+
+def is_allowed(request: tornado.httputil.HTTPServerRequest, login: str) -> bool:
+    """Whether a request carries the login, `name:password`, by basic authentication."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    try:
+        decoded = b64decode(given, validate=True)
+    except ValueError:
+        return False
+    return scheme.lower() == "basic" and hmac.compare_digest(decoded, login.encode())
+
+
+def run_flower(*words: str) -> None:
+    """Serve Flower with `airflow celery flower`'s options, in this process.
+
+    Raises:
+        SystemExit: no login is set.
+    """
+    login = os.environ.get(LOGIN_VARIABLE, "")
+    if not login.partition(":")[2]:
+        raise SystemExit(f"error: {LOGIN_VARIABLE} is not set; put name:password there")
+    find_handler = Flower.find_handler
+
+    def find_allowed(app: Flower, request: Any, **options: Any) -> Any:
+        if is_allowed(request, login):
+            return find_handler(app, request, **options)
+        return app.get_handler_delegate(request, Refusal)
+
+    Flower.find_handler = find_allowed
+    from airflow.__main__ import main
+
+    sys.argv = ["airflow", "celery", "flower", *words]
+    main()

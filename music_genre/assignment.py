@@ -1,0 +1,104 @@
+"""Lists that say which split each track is in: published ones by name, others as CSV files.
+
+`gtzan-fault-filtered` is the partition of GTZAN without repetitions and distortions and with
+artists kept apart: 443 tracks to train, 197 to validate, 290 to test on. Its file's licence stands
+beside it.
+
+Source: Kereliuk, Sturm & Larsen, "Deep Learning and Music Adversaries", IEEE Transactions on
+Multimedia 17(11), 2015; as in torchaudio.datasets.GTZAN.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from music_genre import artifacts
+from music_genre.config import SPLITS
+from music_genre.errors import InputError
+
+PUBLISHED: Final = {"gtzan-fault-filtered": "gtzan_fault_filtered.csv"}
+"""Name -> file beside this module."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A list of tracks and the split each is in."""
+
+    source: str
+    """What messages call it: a published list's name or a file."""
+    splits: dict[str, str]
+    """Listed name -> split; a name is a path, a path without its suffix, or a file's stem."""
+
+    def name_of(self, path: str) -> str | None:
+        """Return the name that a track is listed under; None where it is not."""
+        bare = PurePosixPath(path).with_suffix("")
+        return next((name for name in (path, str(bare), bare.name) if name in self.splits), None)
+
+    def deal(self, paths: Iterable[str]) -> dict[str, str]:
+        """Deal tracks as listed: path -> split, without those that are not listed.
+
+        Raises:
+            InputError: two tracks go by one listed name, or a split is left without tracks.
+        """
+        taken: dict[str, str] = {}
+        example = ""
+        for path in paths:
+            example = path
+            name = self.name_of(path)
+            if name is None:
+                continue
+            if name in taken:
+                raise InputError(
+                    f"{self.source}: {name} may be {taken[name]} or {path}; list them by path, or "
+                    "take one away"
+                )
+            taken[name] = path
+        if not taken:
+            raise InputError(
+                f"{self.source}: none of its {len(self.splits)} tracks (such as "
+                f"{next(iter(self.splits))}) is in the catalogue (which has {example}); list paths "
+                "or names as the catalogue has them"
+            )
+        dealt = {path: self.splits[name] for name, path in taken.items()}
+        for split in SPLITS:
+            if split not in dealt.values():
+                n_listed = sum(listed == split for listed in self.splits.values())
+                raise InputError(
+                    f"{self.source}: leaves {split} empty: none of the {n_listed} tracks listed "
+                    "for it can be used; list more or add their audio"
+                )
+        return dealt
+
+
+def read(source: str) -> Assignment:
+    """Read a published list by its name, or a CSV file with columns path or track, and split.
+
+    Raises:
+        InputError: there is no such list, or it says no split or two of a track.
+    """
+    path = artifacts.local_path(source)
+    if source in PUBLISHED:
+        path = Path(__file__).with_name(PUBLISHED[source])
+    elif not path.is_file():
+        raise InputError(
+            f"--assigned-by {source}: no such file; give a CSV file or one of the published lists: "
+            f"{', '.join(PUBLISHED)}"
+        )
+    rows = artifacts.read_table(path)
+    column = next((name for name in ("path", "track") if rows and name in rows[0]), None)
+    if column is None or "split" not in rows[0]:
+        raise InputError(
+            f"{path}: has no rows with columns path (or track) and split; give it both"
+        )
+    splits: dict[str, str] = {}
+    for row in rows:
+        name, split = row[column], row["split"]
+        if not name or split not in SPLITS:
+            raise InputError(
+                f"{path}: the row {list(row.values())} names no track or no split; write one of "
+                f"{', '.join(SPLITS)}"
+            )
+        if splits.setdefault(name, split) != split:
+            raise InputError(f"{path}: {name} is in {splits[name]} and in {split}; keep one row")
+    return Assignment(source if source in PUBLISHED else path.name, splits)

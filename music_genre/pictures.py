@@ -1,0 +1,117 @@
+"""Write and read greyscale pictures."""
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from music_genre import artifacts
+from music_genre.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST_PIXELS = 1 << 30
+"""Pictures as `write_picture` makes them are read up to here: 54 hours, 1 GiB."""
+MOST_FOREIGN_PIXELS = 1 << 27
+"""Other pictures are read up to here: 0.5 GiB while their colours become grey."""
+MOST_STORED = 0xFFFF
+"""Bytes that a stored block of deflate may hold."""
+
+
+def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np.uint8]]) -> None:
+    """Write a greyscale PNG, atomically; `artifacts.sync_folder` makes its name last.
+
+    Its pixels are stored, not compressed: a spectrogram is so noisy that zlib's fastest level
+    takes 4.6 instead of 0.1 ms a track to leave two thirds of it (measured with Pillow).
+
+    Args:
+        path: the file to make.
+        shape: (height, width) in pixels.
+        bands: (n_rows, width) uint8 each, `height` rows together, from the top.
+
+    Source: PNG specification, third edition; RFC 1950 and 1951 for its zlib stream.
+    """
+    height, width = shape
+    with artifacts.atomic_write(path, lasting=False) as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        # 8 bits, grey, and the only methods of compression, filtering and order there are.
+        _write_chunk(file, b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0))
+        for piece in _stored(bands):
+            _write_chunk(file, b"IDAT", piece)
+        _write_chunk(file, b"IEND", b"")
+
+
+def _stored(bands: Iterable[NDArray[np.uint8]]) -> Iterator[bytes]:
+    """Yield a zlib stream whose blocks are stored; zlib itself takes 0.2 ms more for a track."""
+    yield b"\x78\x01"
+    checksum = 1
+    for band in bands:
+        rows = np.zeros((band.shape[0], 1 + band.shape[1]), np.uint8)
+        rows[:, 1:] = band  # after the row's filter: 0, none
+        data = rows.reshape(-1).data
+        checksum = zlib.adler32(data, checksum)
+        for first in range(0, len(data), MOST_STORED):
+            piece = data[first : first + MOST_STORED]
+            yield struct.pack("<B2H", 0, len(piece), MOST_STORED - len(piece)) + piece
+    yield struct.pack("<B2H", 1, 0, MOST_STORED) + struct.pack(">I", checksum)
+
+
+def _write_chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + kind)
+    file.write(data)
+    file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
+
+
+def read_picture(path: Path, n_mels: int) -> NDArray[np.uint8]:
+    """Read a picture as (n_mels, n_frames) uint8.
+
+    Colours become grey, transparency is ignored, and another height is scaled to n_mels with
+    the width in proportion, so that any spectrogram picture can be trained on.
+
+    Raises:
+        InputError: it is missing or no picture.
+    """
+    # Imported where pictures are read: scan and extract do without it.
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # _check_size judges, knowing what kind of picture it is
+    try:
+        with Image.open(path) as picture:
+            _check_size(path, picture.size, own=(picture.mode, picture.height) == ("L", n_mels))
+            grey = _grey(picture, path)
+            if grey.height != n_mels:
+                width = max(1, round(grey.width * n_mels / grey.height))
+                grey = grey.resize((width, n_mels), Image.Resampling.BILINEAR)
+            return np.asarray(grey)
+    except FileNotFoundError:
+        raise InputError(f"{path}: is gone; run extract and split again") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a picture ({reason}); delete it and make it anew") from None
+
+
+def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
+    """Turn any picture into one of 8 bits of grey."""
+    from PIL import Image
+
+    if picture.mode == "L":
+        return picture
+    if not picture.mode.startswith(("I", "F")):
+        return picture.convert("RGB").convert("L")
+    # Pillow would cut 16 bits off at 255 instead of scaling them.
+    levels = np.asarray(picture)
+    if picture.mode == "F" or levels.min() < 0 or levels.max() > 0xFFFF:
+        raise InputError(f"{path}: its pixels are no 8 or 16 bits; save it with 8 bits of grey")
+    return Image.fromarray((levels >> 8).astype(np.uint8))
+
+
+def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
+    """Refuse a small file that would fill the memory; a track of hours is none."""
+    n_pixels = size[0] * size[1]
+    if n_pixels > (MOST_PIXELS if own else MOST_FOREIGN_PIXELS):
+        raise InputError(f"{path}: {n_pixels} pixels are too many; make it smaller")

@@ -1,0 +1,110 @@
+"""The run folder: what is trained (settings.json) and what came of it (training.json).
+
+Nothing heavy is imported: to find that a run has finished takes no torch.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from music_genre import artifacts
+from music_genre.config import FeatureConfig, TrainConfig
+from music_genre.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run folder trains; it never changes once written."""
+
+    config: TrainConfig
+    genres: list[str]
+    features: FeatureConfig | None
+    """None where it trains on pictures that this package did not draw."""
+    n_mels: int
+    data_key: str
+    split_key: str
+    weights: str
+    """Checksum of the file of weights it began with; empty where it began at random."""
+    recipe: int
+    """RECIPE of the training module."""
+
+    @property
+    def key(self) -> str:
+        """The run's content key."""
+        return artifacts.content_key(asdict(self))
+
+
+def claim(run: Path, settings: RunSettings, split_dir: Path) -> None:
+    """Make a run folder for these settings, or find that it is theirs already.
+
+    Raises:
+        InputError: the folder belongs to other settings; names what differs.
+    """
+    location = artifacts.reference(split_dir, run)
+    record = artifacts.read_json(run / "settings.json")
+    if record is not None:
+        found, _ = _parse(run, record)
+        _check_same(run, found, settings)
+    elif (read_finished(run) or {}).get("key", settings.key) != settings.key:
+        raise InputError(
+            f"{run}: has finished with settings that are gone; choose another run folder"
+        )
+    written = {"key": settings.key, "split": location, **asdict(settings)}
+    if record != written:
+        artifacts.write_json(run / "settings.json", written)
+
+
+def _check_same(run: Path, found: RunSettings, asked: RunSettings) -> None:
+    old, new = _flat(found), _flat(asked)
+    differing = [
+        f"{name} {_shown(old.get(name))}, not {_shown(new[name])}"
+        for name in new
+        if old.get(name) != new[name]
+    ]
+    if differing:
+        raise InputError(
+            f"{run}: was begun with {'; '.join(differing)}; choose another run folder or delete it"
+        )
+
+
+def _shown(value: Any) -> Any:
+    return "none" if value in ("", None) else value
+
+
+def _flat(settings: RunSettings) -> dict[str, Any]:
+    record = asdict(settings)
+    return {**record.pop("config"), **record}
+
+
+def read_settings(run: Path) -> tuple[RunSettings, Path]:
+    """Read a run's settings and where its split is.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    record = artifacts.read_record(run / "settings.json", "give the address that train printed")
+    return _parse(run, record)
+
+
+def _parse(run: Path, record: dict[str, Any]) -> tuple[RunSettings, Path]:
+    try:
+        settings = RunSettings(
+            config=TrainConfig(**record["config"]),
+            genres=record["genres"],
+            features=FeatureConfig(**record["features"]) if record["features"] else None,
+            n_mels=record["n_mels"],
+            data_key=record["data_key"],
+            split_key=record["split_key"],
+            weights=record["weights"],
+            recipe=record["recipe"],
+        )
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{run / 'settings.json'}: not as this version writes it; choose another run folder"
+        ) from None
+    return settings, artifacts.resolve(record["split"], run)
+
+
+def read_finished(run: Path) -> dict[str, Any] | None:
+    """Read what came of a finished training; None where it has not finished."""
+    return artifacts.read_json(run / "training.json")

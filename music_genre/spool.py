@@ -1,0 +1,93 @@
+"""The decibels of one track at a time: short ones in memory, long ones in an unnamed file."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from music_genre import spectrogram
+from music_genre.config import FeatureConfig
+
+TILE_FRAMES = 1 << 14
+"""Frames kept in memory: 6 minutes, 8 MB. Longer tracks are written tile by tile."""
+
+
+class Spool:
+    """Takes mel powers frame by frame and gives them back as rows of grey levels.
+
+    Grey levels are relative to the track's maximum, so none is known before the last frame.
+    """
+
+    def __init__(self, config: FeatureConfig, folder: Path | None = None) -> None:
+        """Make the buffer; `folder` is where long tracks are written."""
+        self._config = config
+        self._folder = folder
+        self._tile = np.empty((TILE_FRAMES, config.n_mels), np.float32)
+        self._file: IO[bytes] | None = None
+        self._held = self._n_tiles = 0
+        self._maximum = -np.inf
+
+    def fill(self, powers: Iterator[NDArray[np.float32]]) -> tuple[int, int]:
+        """Take a new track's mel powers, (n_frames, n_mels) float32 each.
+
+        Returns:
+            (n_mels, n_frames): the shape of its picture.
+
+        Raises:
+            OSError: the folder is full.
+        """
+        self.clear()
+        for chunk in powers:
+            first = 0
+            while first < len(chunk):
+                if self._held == TILE_FRAMES:
+                    self._put_away()
+                part = chunk[first : first + TILE_FRAMES - self._held]
+                self._tile[self._held : self._held + len(part)] = part
+                self._held += len(part)
+                first += len(part)
+        self._finish_tile()
+        return self._config.n_mels, self._n_tiles * TILE_FRAMES + self._held
+
+    def clear(self) -> None:
+        """Forget the track, and its file."""
+        if self._file:
+            self._file.close()
+        self._file = None
+        self._held = self._n_tiles = 0
+        self._maximum = -np.inf
+
+    def _finish_tile(self) -> None:
+        decibels = spectrogram.to_decibels(self._tile[: self._held])
+        self._maximum = max(self._maximum, float(decibels.max()))
+
+    def _put_away(self) -> None:
+        """Write the full tile with its bands one after another, as rows of a picture want them."""
+        self._finish_tile()
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+        self._file.write(self._tile.T.tobytes())
+        self._file.flush()
+        self._n_tiles += 1
+        self._held = 0
+
+    def bands(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the picture from the top, (n_rows, n_frames) uint8; the lowest band comes last."""
+        last = self._to_pixels(self._tile[: self._held]).T[::-1]
+        if self._file is None:
+            yield last
+            return
+        n_mels, row_bytes = self._config.n_mels, 4 * TILE_FRAMES
+        for mel in reversed(range(n_mels)):
+            tiles = []
+            for tile in range(self._n_tiles):
+                self._file.seek((tile * n_mels + mel) * row_bytes)
+                row = self._file.read(row_bytes)
+                tiles.append(self._to_pixels(np.frombuffer(row, np.float32)))
+            yield np.concatenate([*tiles, last[n_mels - 1 - mel]])[None]
+
+    def _to_pixels(self, decibels: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return spectrogram.to_pixels(decibels, self._maximum, self._config)

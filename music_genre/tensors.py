@@ -1,0 +1,237 @@
+"""The images of many tracks, in memory or in one file, and crops cut from them."""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from music_genre import artifacts, locks, pictures
+from music_genre.config import usable_cores, usable_memory
+from music_genre.dataset import Example
+
+RESIDENT_SHARE: Final = 1 / 3
+"""Of the free memory: what images may take of it; while they are stacked they take it twice."""
+SAMPLED: Final = 16
+"""Images looked at to estimate the size of all."""
+READ_AHEAD: Final = 4
+"""Images that each core may have read before they are laid down."""
+
+
+class Images:
+    """Images of many tracks side by side in one tensor, so that a batch is one gather."""
+
+    def __init__(self, pixels: Tensor, lengths: Tensor, labels: Tensor) -> None:
+        """Hold images.
+
+        Args:
+            pixels: (total_frames, n_mels) uint8; a row is one frame.
+            lengths: (n_tracks,) int64 on the CPU: each track's frames.
+            labels: (n_tracks,) int64 on the CPU: indices into the genres.
+        """
+        self.pixels, self.lengths, self.labels = pixels, lengths, labels
+        self.device = pixels.device
+        self.n_mels = pixels.shape[1]
+        self.offsets = lengths.cumsum(0) - lengths
+
+    def read(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Tensor:
+        """Cut crops, as `ask` does, and wait for them."""
+        return self.ask(tracks, starts, crop_frames)()
+
+    def ask(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Callable[[], Tensor]:
+        """Ask for one crop a row; one that passes its track's end goes on at its beginning.
+
+        What takes long begins at once, and goes on while others compute.
+
+        Args:
+            tracks: (batch,) int64 track numbers, on the CPU.
+            starts: (batch,) int64 first frames within those tracks, on the CPU.
+            crop_frames: frames of a crop.
+
+        Returns:
+            What waits for them: (batch, crop_frames, n_mels) uint8, for `normalise`.
+        """
+
+        def gather() -> Tensor:
+            frames = (starts[:, None] + torch.arange(crop_frames)) % self.lengths[tracks, None]
+            rows = frames + self.offsets[tracks, None]
+            return self.pixels[rows.to(self.device, non_blocking=True)]
+
+        return gather
+
+    def to(self, device: Any) -> "Images":
+        """Copy the pixels to a device."""
+        return Images(self.pixels.to(device), self.lengths, self.labels)
+
+
+class StreamedImages(Images):
+    """Images of many tracks in one file that is larger than memory.
+
+    Crops are read, not mapped: a mapping of a file that storage loses ends the process with
+    SIGBUS, and its pages count as this process's memory.
+    """
+
+    def __init__(self, path: Path, n_mels: int, lengths: Tensor, labels: Tensor) -> None:
+        """Open a file of (total_frames, n_mels) uint8; `labels` and `lengths` as in Images."""
+        super().__init__(torch.empty(0, n_mels, dtype=torch.uint8), lengths, labels)
+        self.path = path
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._reader = ThreadPoolExecutor(1)
+
+    def ask(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Callable[[], Tensor]:
+        """Begin to read one crop a row, as Images.ask says."""
+        pin = self.device.type == "cuda"
+        crops = torch.empty(
+            (len(tracks), crop_frames, self.n_mels), dtype=torch.uint8, pin_memory=pin
+        )
+        each = (self.offsets[tracks], self.lengths[tracks], starts)
+        places = zip(*(values.tolist() for values in each), crops.numpy(), strict=True)
+        reading = self._reader.submit(self._read_crops, places)
+
+        def wait() -> Tensor:
+            reading.result()
+            return crops.to(self.device, non_blocking=True)
+
+        return wait
+
+    def _read_crops(self, places: Iterable[tuple[int, int, int, NDArray[np.uint8]]]) -> None:
+        # Without torch: with a second thread of its own it has more than there are cores, and
+        # libgomp lets them sleep between operations, which halved the speed (measured).
+        for offset, length, start, crop in places:
+            self._read_crop(offset, length, start, crop)
+
+    def _read_crop(self, offset: int, length: int, start: int, crop: NDArray[np.uint8]) -> None:
+        done = 0
+        while done < len(crop):
+            part = crop[done : done + length - start]
+            place = (offset + start) * self.n_mels
+            if os.preadv(self._file, [part.data], place) != part.nbytes:
+                raise OSError(5, "ends before its last frame; delete its folder", str(self.path))
+            done, start = done + len(part), 0
+
+    def to(self, device: Any) -> "Images":
+        """Have crops copied to a device."""
+        self.device = torch.device(device)
+        return self
+
+
+def normalise(crops: Tensor) -> Tensor:
+    """Turn (batch, crop_frames, n_mels) uint8 crops into what a model takes.
+
+    Returns:
+        (batch, 1, n_mels, crop_frames) float32 in [-2, 2], on the crops' device.
+    """
+    return crops.transpose(1, 2).unsqueeze(1).float().div(63.75).sub(2.0).contiguous()
+
+
+def open_images(
+    examples: list[Example],
+    images_dir: Path,
+    genres: list[str],
+    n_mels: int,
+    *,
+    device: torch.device,
+    store: Path,
+    data_key: str,
+    mode: str = "auto",
+) -> Images:
+    """Make examples' images ready for training.
+
+    Args:
+        examples: the tracks of one split.
+        images_dir: where their images are.
+        genres: names, in the order of the labels.
+        n_mels: rows of an image.
+        device: where crops are wanted.
+        store: the artifact folder, where streamed images get a file of their own.
+        data_key: content key of the data set that the images are of.
+        mode: resident, streamed, or auto: streamed where they do not fit into memory.
+
+    Raises:
+        InputError: an image is missing or cannot be read.
+    """
+    paths = [images_dir / example.image for example in examples]
+    if mode == "auto":
+        fits = estimate_bytes(paths, n_mels) < RESIDENT_SHARE * _free_bytes(device)
+        mode = "resident" if fits else "streamed"
+    if mode == "resident":
+        return load_images(examples, images_dir, genres, n_mels).to(device)
+    names = [example.image for example in examples]
+    folder = store / "frames" / artifacts.content_key(data_key, names, n_mels)
+    lengths = _write_frames(paths, n_mels, folder)
+    labels = torch.tensor([genres.index(example.genre) for example in examples])
+    return StreamedImages(folder / "frames.u8", n_mels, lengths, labels).to(device)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Read what memory images may go to, and through: a GPU's are stacked on the host first."""
+    host = usable_memory()
+    return min(host, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else host
+
+
+def estimate_bytes(paths: list[Path], n_mels: int) -> int:
+    """Estimate how many bytes images take in memory, from some of them."""
+    sampled = paths[:: math.ceil(len(paths) / SAMPLED)] if paths else []
+    sizes = [pictures.read_picture(path, n_mels).size for path in sampled]
+    return round(sum(sizes) / max(1, len(sizes)) * len(paths))
+
+
+def _read_all(paths: list[Path], n_mels: int) -> Iterator[NDArray[np.uint8]]:
+    """Read images by as many threads as cores; few of them are in memory at a time."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        n_ahead = READ_AHEAD * usable_cores()
+        for first in range(0, len(paths), n_ahead):
+            some = paths[first : first + n_ahead]
+            yield from pool.map(lambda path: pictures.read_picture(path, n_mels), some)
+
+
+def _are_complete(folder: Path, n_mels: int) -> bool:
+    """Tell whether a folder holds all frames; a copy of it may have been cut off."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        n_frames = int(np.load(folder / "lengths.npy").sum())
+        return (folder / "frames.u8").stat().st_size == n_frames * n_mels
+    return False
+
+
+def _write_frames(paths: list[Path], n_mels: int, folder: Path) -> Tensor:
+    """Lay images one behind the other in a file, once; returns (n_tracks,) int64 lengths."""
+    index = folder / "lengths.npy"
+    with locks.folder_lock(folder):
+        artifacts.sweep(folder, locked=True)
+        if not _are_complete(folder, n_mels):
+            lengths = np.zeros(len(paths), np.int64)
+            with artifacts.atomic_write(folder / "frames.u8") as file:
+                for number, image in enumerate(_read_all(paths, n_mels)):
+                    file.write(np.ascontiguousarray(image.T).data)
+                    lengths[number] = image.shape[1]
+            with artifacts.atomic_write(index) as file:
+                np.save(file, lengths)
+    return torch.from_numpy(np.load(index))
+
+
+def load_images(
+    examples: list[Example], images_dir: Path, genres: list[str], n_mels: int
+) -> Images:
+    """Read examples' images into memory.
+
+    Raises:
+        InputError: an image is missing or cannot be read.
+    """
+    images = list(_read_all([images_dir / example.image for example in examples], n_mels))
+    return stack_images(images, [genres.index(example.genre) for example in examples])
+
+
+def stack_images(images: list[NDArray[np.uint8]], labels: list[int]) -> Images:
+    """Lay (n_mels, n_frames) uint8 images side by side."""
+    return Images(
+        pixels=torch.from_numpy(np.concatenate([image.T for image in images])),
+        lengths=torch.tensor([image.shape[1] for image in images]),
+        labels=torch.tensor(labels),
+    )

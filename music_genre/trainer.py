@@ -1,0 +1,187 @@
+"""The state of a training and its steps; what makes a resumed one equal an uninterrupted one."""
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from music_genre import augmentation, model, optimization, tensors
+from music_genre.config import TrainConfig
+from music_genre.errors import InputError
+from music_genre.tensors import Images
+
+
+class Batch(NamedTuple):
+    """What a step trains on, before augmentation."""
+
+    crops: Callable[[], Tensor]
+    """Waits for (batch, crop_frames, n_mels) uint8, on the device."""
+    labels: Tensor
+    """(batch,) int64, on the device."""
+    source: torch.Generator
+    """The step's generator, after the crops' places were drawn."""
+
+
+class Trainer:
+    """Everything that changes during a training, one step at a time."""
+
+    def __init__(
+        self, config: TrainConfig, train: Images, validation: Images, network: nn.Module
+    ) -> None:
+        """Set up step 0; images and network are on the device to train on."""
+        self.config, self.images, self.validation, self.network = config, train, validation, network
+        self.optimizer = optimization.make_optimizer(network, config)
+        self.criterion = optimization.make_criterion(config)
+        self.average = optimization.make_average(network, config.ema_decay)
+        n_crops = augmentation.crops_per_epoch(train.lengths, config.crop_frames)
+        self.batch_size = min(config.batch_size, n_crops)
+        self.steps_per_epoch = n_crops // self.batch_size
+        self.n_steps = config.epochs * self.steps_per_epoch
+        self.step = 0
+        self.epoch_loss = torch.zeros((), device=train.device)
+        self.history: list[dict[str, Any]] = []
+        self._order_of: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._ahead: dict[int, Batch] = {}
+        self.changing = threading.RLock()
+        """Held while the state changes, so that another thread can save a whole one."""
+        self._buffers = list(network.buffers())
+        self._buffers_before: list[Tensor] | None = None
+
+    def train_step(self) -> None:
+        """Do the next update step."""
+        epoch = self.step // self.steps_per_epoch
+        rate = optimization.learning_rate(self.step, self.n_steps, self.config.learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self._batch()
+        crops = self._augment(tensors.normalise(batch.crops()), batch.source)
+        key = (self.config.seed, epoch, self.step)
+        crops, mixed = augmentation.mix(crops, self.config.mixup, *key, 2)
+        # Dropout draws from torch's own generator.
+        torch.manual_seed(augmentation.random_seed(*key, 1))
+        with self.changing:
+            # The forward pass changes the statistics of batch norm: keep them as they were.
+            self._buffers_before = [buffer.clone() for buffer in self._buffers]
+        loss = optimization.add_gradients(self.network, self.criterion, crops, batch.labels, mixed)
+        with self.changing:
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.network)
+            self.epoch_loss += loss
+            self.step += 1
+            self._buffers_before = None
+
+    def _batch(self) -> Batch:
+        """Take the next step's batch, and have the one after it read meanwhile."""
+        batch = self._ahead.get(self.step) or self._ask(self.step)
+        following = self.step + 1
+        self._ahead = {following: self._ask(following)} if following < self.n_steps else {}
+        return batch
+
+    def _ask(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        tracks = self._order(epoch)[place * self.batch_size :][: self.batch_size]
+        source = augmentation.generator(self.config.seed, epoch, step)
+        crop_frames = self.config.crop_frames
+        starts = augmentation.random_starts(self.images.lengths[tracks], crop_frames, source)
+        crops = self.images.ask(tracks, starts, crop_frames)
+        labels = self.images.labels[tracks].to(self.images.device, non_blocking=True)
+        return Batch(crops, labels, source)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._order_of[0] != epoch:
+            source = augmentation.generator(self.config.seed, epoch)
+            order = augmentation.epoch_order(self.images.lengths, self.config.crop_frames, source)
+            self._order_of = epoch, order
+        return self._order_of[1]
+
+    def _augment(self, crops: Tensor, source: torch.Generator) -> Tensor:
+        crops = augmentation.mask(crops, 2, self.config.frequency_mask, source)
+        crops = augmentation.mask(crops, 3, self.config.time_mask, source)
+        return crops.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether all steps of the epoch are done and its validation is not."""
+        return self.step == (len(self.history) + 1) * self.steps_per_epoch
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Validate and return a row for the history, which `add_row` takes.
+
+        Raises:
+            InputError: the loss is no finite number any more.
+        """
+        network = self.network if self.average is None else self.average.module
+        probabilities = model.track_probabilities(
+            network, self.validation, self.config.crop_frames, exact=False
+        )
+        labels = self.validation.labels
+        right = probabilities.argmax(dim=1) == labels
+        train_loss = float(self.epoch_loss) / self.steps_per_epoch
+        validation_loss = float(F.nll_loss(probabilities.clamp(1e-9).log(), labels))
+        # Statistics that are still settling may spoil an early validation alone.
+        self._check_finite(train_loss if self.step < self.n_steps else train_loss + validation_loss)
+        return {
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            "train_loss": round(train_loss, 4),
+            "validation_loss": round(validation_loss, 4),
+            "validation_accuracy": round(float(right.float().mean()), 4),
+            "learning_rate": float(f"{self.optimizer.param_groups[0]['lr']:.3g}"),
+        }
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} by step {self.step}: training diverged; begin another run "
+                f"with a --learning-rate below {self.config.learning_rate}"
+            )
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Append a row to the history and begin the next epoch."""
+        with self.changing:
+            self.history.append(row)
+            self.epoch_loss.zero_()
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The epoch of the greatest validation accuracy so far; None before the first has ended."""
+        return max(self.history, key=lambda row: row["validation_accuracy"], default=None)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a checkpoint holds; in the middle of a step, as of its beginning.
+
+        The schedule is a function of the step, and the generators are keyed by it.
+        """
+        weights = self.network.state_dict()
+        if self._buffers_before is not None:
+            names = [name for name, _ in self.network.named_buffers()]
+            before = zip(names, self._buffers_before, strict=True)
+            weights.update({name: value for name, value in before if name in weights})
+        average = self.average
+        return {
+            "weights": weights,
+            "averaged": None if average is None else average.module.state_dict(),
+            "n_averaged": 0 if average is None else int(average.n_averaged),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {"n_steps": self.n_steps, "peak": self.config.learning_rate},
+            "step": self.step,
+            "epoch_loss": self.epoch_loss,
+            "history": self.history,
+            "best": self.best,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint, whose tensors are on the CPU."""
+        self.network.load_state_dict(state["weights"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["averaged"])
+            self.average.n_averaged.fill_(state["n_averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self.epoch_loss.copy_(state["epoch_loss"])
+        self.history = state["history"]

@@ -1,0 +1,142 @@
+"""Signals: a stop that a long step cannot delay, and the death of the parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from music_genre import signals
+
+PATIENCE = signals.PATIENCE  # of the processes started here; this one's is longer
+
+STEPS = """
+import sys, time
+from music_genre import signals
+with signals.stops(lambda: "at step 3, saved") as stop:
+    print("begun", flush=True)
+    while not stop.serve():
+        time.sleep(0.05)
+    print("served", stop.name, flush=True)
+"""
+# One call of C that takes minutes and lets other threads run, as a backward pass.
+LONG_STEP = """
+import hashlib
+from music_genre import signals
+with signals.stops(lambda: "at step 3, saved"):
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha512", b"", b"", 10**9)
+"""
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize("number", signals.STOPPING)
+def test_between_steps_the_loop_itself_serves_a_stop(number: signal.Signals) -> None:
+    process = start(STEPS)
+    process.send_signal(number)
+    began = time.monotonic()
+    stdout, stderr = process.communicate(timeout=20)
+    assert time.monotonic() - began < PATIENCE
+    assert (process.returncode, stdout, stderr) == (0, f"served {number.name}\n", "")
+
+
+@pytest.mark.parametrize("number", signals.STOPPING)
+def test_a_stop_within_a_long_step_is_served_all_the_same(number: signal.Signals) -> None:
+    process = start(LONG_STEP)
+    process.send_signal(number)
+    began = time.monotonic()
+    _, stderr = process.communicate(timeout=20)
+    assert PATIENCE < time.monotonic() - began < 3
+    assert process.returncode == 75
+    line = f"error: stopped by {number.name} at step 3, saved; run the same command again to go on"
+    assert stderr == f"{line}\n"
+
+
+def test_a_stop_that_cannot_save_ends_the_process_all_the_same() -> None:
+    code = LONG_STEP.replace('lambda: "at step 3, saved"', "lambda: 1 / 0")
+    process = start(code)
+    process.terminate()
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert stderr.startswith("error: stopped by SIGTERM without saving (division by zero); run")
+
+
+def test_a_stop_whose_reader_is_gone_ends_the_process_all_the_same() -> None:
+    process = start(LONG_STEP)
+    assert process.stderr
+    process.stderr.close()
+    process.terminate()
+    with process:
+        assert process.wait(timeout=20) == 75
+
+
+def test_handlers_are_as_before_when_the_steps_are_over() -> None:
+    before = [signal.getsignal(number) for number in signals.STOPPING]
+    with signals.stops(str) as stop:
+        assert not stop.serve()
+    assert [signal.getsignal(number) for number in signals.STOPPING] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+CHILD = """
+import signal, sys, time
+from music_genre import signals
+signals.die_with_parent(signal.SIGKILL)
+print("begun", flush=True)
+time.sleep(600)
+"""
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+print(child.stdout.readline().strip(), child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def orphan(ignored: signal.Handlers) -> int:
+    """Start a child by a parent, kill the parent, and return the child's pid."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, ignored),
+    )
+    assert parent.stdout
+    begun, pid = parent.stdout.readline().split()
+    assert begun == "begun"
+    parent.kill()
+    parent.communicate()
+    return int(pid)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_child_is_gone_within_a_second_of_its_parent() -> None:
+    pid = orphan(signal.SIG_DFL)
+    deadline = time.monotonic() + 1
+    while lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not lives(pid)
+
+
+def test_under_nohup_it_outlives_its_parent() -> None:
+    pid = orphan(signal.SIG_IGN)
+    time.sleep(1)
+    assert lives(pid)
+    os.kill(pid, signal.SIGKILL)
