@@ -1,15 +1,15 @@
 """Make the S3 bucket of a store on this machine. Harmless when repeated."""
 
 import os
+import time
 from typing import Any
 
 import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
 BUCKET_VARIABLE = "S3_BUCKET"
-STARTING = Config(retries={"mode": "standard", "total_max_attempts": 8}, connect_timeout=5)
-"""Of a store that is just starting: asked again for about a minute."""
+START_SECONDS = 60.0
+"""How long a store that is just starting is waited for."""
 
 
 def ensure_bucket() -> None:
@@ -19,14 +19,28 @@ def ensure_bucket() -> None:
         SystemExit: the store does not answer, or refuses.
     """
     name = os.environ[BUCKET_VARIABLE]
-    client = boto3.client("s3", config=STARTING)
+    client = boto3.client("s3")
     where = f"bucket {name!r} of {client.meta.endpoint_url}"
     try:
+        _wait_for(client)
         if not _exists(client, name):
             client.create_bucket(Bucket=name)
     except (BotoCoreError, ClientError) as error:
         raise SystemExit(f"error: {where}: {error}; see the S3 variables of .env") from None
     print(f"{where} is there")
+
+
+def _wait_for(client: Any) -> None:
+    give_up_at = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            client.list_buckets()
+        except EndpointConnectionError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(1)
+        else:
+            return
 
 
 def _exists(client: Any, name: str) -> bool:

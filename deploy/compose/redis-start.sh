@@ -1,0 +1,34 @@
+#!/bin/sh
+# Starts Redis with one user for each kind of process that speaks to it, and none for anybody else.
+# Passwords come by environment; what Redis reads lies in memory (/tmp is a tmpfs).
+#
+#   scheduler   sends tasks to the queues and reads their results
+#   worker      takes tasks, keeps them while they run, writes results
+#   flower      looks: reads the queues' lengths, hears events, asks workers
+#
+# Keys are kombu's: the queues, _kombu.* (who is bound to what), unacked* (messages being
+# worked on), *pidbox and celeryev* (questions to workers, events); and Celery's results.
+set -eu
+umask 077
+sha256() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
+
+queues=
+lengths=
+for queue in $QUEUES; do
+    # A queue's list, and the lists of its lower priorities.
+    queues="$queues ~$queue ~$queue??[369]"
+    lengths="$lengths %R~$queue %R~$queue??[369]"
+done
+talk='~_kombu.* ~*.pidbox* ~celeryev.* &/* &/0.celery.pidbox &/0.celeryev/* &/0.celeryev/worker.*'
+commands='+@all -@admin -@dangerous +info'
+
+cat >/tmp/users.acl <<END
+user default off
+user scheduler on #$(sha256 "$REDIS_SCHEDULER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
+user worker on #$(sha256 "$REDIS_WORKER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
+user flower on #$(sha256 "$REDIS_FLOWER_PASSWORD") $talk $lengths ~flower.unacked* $commands
+END
+# The image's own start makes Redis listen beyond loopback; it is reached from the stack's networks
+# alone. A queued task outlives a crash (AOF) and is never evicted.
+exec docker-entrypoint.sh redis-server --aclfile /tmp/users.acl --appendonly yes --save '' \
+    --maxmemory-policy noeviction --dir /data

@@ -1,0 +1,127 @@
+"""What a machine is refused for, asked through a fake `docker` command."""
+
+import json
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from deploy import checks
+from deploy.components import REPOSITORY
+from deploy.errors import DeployError
+
+GIB = 1024**3
+
+
+def now(skew: timedelta = timedelta()) -> str:
+    return (datetime.now(UTC) + skew).strftime("%Y-%m-%dT%H:%M:%S.%f") + "123Z"
+
+
+def engine(**differing: object) -> dict:
+    folder = str(REPOSITORY)
+    return {
+        "ServerVersion": "28.2.2",
+        "NCPU": 8,
+        "MemTotal": 32 * GIB,
+        "DockerRootDir": folder,
+        "SystemTime": now(),
+        "Runtimes": {"runc": {}},
+        **differing,
+    }
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    def answer(info: dict | None = None, compose: str | None = "2.30.0", fault: str = "") -> None:
+        answers = {"info --format": info, "compose version": compose, "fault": fault}
+        monkeypatch.setenv("FAKE_DOCKER", json.dumps(answers))
+        fakes = REPOSITORY / "tests" / "fakes"
+        monkeypatch.setenv("PATH", f"{fakes}{os.pathsep}{os.environ['PATH']}")
+
+    return answer
+
+
+def faults(environment: dict[str, str] | None = None) -> dict[str, checks.Finding]:
+    found = checks.check(environment or {}, running=environment is None)
+    return {finding.name: finding for finding in found if finding.remedy}
+
+
+def test_a_machine_that_has_all_of_it_passes(answering, monkeypatch):
+    monkeypatch.setattr(checks, "MIN_DISK_GIB", 0)
+    answering(engine())
+    assert faults() == {}
+
+
+@pytest.mark.parametrize(
+    ("info", "name", "found", "remedy"),
+    [
+        ({"ServerVersion": "19.03.5"}, "Docker engine", "19.03.5", "install 20.10 or later"),
+        ({"NCPU": 1}, "cores", "1", "at least 2"),
+        ({"MemTotal": 4 * GIB}, "memory", "4 GiB", "at least 6 GiB"),
+        ({"SystemTime": now(timedelta(minutes=2))}, "clock", "differs by 1", "NTP"),
+    ],
+)
+def test_each_shortage_has_its_figure_and_its_remedy(answering, info, name, found, remedy):
+    answering(engine(**info))
+    fault = faults()[name]
+    assert found in fault.found
+    assert remedy in fault.remedy
+
+
+def test_a_full_disk_is_named(answering, monkeypatch):
+    monkeypatch.setattr(checks, "MIN_DISK_GIB", 10**6)
+    answering(engine())
+    assert "docker system prune" in faults()["disk"].remedy
+
+
+@pytest.mark.parametrize("compose", ["1.29.2", None])
+def test_an_old_or_missing_compose_is_named(answering, compose):
+    answering(engine(), compose=compose, fault="docker: 'compose' is not a docker command")
+    assert faults()["Compose"].remedy
+
+
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [
+        ("Cannot connect to the Docker daemon", "start it"),
+        ("permission denied while trying to connect", "group docker"),
+        ("something else", "something else"),
+    ],
+)
+def test_an_engine_that_does_not_answer_is_one_line(answering, fault, remedy):
+    answering(None, fault=fault)
+    with pytest.raises(DeployError, match=remedy):
+        checks.check({}, running=False)
+
+
+def test_no_docker_at_all_is_one_line(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(DeployError, match="install Docker Engine"):
+        checks.check({}, running=False)
+
+
+def test_a_taken_port_is_named_unless_the_stack_holds_it(answering):
+    answering(engine())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        fault = faults({"WEB_PORT": port, "FLOWER_PORT": "no"})
+        assert port in fault["WEB_PORT"].found
+        assert "WEB_PORT in .env" in fault["WEB_PORT"].remedy
+        assert "'no' is no port" in fault["FLOWER_PORT"].found
+        running = checks.check({"WEB_PORT": port}, running=True)
+        assert "WEB_PORT" not in {finding.name for finding in running}
+
+
+def test_a_gpu_wants_its_driver_and_toolkit_where_it_is_asked_for(answering, tmp_path, monkeypatch):
+    answering(engine())
+    wanted = {"COMPOSE_FILE": "docker-compose.yml:deploy/compose/gpu.yml"}
+    assert {"GPU driver", "GPU toolkit"} <= set(faults(wanted))
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-1)'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    answering(engine(Runtimes={"runc": {}, "nvidia": {}}))
+    assert not {"GPU driver", "GPU toolkit"} & set(faults(wanted))

@@ -1,0 +1,118 @@
+"""The `.env` file: what is generated, kept, refused."""
+
+import re
+
+import pytest
+
+from deploy import environment
+from deploy.components import REPOSITORY
+from deploy.errors import DeployError
+
+COMPOSE = (REPOSITORY / "docker-compose.yml").read_text()
+EXAMPLE = (REPOSITORY / ".env.example").read_text()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / ".env"
+
+
+def with_secrets(path, **values: str) -> None:
+    environment.ensure(path)
+    found = environment.read(path) | values
+    path.write_text("".join(f"{name}={value}\n" for name, value in found.items()))
+
+
+def test_every_secret_is_generated_once_private_and_of_its_own(path):
+    assert environment.ensure(path) == list(environment.SECRETS)
+    assert path.stat().st_mode & 0o777 == 0o600
+    found = environment.read(path)
+    values = [found[name] for name in environment.SECRETS]
+    assert len(set(values)) == len(values)
+    assert all(len(value) >= 32 for value in values)
+    before = path.read_bytes()
+    assert environment.ensure(path) == []
+    assert path.read_bytes() == before
+
+
+def test_what_is_there_stays_and_what_is_missing_is_added(path):
+    path.write_text("# mine\nWEB_PORT=9\nADMIN_PASSWORD=chosen-by-our-security-team")
+    generated = environment.ensure(path)
+    assert "ADMIN_PASSWORD" not in generated
+    assert path.read_text().startswith(
+        "# mine\nWEB_PORT=9\nADMIN_PASSWORD=chosen-by-our-security-team\n"
+    )
+    assert set(environment.read(path)) == {*environment.SECRETS, "WEB_PORT"}
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("ADMIN_PASSWORD", "", "is empty"),
+        ("ADMIN_PASSWORD", "short", "has 5 characters"),
+        ("POSTGRES_PASSWORD", "changeme-changeme", "is a placeholder"),
+        ("FLOWER_PASSWORD", "your-password-here", "is a placeholder"),
+        ("REDIS_WORKER_PASSWORD", "with/slash-and@sign#", "cannot stand in an address"),
+        ("FERNET_KEY", "sixteen-and-more-characters", "no key of 32 bytes"),
+    ],
+)
+def test_a_secret_that_is_none_is_refused_by_name_and_not_shown(path, name, value, fault):
+    with_secrets(path, **{name: value})
+    before = path.read_bytes()
+    with pytest.raises(DeployError, match=rf"{name} in .*{fault}.*run `make env`") as refused:
+        environment.ensure(path)
+    assert not value or value not in str(refused.value)
+    assert path.read_bytes() == before
+
+
+def test_a_missing_file_and_a_line_that_is_none_are_named(path):
+    with pytest.raises(DeployError, match="is missing; run `make env`"):
+        environment.read(path)
+    path.write_text("# all well\nWEB_PORT 8080\n")
+    with pytest.raises(DeployError, match="line 2 is no NAME=value"):
+        environment.ensure(path)
+
+
+def test_an_s3_of_its_own_is_written_completely_and_once(path):
+    environment.ensure(path)
+    assert "AWS_SECRET_ACCESS_KEY" not in environment.read(path)
+    environment.ensure(path, local_s3=True)
+    found = environment.read(path)
+    assert found["AWS_SECRET_ACCESS_KEY"] == found["S3_SECRET_KEY"]
+    assert found["COMPOSE_PROFILES"] == "s3"
+    before = path.read_bytes()
+    environment.ensure(path, local_s3=True)
+    assert path.read_bytes() == before
+
+
+def test_an_s3_that_is_set_already_is_not_overwritten(path):
+    path.write_text("AWS_ENDPOINT_URL=https://s3.example.org\n")
+    with pytest.raises(DeployError, match=r"AWS_ENDPOINT_URL in .* is set already"):
+        environment.ensure(path, local_s3=True)
+    assert path.read_text() == "AWS_ENDPOINT_URL=https://s3.example.org\n"
+
+
+def test_a_certificate_bundle_of_this_machine_is_taken_along(path, monkeypatch, tmp_path):
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("certificates")
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    environment.ensure(path)
+    assert environment.read(path)["CA_BUNDLE"] == str(bundle)
+
+
+def test_the_example_names_every_variable_of_the_compose_file_and_no_other():
+    used = set(re.findall(r"\$\{(\w+)", COMPOSE))
+    used |= set(re.findall(r"^  (?:    )?([A-Z_0-9]+):$", COMPOSE, re.M))
+    named = set(re.findall(r"^#? ?([A-Z_0-9]+)=", EXAMPLE, re.M))
+    assert named - {"COMPOSE_FILE", "COMPOSE_PROFILES"} == used
+    for name in named:
+        assert re.search(
+            rf"^# [A-Z].*\n(?:#.*\n)*(?:#? ?[A-Z_0-9]+=.*\n)*#? ?{name}=", EXAMPLE, re.M
+        )
+
+
+def test_every_secret_of_the_compose_file_is_required_with_its_remedy():
+    for name in environment.SECRETS:
+        assert f"${{{name}:?is not set; run `make env`}}" in COMPOSE
+        assert not re.search(rf"\${{{name}:?-", COMPOSE)

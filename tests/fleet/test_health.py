@@ -1,0 +1,66 @@
+"""What the containers' health checks call well and unwell."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+
+def check(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "fleet.health", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture
+def port():
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/well" else 401)
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield str(server.server_address[1])
+        server.shutdown()
+
+
+def test_a_server_is_well_when_it_answers_as_it_should(port):
+    assert check("http", port, "/well").returncode == 0
+    assert check("http", port, "/closed", "401").returncode == 0
+    refused = check("http", port, "/closed")
+    assert (refused.returncode, refused.stderr) == (1, "unhealthy: answered 401\n")
+
+
+def test_a_server_that_is_not_there_is_one_line():
+    gone = check("http", "1", "/well")
+    assert gone.returncode == 1
+    assert gone.stderr.startswith("unhealthy: ConnectionRefusedError")
+    assert len(gone.stderr.splitlines()) == 1
+
+
+def test_a_worker_is_well_as_long_as_its_heartbeats_leave(tmp_path):
+    file = tmp_path / "alive"
+    assert "no heartbeat yet" in check("alive", FLEET_ALIVE_FILE=str(file)).stderr
+    file.touch()
+    assert check("alive", FLEET_ALIVE_FILE=str(file)).returncode == 0
+    old = time.time() - 60
+    os.utime(file, (old, old))
+    assert "no heartbeat for 60 s" in check("alive", FLEET_ALIVE_FILE=str(file)).stderr
+
+
+def test_a_check_costs_no_import_of_airflow():
+    """Ten of them run every five seconds, on machines with two cores."""
+    loaded = "import fleet.health, sys; sys.exit(sorted({'airflow', 'celery'} & set(sys.modules)))"
+    words = [sys.executable, "-c", loaded.replace("sys.exit(", "assert not (")]
+    assert subprocess.run(words).returncode == 0

@@ -1,0 +1,104 @@
+"""One stack of containers for all tests, beside any other of this machine."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy import environment
+from deploy.airflow_api import path
+from deploy.compose import ComposeStack, Project
+from deploy.demo import Run
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+NAME = "music-genre-test"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def deploy(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "deploy", *words]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def engine_answers() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Project:
+    if not engine_answers():
+        pytest.skip("no Docker engine answers: the stack of containers is not tested")
+    env_file = tmp_path_factory.mktemp("stack") / ".env"
+    environment.ensure(env_file)
+    with env_file.open("a") as file:
+        file.write(f"WEB_PORT={free_port()}\nFLOWER_PORT={free_port()}\nTAG=test\n")
+    return Project(NAME, env_file)
+
+
+@pytest.fixture(scope="session")
+def stack(project: Project) -> ComposeStack:
+    down = ("down", "--project", NAME, "--volumes")
+    deploy(*down)  # what a killed test left
+    try:
+        up = deploy("up", "--project", NAME, "--env-file", str(project.env_file))
+        assert up.returncode == 0, up.stdout + up.stderr
+        assert "cpu: CPU; torch is not installed" in up.stdout
+        yield ComposeStack(project)
+    finally:
+        ended = deploy(*down)
+    assert ended.returncode == 0, ended.stderr
+    for kind in ("container", "network", "volume"):
+        words = ["docker", kind, "ls", "-q", "--filter", f"label=com.docker.compose.project={NAME}"]
+        words += ["-a"] if kind == "container" else []
+        assert subprocess.check_output(words, text=True) == "", kind
+
+
+def container(service: str, number: int = 1) -> str:
+    return f"{NAME}-{service}-{number}"
+
+
+def inside(service: str, *command: str, number: int = 1) -> subprocess.CompletedProcess:
+    words = ["docker", "exec", container(service, number), *command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+
+def inspect(service: str) -> dict:
+    return json.loads(subprocess.check_output(["docker", "inspect", container(service)]))[0]
+
+
+def wait_until(is_so, seconds: float = 120.0) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < give_up_at
+        time.sleep(1)
+
+
+def containers_of(service: str) -> list[str]:
+    words = ["docker", "ps", "-q", "--filter", f"label=com.docker.compose.service={service}"]
+    words += ["--filter", f"label=com.docker.compose.project={NAME}"]
+    return subprocess.check_output(words, text=True).split()
+
+
+def finish(run: Run, seconds: float = 420.0) -> str:
+    give_up_at = time.monotonic() + seconds
+    while (state := run.state()) in ("queued", "running"):
+        assert time.monotonic() < give_up_at, run.rows()
+        time.sleep(0.5)
+    return state
+
+
+def log_of(stack: ComposeStack, run: Run, task: str) -> str:
+    address = path("dags", run.dag_id, "dagRuns", run.run_id, "taskInstances", task, "logs", 1)
+    return json.dumps(stack.api.get(f"{address}?full_content=true"))

@@ -1,0 +1,95 @@
+"""The pages that people look at, through a real browser; pictures of them go to README.
+
+`PICTURES=docs/images make test-stack` keeps them.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import finish
+
+from deploy import environment
+from deploy.demo import Run, trigger
+
+pytestmark = pytest.mark.timeout(900)
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed: the pages are not looked at")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    quiet += ["--disable-component-update", "--disable-sync", "--no-proxy-server"]
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return Path(os.environ.get("PICTURES", tmp_path))
+
+
+@pytest.fixture(scope="module")
+def run(stack) -> Run:
+    run = trigger(stack, {"model": "shufflenet_v2_x0_5", "epochs": 1, "seed": 8})
+    assert finish(run) == "success", run.rows()
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(browser, stack, project):
+    """A page that is logged in to Airflow."""
+    page = browser.new_page(viewport={"width": 1400, "height": 850})
+    page.set_default_timeout(60_000)
+    page.goto(f"{stack.web_address}/auth/login/")
+    page.fill("#username", "admin")
+    page.fill("#password", environment.read(project.env_file)["ADMIN_PASSWORD"])
+    page.click("input[type=submit]")
+    page.wait_for_url(f"{stack.web_address}/**")
+    return page
+
+
+TASKS = ("scan", "extract", "split", "train", "evaluate")
+
+
+def test_the_grid_of_a_run(page, stack, run, folder):
+    page.goto(f"{stack.web_address}/dags/{run.dag_id}/runs/{run.run_id}")
+    for task in TASKS:
+        page.get_by_text(task, exact=True).first.wait_for()
+    page.wait_for_timeout(1500)  # the bars grow
+    page.screenshot(path=folder / "training-run.png")
+    assert (folder / "training-run.png").stat().st_size > 30_000
+
+
+def test_the_graph_of_the_pipeline(page, stack, run, folder):
+    page.goto(f"{stack.web_address}/dags/{run.dag_id}/runs/{run.run_id}")
+    page.get_by_text("scan", exact=True).first.wait_for()
+    page.set_viewport_size({"width": 1400, "height": 500})
+    page.keyboard.press("g")
+    for task in TASKS:
+        page.locator(".react-flow__node", has_text=task).first.wait_for()
+    page.wait_for_timeout(1500)
+    page.screenshot(path=folder / "graph.png")
+    assert (folder / "graph.png").stat().st_size > 30_000
+
+
+def test_flower_shows_the_workers(browser, stack, project, run, folder):
+    password = environment.read(project.env_file)["FLOWER_PASSWORD"]
+    context = browser.new_context(
+        viewport={"width": 1400, "height": 500},
+        http_credentials={"username": "admin", "password": password},
+    )
+    page = context.new_page()
+    page.goto(f"{stack.flower_address}/workers")
+    for queue in ("cpu", "gpu"):
+        page.get_by_text(f"{queue}@").first.wait_for()
+    page.wait_for_timeout(1000)
+    page.screenshot(path=folder / "flower.png")
+    assert (folder / "flower.png").stat().st_size > 10_000

@@ -1,0 +1,278 @@
+"""docs/least-privilege.md is true of the file and of the running containers."""
+
+import json
+import re
+import subprocess
+import urllib.error
+import urllib.request
+from base64 import b64encode
+
+import pytest
+from conftest import REPOSITORY, inside, inspect
+
+from deploy import environment
+from fleet.contract import queues
+
+PAGE = (REPOSITORY / "docs" / "least-privilege.md").read_text()
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in re.search(r"\| service \|.*?\n\n", PAGE, re.S).group().splitlines()[2:]
+    if line
+]
+TABLE = {
+    re.search(r"`([^`]+)`", row[0]).group(1): [
+        set(re.findall(r"`([^`]+)`", cell)) for cell in row[1:]
+    ]
+    for row in ROWS
+}
+SERVICES = sorted(TABLE)
+OF_S3 = {"s3", "bucket"}
+LASTING = sorted(set(TABLE) - OF_S3 - {"init"})
+
+
+@pytest.fixture(scope="module")
+def rendered(project) -> dict:
+    words = ["docker", "compose", "--env-file", str(project.env_file), "--profile", "s3"]
+    words += ["config", "--format", "json"]
+    return json.loads(subprocess.check_output(words, cwd=REPOSITORY))["services"]
+
+
+def secrets_in(text: str, project) -> set[str]:
+    values = environment.read(project.env_file)
+    return {name for name in environment.SECRETS if values[name] in text}
+
+
+def test_the_file_has_the_services_of_the_page(rendered):
+    assert sorted(rendered) == SERVICES
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_service_is_given_the_secrets_networks_and_volumes_of_its_row(
+    rendered, project, service
+):
+    secrets, networks, volumes, ports = TABLE[service]
+    given = rendered[service]
+    assert secrets_in(json.dumps(given), project) == secrets
+    assert set(given["networks"]) == networks
+    sources = [each["source"] for each in given.get("volumes", [])]
+    mounts = {source.removeprefix(f"{REPOSITORY}/") for source in sources}
+    assert {mount for mount in mounts if not mount.startswith("deploy/compose/")} == volumes
+    assert {port["host_ip"] for port in given.get("ports", [])} == ports
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_service_is_confined(rendered, service):
+    given = rendered[service]
+    assert given["cap_drop"] == ["ALL"]
+    assert given["security_opt"] == ["no-new-privileges:true"]
+    if service == "s3":
+        assert given["cap_add"] == ["CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"]
+    else:
+        assert "cap_add" not in given
+        assert given["read_only"] is True
+    assert int(given["mem_limit"]) > 0
+    assert given["logging"]["options"] == {"max-file": "3", "max-size": "10m"}
+    assert given["stop_grace_period"] == "1m0s"
+
+
+def test_redis_knows_the_queues_of_the_contract(rendered):
+    assert rendered["redis"]["environment"]["QUEUES"].split() == list(queues())
+    assert {f"{name}-worker" for name in queues()} <= set(rendered)
+
+
+@pytest.mark.parametrize("name", environment.SECRETS)
+def test_compose_refuses_to_start_without_a_secret_and_names_the_remedy(project, name, tmp_path):
+    lines = project.env_file.read_text().splitlines()
+    for value in ([], [f"{name}="]):
+        (tmp_path / ".env").write_text(
+            "\n".join([line for line in lines if not line.startswith(f"{name}=")] + value)
+        )
+        words = ["docker", "compose", "--env-file", str(tmp_path / ".env"), "config", "-q"]
+        ended = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+        assert ended.returncode != 0
+        assert name in ended.stderr
+        assert "make env" in ended.stderr
+
+
+@pytest.mark.parametrize("service", LASTING)
+def test_a_running_container_is_confined(stack, service):
+    host = inspect(service)["HostConfig"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["ReadonlyRootfs"]
+    assert "no-new-privileges:true" in host["SecurityOpt"]
+    assert host["Memory"] > 0
+    assert not host["Privileged"]
+    assert inside(service, "id", "-u").stdout.strip() != "0"
+    assert inside(service, "touch", "/new").returncode != 0
+    assert "Read-only" in inside(service, "touch", "/new").stderr
+
+
+@pytest.mark.parametrize("service", LASTING)
+def test_no_process_of_a_container_knows_more_than_its_row(stack, service, project):
+    environments = inside(service, "sh", "-c", "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline")
+    assert secrets_in(environments.stdout, project) <= TABLE[service][0]
+
+
+def test_two_loopback_ports_and_no_other(stack):
+    published = []
+    for service in LASTING:
+        for bindings in (inspect(service)["NetworkSettings"]["Ports"] or {}).values():
+            published += [(each["HostIp"], each["HostPort"]) for each in bindings or []]
+    ports = {stack.web_address.rpartition(":")[2], stack.flower_address.rpartition(":")[2]}
+    assert sorted(published) == sorted(("127.0.0.1", port) for port in ports)
+
+
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
+
+
+@pytest.mark.parametrize("service", ["cpu-worker", "gpu-worker", "flower"])
+def test_postgres_is_out_of_a_workers_reach(stack, service):
+    networks = inspect("postgres")["NetworkSettings"]["Networks"]
+    for host in ("postgres", *(each["IPAddress"] for each in networks.values())):
+        assert inside(service, "python", "-c", CONNECT, host, "5432").returncode != 0, host
+    assert inside(service, "python", "-c", CONNECT, "redis", "6379").returncode == 0
+
+
+REDIS = """
+import os, sys, redis
+client = redis.from_url(os.environ["AIRFLOW__CELERY__BROKER_URL"])
+try:
+    print(client.execute_command(*sys.argv[1:]))
+except redis.exceptions.NoPermissionError as error:
+    sys.exit(f"refused: {error}")
+"""
+FORBIDDEN = ["FLUSHALL", "CONFIG GET *", "KEYS *", "ACL LIST", "SHUTDOWN", "SET foo 1", "MONITOR"]
+FORBIDDEN += ["CLIENT LIST", "BGREWRITEAOF", "REPLICAOF localhost 1", "MODULE LIST", "GET secret"]
+
+
+@pytest.mark.parametrize("command", FORBIDDEN)
+@pytest.mark.parametrize("service", ["scheduler", "cpu-worker", "gpu-worker", "flower"])
+def test_redis_refuses_what_a_user_has_no_business_with(stack, service, command):
+    ended = inside(service, "python", "-c", REDIS, *command.split())
+    assert "refused: " in ended.stderr, ended.stdout
+
+
+def test_flower_may_look_and_not_send(stack):
+    assert inside("flower", "python", "-c", REDIS, "LLEN", "gpu").returncode == 0
+    assert "refused" in inside("flower", "python", "-c", REDIS, "LPUSH", "gpu", "x").stderr
+
+
+def test_nobody_speaks_to_redis_without_a_login(stack):
+    answer = inside("redis", "redis-cli", "ping").stdout
+    assert "NOAUTH" in answer
+    wrong = inside("redis", "redis-cli", "--user", "worker", "--pass", "wrong", "llen", "gpu")
+    assert "WRONGPASS" in wrong.stdout + wrong.stderr
+
+
+class Staying(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *words):
+        return None
+
+
+def status_of(address: str, method: str = "GET", login: str = "") -> int:
+    headers = {"Content-Type": "application/json"}
+    if login:
+        headers["Authorization"] = login
+    body = b"{}" if method in ("POST", "PUT", "PATCH") else None
+    request = urllib.request.Request(address, data=body, headers=headers, method=method)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Staying)
+    try:
+        with opener.open(request, timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+PUBLIC = {
+    *("/api/v2/version", "/api/v2/monitor/health"),
+    *("/execution/changelog", "/execution/health", "/execution/health/ping"),
+    "/auth/login/",
+}
+"""What Airflow answers to anybody: its versions, whether it is well, and the form of the login."""
+TO_THE_LOGIN = {"/api/v2/auth/login", "/api/v2/auth/logout", "/auth/logout"}
+"""What sends anybody to that form."""
+PAGES = "/auth/(?!fab/)"
+"""The pages of users and roles. Who has no login is sent to the form; a form of theirs that is
+posted without its token is refused with 400 before anything else is looked at."""
+WRONG_LOGINS = ["", "Bearer wrong", "Basic " + b64encode(b"admin:no").decode()]
+
+
+@pytest.fixture(scope="module")
+def routes(stack) -> list[tuple[str, str]]:
+    """(method, path) of every route of the API, of the UI's own, of tasks' and of the login's."""
+    program = (REPOSITORY / "tests" / "stack" / "routes.py").read_text()
+    answer = inside("webserver", "python", "-W", "ignore", "-c", program)
+    found = json.loads(answer.stdout.splitlines()[-1])
+    for part in ("/api/v2/", "/ui/", "/execution/", "/auth/fab/", "/auth/users/"):
+        assert [path for _, path in found if path.startswith(part)], part
+    return [(method, re.sub(r"[{<][^}>]*[}>]", "1", path)) for method, path in found]
+
+
+@pytest.mark.parametrize("login", WRONG_LOGINS)
+def test_every_route_of_airflow_wants_a_login(stack, routes, login):
+    answers = {
+        (method, path): status_of(stack.web_address + path, method, login)
+        for method, path in routes
+    }
+    allowed = {
+        key: (200,) if key[1] in PUBLIC else (307,)
+        for key in answers
+        if key[0] == "GET" and key[1] in PUBLIC | TO_THE_LOGIN
+    }
+    for key in answers.keys() - allowed.keys():
+        allowed[key] = (302, 400, 401, 404) if re.match(PAGES, key[1]) else (401, 403)
+    assert {key: status for key, status in answers.items() if status not in allowed[key]} == {}
+
+
+def test_a_wrong_password_gets_no_token(stack):
+    body = json.dumps({"username": "admin", "password": "wrong"}).encode()
+    request = urllib.request.Request(
+        f"{stack.web_address}/auth/token", body, {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=20)
+    with refused.value as error:
+        assert error.code in (401, 403)
+
+
+def flower_routes() -> list[str]:
+    code = (
+        "import json; from flower.urls import handlers; print(json.dumps("
+        "[h[0] if isinstance(h, tuple) else h.regex.pattern for h in handlers]))"
+    )
+    patterns = json.loads(inside("flower", "python", "-c", code).stdout)
+    return [
+        re.sub(r"\(.*?\)", "1", pattern).strip("$").replace("/?", "").replace(".*", "/x")
+        for pattern in patterns
+    ]
+
+
+@pytest.mark.parametrize("login", WRONG_LOGINS)
+def test_every_route_of_flower_wants_the_login(stack, login):
+    routes = flower_routes()
+    assert {"/metrics", "/healthcheck", "/static/1", "/api/workers"} <= set(routes)
+    for route in routes:
+        for method in ("GET", "POST", "OPTIONS"):
+            assert status_of(stack.flower_address + route, method, login) == 401, route
+
+
+def test_flower_answers_who_has_the_login(stack, project):
+    password = environment.read(project.env_file)["FLOWER_PASSWORD"]
+    login = "Basic " + b64encode(f"admin:{password}".encode()).decode()
+    for route in ("/", "/api/workers", "/metrics", "/static/css/flower.css"):
+        assert status_of(stack.flower_address + route, "GET", login) == 200
+
+
+def test_the_image_for_preprocessing_has_no_torch_and_the_control_planes_no_ml(stack):
+    assert inside("cpu-worker", "/opt/ml/bin/python", "-c", "import torch").returncode != 0
+    assert inside("cpu-worker", "/opt/ml/bin/python", "-c", "import soundfile").returncode == 0
+    for program in ("/opt/ml/bin/python", "gcc", "uv"):
+        assert inside("webserver", "which", program).returncode != 0
+
+
+def test_no_secret_is_in_an_image(stack, project):
+    for name in ("airflow", "cpu-worker", "gpu-worker"):
+        words = ["docker", "history", "--no-trunc", f"music-genre/{name}:test"]
+        assert secrets_in(subprocess.check_output(words, text=True), project) == set()
+        words = ["docker", "image", "inspect", f"music-genre/{name}:test"]
+        assert secrets_in(subprocess.check_output(words, text=True), project) == set()

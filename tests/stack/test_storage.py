@@ -1,0 +1,75 @@
+"""With an S3 of its own the stack keeps task logs there; who has no key gets nothing."""
+
+import subprocess
+
+import pytest
+from conftest import deploy, finish, inside, log_of
+
+from deploy import environment
+from deploy.demo import Run, trigger
+
+pytestmark = pytest.mark.timeout(900)
+SCRIPT = """
+import sys, boto3
+from botocore.exceptions import ClientError
+options = {"aws_secret_access_key": sys.argv[1]} if sys.argv[1:] else {}
+if options:
+    options["aws_access_key_id"] = "s3:admin"
+try:
+    listed = boto3.client("s3", **options).list_objects_v2(Bucket="music-genre", Prefix="logs/")
+except ClientError as error:
+    sys.exit(f"refused: {error.response['ResponseMetadata']['HTTPStatusCode']}")
+print(*(each["Key"] for each in listed.get("Contents", [])), sep="\\n")
+"""
+
+
+def objects(*words: str) -> subprocess.CompletedProcess:
+    return inside("cpu-worker", "python", "-c", SCRIPT, *words)
+
+
+@pytest.fixture(scope="module")
+def with_s3(stack, project):
+    """The same stack, given the profile `s3` while it runs."""
+    up = deploy("up", "--project", project.name, "--env-file", str(project.env_file), "--s3")
+    assert up.returncode == 0, up.stdout + up.stderr
+    return stack
+
+
+@pytest.fixture(scope="module")
+def check(with_s3) -> Run:
+    run = trigger(with_s3, {}, "fleet_check")
+    assert finish(run) == "success", run.rows()
+    return run
+
+
+def test_task_logs_go_to_s3_and_are_read_from_there(with_s3, check):
+    keys = objects().stdout.split()
+    for task in ("device-cpu", "device-gpu"):
+        assert any(f"run_id={check.run_id}/task_id={task}/" in key for key in keys), keys
+    assert inside("gpu-worker", "sh", "-c", "rm -rf /opt/airflow/logs/*").returncode == 0
+    for task in ("device-cpu", "device-gpu"):
+        assert '"device_name"' in log_of(with_s3, check, task).replace("\\", "")
+
+
+def test_a_wrong_key_gets_nothing(with_s3):
+    assert objects("wrong").stderr.strip() == "refused: 403"
+
+
+def test_the_key_is_known_to_those_who_need_it_and_no_other(with_s3, project):
+    key = environment.read(project.env_file)["AWS_SECRET_ACCESS_KEY"]
+    knowing = set()
+    for service in ("webserver", "scheduler", "dag-processor", "triggerer", "flower", "redis"):
+        environments = inside(service, "sh", "-c", "cat /proc/[0-9]*/environ").stdout
+        knowing |= {service} if key in environments else set()
+    assert knowing == {"webserver", "triggerer"}
+    for service in ("cpu-worker", "gpu-worker"):
+        assert key in inside(service, "sh", "-c", "cat /proc/[0-9]*/environ").stdout
+
+
+def test_the_key_is_in_no_log(with_s3, check, project):
+    values = environment.read(project.env_file)
+    words = ["docker", "compose", "-p", project.name, "logs", "--no-color"]
+    ended = subprocess.run(words, cwd="/", capture_output=True, text=True, check=True)
+    shown = ended.stdout + ended.stderr
+    shown += log_of(with_s3, check, "device-cpu") + log_of(with_s3, check, "device-gpu")
+    assert [name for name in environment.SECRETS if values[name] in shown] == []

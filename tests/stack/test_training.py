@@ -1,0 +1,108 @@
+"""The whole way through the containers: music in, model and logs out, also after a recreation."""
+
+import json
+import subprocess
+import urllib.request
+from base64 import b64encode
+
+import pytest
+from conftest import NAME, containers_of, finish, inside, log_of, wait_until
+
+from deploy import environment
+from deploy.airflow_api import path
+from deploy.demo import DAG_ID, Run, trigger
+from deploy.stack import ask
+
+pytestmark = pytest.mark.timeout(900)
+FAST = {"model": "shufflenet_v2_x0_5", "epochs": 1, "seed": 4}
+
+
+@pytest.fixture(scope="module")
+def run(stack) -> Run:
+    run = trigger(stack, FAST)
+    assert finish(run) == "success", run.rows()
+    return run
+
+
+def test_a_training_on_the_demo_music_succeeds_on_the_right_workers(run):
+    rows = run.rows()
+    assert {row.state for row in rows} == {"success"}
+    assert all(row.worker.startswith(f"{row.queue}@") for row in rows)
+    assert run.result("evaluate")["n_tracks"] > 30
+
+
+def test_artifacts_and_logs_outlive_every_container(stack, run, project):
+    checkpoint = run.result("train")["run"] + "/training.json"
+    before = inside("gpu-worker", "cat", checkpoint).stdout
+    assert json.loads(before)
+    assert "epoch=1 " in log_of(stack, run, "train")
+    project.compose("up", "-d", "--no-build", "--force-recreate", "--wait")
+    wait_until(lambda: ask(stack.is_healthy))
+    assert inside("gpu-worker", "cat", checkpoint).stdout == before
+    assert "epoch=1 " in log_of(stack, run, "train")
+    second = trigger(stack, FAST)
+    assert finish(second) == "success"
+    assert second.result("train")["reused"] is True
+
+
+def test_flower_shows_no_arguments_of_tasks(stack, run, project):
+    """They hold the token by which a task reports to Airflow."""
+    password = environment.read(project.env_file)["FLOWER_PASSWORD"]
+    login = b64encode(f"admin:{password}".encode()).decode()
+    slow = trigger(stack, {**FAST, "epochs": 200, "seed": 5})
+    wait_until(lambda: any(row.name == "train" and row.worker for row in slow.rows()))
+    shown = ""
+    for route in ("/api/tasks", "/api/workers?refresh=1", "/tasks", "/workers"):
+        request = urllib.request.Request(stack.flower_address + route)
+        request.add_header("Authorization", f"Basic {login}")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            shown += answer.read().decode()
+    address = path("dags", DAG_ID, "dagRuns", slow.run_id)
+    stack.api.patch(address, {"state": "failed"})
+    assert "execute_workload" in shown
+    assert '"hidden"' in shown or "'hidden'" in shown or "hidden" in shown
+    assert "eyJ" not in shown  # how every JSON web token begins
+    assert "token" not in shown.replace("csrf", "").lower().replace("_xsrf", "")
+
+
+def test_more_workers_share_the_shards_and_nothing_is_done_twice(stack, project):
+    project.compose(
+        *("up", "-d", "--no-build", "--wait", "--no-recreate"),
+        *("--scale", "cpu-worker=3", "--scale", "scheduler=2"),
+    )
+    wait_until(lambda: ask(stack.is_healthy))
+    inside("cpu-worker", "sh", "-c", "rm -rf /artifacts/*")
+    run = trigger(stack, {**FAST, "seed": 6})
+    assert finish(run) == "success", run.rows()
+    rows = run.rows()
+    shards = [row for row in rows if row.name.startswith("extract")]
+    workers = {row.worker for row in shards}
+    assert len(workers) == 3
+    assert sum(run.result("extract", shard)["n_extracted"] for shard in range(4)) == 203
+    tries = stack.api.get(f"{path('dags', DAG_ID, 'dagRuns', run.run_id)}/taskInstances")
+    assert {each["try_number"] for each in tries["task_instances"]} == {1}
+    assert len(containers_of("cpu-worker")) == 3
+    assert len(containers_of("scheduler")) == 2
+
+
+def test_the_first_programs_command_line_runs_in_its_image(stack, run, tmp_path):
+    """Its images are any folder of genre folders with PNG pictures."""
+    images = tmp_path / "images"
+    images.mkdir()
+    source = run.result("extract", 0)["images"]
+    worker = f"{NAME}-cpu-worker-1"
+    subprocess.run(["docker", "cp", f"{worker}:{source}/.", str(images)], check=True)
+    (tmp_path / "checkpoints").mkdir(mode=0o777)
+    (tmp_path / "checkpoints").chmod(0o777)
+    line = (
+        "python3 __main__.py train-using-image-features --model shufflenet_v2_x0_5 "
+        "--criterion cross_entropy --optimizer sdg --checkpoints_path /checkpoints "
+        "--images_path /images --epochs 1"
+    )
+    words = ["docker", "run", "--rm", "-v", f"{images}:/images:ro"]
+    words += ["-v", f"{tmp_path / 'checkpoints'}:/checkpoints", "--tmpfs", "/tmp"]
+    ended = subprocess.run(
+        [*words, "music-genre-classif:test", *line.split()], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert list((tmp_path / "checkpoints").rglob("checkpoint-*.pt"))
