@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy import environment
-from deploy.airflow_api import path
+from deploy.airflow_api import NotFoundError, path
 from deploy.compose import ComposeStack, Project
 from deploy.demo import Run
 
@@ -101,4 +101,7 @@ def finish(run: Run, seconds: float = 420.0) -> str:
 
 def log_of(stack: ComposeStack, run: Run, task: str) -> str:
     address = path("dags", run.dag_id, "dagRuns", run.run_id, "taskInstances", task, "logs", 1)
-    return json.dumps(stack.api.get(f"{address}?full_content=true"))
+    try:
+        return json.dumps(stack.api.get(f"{address}?full_content=true"))
+    except NotFoundError:  # not begun
+        return ""

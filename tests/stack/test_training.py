@@ -1,12 +1,14 @@
 """The whole way through the containers: music in, model and logs out, also after a recreation."""
 
 import json
+import re
 import subprocess
+import time
 import urllib.request
 from base64 import b64encode
 
 import pytest
-from conftest import NAME, containers_of, finish, inside, log_of, wait_until
+from conftest import NAME, container, containers_of, finish, inside, log_of, wait_until
 
 from deploy import environment
 from deploy.airflow_api import path
@@ -43,6 +45,21 @@ def test_artifacts_and_logs_outlive_every_container(stack, run, project):
     second = trigger(stack, FAST)
     assert finish(second) == "success"
     assert second.result("train")["reused"] is True
+
+
+def test_a_stopping_worker_hands_its_training_back_and_it_goes_on(stack, run):
+    slow = trigger(stack, {**FAST, "epochs": 40, "seed": 9})
+    wait_until(lambda: "epoch=5 " in log_of(stack, slow, "train"))
+    began = time.monotonic()
+    subprocess.run(["docker", "stop", "-t", "60", container("gpu-worker")], check=True)
+    assert time.monotonic() - began < 20
+    subprocess.run(["docker", "start", container("gpu-worker")], check=True)
+    assert finish(slow) == "success", slow.rows()
+    log = log_of(stack, slow, "train")
+    assert "stopped by SIGTERM" in log
+    assert re.search(r"resuming at step [1-9]", log)
+    assert "epoch=1 " in log.partition("resuming at step")[0]
+    assert "epoch=1 " not in log.partition("resuming at step")[2]
 
 
 def test_flower_shows_no_arguments_of_tasks(stack, run, project):
