@@ -193,8 +193,8 @@ TO_THE_LOGIN = {"/api/v2/auth/login", "/api/v2/auth/logout", "/auth/logout"}
 """What sends anybody to that form."""
 PAGES = "/auth/(?!fab/)"
 """The pages of users and roles. Who has no login is sent to the form; a form of theirs that is
-posted without its token is refused with 400, and a token that is none with 422, before anything else
-is looked at."""
+posted without its token is refused with 400, and a token that is none with 422, before anything
+else is looked at."""
 WRONG_LOGINS = ["", "Bearer wrong", "Basic " + b64encode(b"admin:no").decode()]
 
 
