@@ -15,7 +15,7 @@ with DAG(
     "fleet_check",
     schedule=None,
     is_paused_upon_creation=False,
-    default_args={"execution_timeout": timedelta(minutes=5)},
+    default_args={"execution_timeout": timedelta(minutes=5), "priority_weight": 10},
     doc_md=__doc__,
     tags=["music-genre"],
 ):

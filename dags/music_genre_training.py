@@ -14,8 +14,10 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
+from fleet.contract import queues
 from fleet.operators import CommandOperator
 
+GPU_QUEUES = [queue.name for queue in queues().values() if queue.resource == "gpu"]
 N_SHARDS = 4  # extract's tasks; more than the CPU workers' slots only waits
 
 with DAG(
@@ -23,11 +25,7 @@ with DAG(
     # The one place for the schedule. timedelta(0): wait for midnight rather than catch up on it.
     schedule=CronTriggerTimetable("@daily", timezone="UTC", run_immediately=timedelta(0)),
     is_paused_upon_creation=False,
-    default_args={
-        "retries": 2,
-        "retry_delay": timedelta(seconds=10),
-        "execution_timeout": timedelta(hours=12),  # below the broker's visibility_timeout
-    },
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={
         "audio": Param(
             os.environ.get("MUSIC_GENRE_AUDIO", "/data/genres_original"),
@@ -55,6 +53,13 @@ with DAG(
             description="Peak of the one-cycle schedule; 0: the optimizer's own.",
         ),
         "seed": Param(0, type="integer", minimum=0, maximum=2**31 - 1),
+        "gpu_queue": Param(
+            GPU_QUEUES[0],
+            type="string",
+            enum=GPU_QUEUES,
+            title="Queue of the training",
+            description="One of larger GPUs for what is out of memory on others.",
+        ),
     },
     doc_md=__doc__,
     tags=["music-genre"],

@@ -16,6 +16,7 @@ from deploy.compose import Project
 from deploy.errors import DeployError
 from deploy.stack import Stack, ask
 from deploy.state import State
+from fleet import contract
 
 DEMO_PARAMETERS = {
     "model": "shufflenet_v2_x0_5",
@@ -249,6 +250,12 @@ def status(env_file: Path, name: str) -> None:
     if not ask(stack.is_healthy):
         raise DeployError("not all of it is well: see the states above and `make logs`")
     print("Airflow is healthy and every queue has a worker")
+
+
+@main.command(hidden=True)
+def settings() -> None:
+    """Print the settings that follow from the queue contract: what deploy/queues.env holds."""
+    print(contract.queues_env(), end="")
 
 
 @main.command(hidden=True)

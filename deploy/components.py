@@ -73,6 +73,12 @@ def components(state: State) -> dict[str, Component]:
     return {component.name: component for component in listed}
 
 
+def sync_pools_command(state: State) -> tuple[list[str], dict[str, str]]:
+    """The command that sets Airflow's pools to the live workers' slots, and its environment."""
+    environment = _airflow_environment(state) | _control_secrets(state)
+    return [str(AIRFLOW_PYTHON), "-m", "fleet", "sync-pools"], environment
+
+
 def init_command(state: State) -> tuple[list[str], dict[str, str]]:
     """The command that readies the metadata database, and its environment."""
     password = {"MUSIC_GENRE_ADMIN_PASSWORD": state.secrets().admin_password}
@@ -104,7 +110,9 @@ def leashed(command: Sequence[str], death_signal: str) -> list[str]:
 def base_environment() -> dict[str, str]:
     """What any process of the stack may see of this shell's environment."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return kept | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    folders = (REPOSITORY, REPOSITORY / "deploy" / "config")
+    path = os.pathsep.join(map(str, folders))
+    return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def _postgres(state: State) -> Component:
@@ -153,6 +161,7 @@ def _airflow_environment(state: State) -> dict[str, str]:
     return {
         **base_environment(),
         **read_env_file(REPOSITORY / "deploy" / "airflow.env"),
+        **read_env_file(REPOSITORY / "deploy" / "queues.env"),
         "AIRFLOW_HOME": str(state.airflow_home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{launch.web}/execution/",

@@ -115,6 +115,7 @@ def start(project: Project) -> ComposeStack:
     project.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", str(WAIT_SECONDS))
     stack = ComposeStack(project)
     stack.wait_until(stack.is_healthy, "the stack was")
+    project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
     return stack
 
 

@@ -16,6 +16,7 @@ from deploy.components import (
     init_command,
     leashed,
     postgres_program,
+    sync_pools_command,
     write_redis_config,
 )
 from deploy.errors import DeployError
@@ -87,6 +88,8 @@ def _bring_up(state: State, report: Report) -> LocalStack:
     report("starting webserver, scheduler, dag-processor, triggerer, workers and Flower")
     stack.supervisor.start_all()
     stack.wait_until(stack.is_healthy, "the stack was")
+    command, environment = sync_pools_command(state)
+    _run_once(command, environment, state, "sync-pools")
     return stack
 
 

@@ -11,6 +11,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fleet", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("init", help="migrate the metadata database and create the admin user")
+    commands.add_parser("sync-pools", help="set the pools to the slots of the live workers")
     commands.add_parser("bucket", help="make the S3 bucket where it is missing")
     worker = commands.add_parser("worker", help="serve one queue of the contract")
     worker.add_argument("queue", help=f"one of {', '.join(queues())}")
@@ -22,6 +23,10 @@ def main() -> None:
         from fleet.init import initialise
 
         initialise()
+    elif arguments.command == "sync-pools":
+        from fleet.pools import sync_pools
+
+        sync_pools()
     elif arguments.command == "bucket":
         from fleet.bucket import ensure_bucket
 

@@ -9,10 +9,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import billiard
 import psutil
 from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG
 from celery import signals
+from celery.worker.control import inspect_command
 from celery.worker.request import Request
+
+from fleet.gpus import VISIBLE_VARIABLE, slot_gpus
 
 ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
 """Names the file that a worker touches with each heartbeat that it could send to the broker."""
@@ -33,6 +37,22 @@ def hide_arguments_from_inspect(**_: Any) -> None:
     """Have `inspect active` and its like answer with that text too."""
     info = Request.info
     Request.info = lambda request, **_: info(request, safe=True)
+
+
+@signals.worker_process_init.connect
+def own_gpu(**_: Any) -> None:
+    """Give this pool process its GPU, which its tasks' commands inherit.
+
+    Processes are numbered from 0; one that takes a dead one's place takes its number too.
+    """
+    if uuids := slot_gpus():
+        os.environ[VISIBLE_VARIABLE] = uuids[billiard.current_process().index]
+
+
+@inspect_command()
+def gpus(state: Any) -> list[str]:  # noqa: ARG001
+    """Answer whoever asks with the GPUs of this worker's slots."""
+    return slot_gpus()
 
 
 @signals.worker_shutting_down.connect

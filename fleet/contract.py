@@ -1,17 +1,31 @@
-"""The queue contract of `deploy/queues.toml`, read once and handed to all who know a queue.
+"""The queue contract of `deploy/queues.toml`, and every number that follows from it.
 
 Standard library only: the deploy environment, every worker and every DAG parse import it.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 CONTRACT_PATH = Path(__file__).resolve().parent.parent / "deploy" / "queues.toml"
-_KEYS = {"purpose", "resource", "slots"}
 _RESOURCES = ("cpu", "gpu")
+_COUNTED = ("cores", "gpus")
+
+GRACE_SECONDS = 60
+"""From SIGTERM to SIGKILL of a worker: it hands its tasks back within a few."""
+HEARTBEAT_SECONDS = 2
+"""A supervisor may see its task's end only after one interval, its slot kept busy (measured)."""
+OUTAGE_SECONDS = 240
+"""A task outlives an api-server that is away for so long."""
+MARGIN_SECONDS = 3600
+"""Between the end of the longest task and the redelivery of its message."""
+LEAST_QUEUED_SECONDS = 600
+"""Airflow's own default."""
 
 
 class ContractError(ValueError):
@@ -28,12 +42,29 @@ class Queue:
     """What its tasks do."""
     resource: str
     """`cpu`, or `gpu`: its tasks compute on a GPU where there is one."""
-    slots: int | None
-    """Tasks a worker runs at a time; None: as many as its machine has cores."""
+    slots: int | str
+    """Tasks a worker runs at a time: a number, or as many as its machine has `cores` or `gpus`."""
+    memory_gib: float
+    """Memory that a slot may take."""
+    longest_run_minutes: int
+    """A task that takes longer is stopped."""
+    pool: str
+    """The Airflow pool in which its tasks wait; empty for none."""
+    priority: int
+    """Weight of its tasks in the pool."""
+    larger: str = ""
+    """The queue for tasks that this one's GPUs are too small for; empty for none."""
 
-    def n_slots(self, n_cores: int) -> int:
-        """Count the tasks that a worker on a machine with these cores runs at a time."""
-        return self.slots or n_cores
+    @property
+    def execution_timeout(self) -> timedelta:
+        """The longest that a task may run."""
+        return timedelta(minutes=self.longest_run_minutes)
+
+    def n_slots(self, *, n_cores: int, n_gpus: int, memory_gib: float) -> int:
+        """Count the tasks that a worker runs at a time on a machine with so much of everything."""
+        wanted = {"cores": n_cores, "gpus": n_gpus}.get(str(self.slots), self.slots)
+        fitting = int(memory_gib / self.memory_gib)
+        return max(1, min(int(wanted), fitting))
 
 
 def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
@@ -49,9 +80,12 @@ def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
         raise ContractError(f"queue contract {path} is missing; restore it from Git") from error
     except tomllib.TOMLDecodeError as error:
         raise ContractError(f"queue contract {path} is not valid TOML: {error}; mend it") from error
-    if not tables:
+    if not isinstance(tables, Mapping) or not tables:
         raise ContractError(f"queue contract {path} names no queue; add a [queues.NAME] table")
-    return {name: _queue(name, table, path) for name, table in tables.items()}
+    contract = {name: _queue(name, table, path) for name, table in tables.items()}
+    for queue in contract.values():
+        _check_larger(queue, contract, path)
+    return contract
 
 
 @cache
@@ -60,21 +94,104 @@ def queues() -> Mapping[str, Queue]:
     return read_contract()
 
 
-def _queue(name: str, table: Mapping[str, object], path: Path) -> Queue:
-    if not isinstance(table, Mapping) or set(table) != _KEYS:
-        found = sorted(table) if isinstance(table, Mapping) else type(table).__name__
-        raise ContractError(
-            f"queue {name!r} in {path} must have exactly {sorted(_KEYS)}, found {found}; mend it"
-        )
-    slots, resource = table["slots"], table["resource"]
-    if resource not in _RESOURCES:
-        raise ContractError(
-            f"resource of queue {name!r} in {path} is {resource!r}; write one of {_RESOURCES}"
-        )
-    if isinstance(slots, int) and not isinstance(slots, bool) and slots > 0:
-        return Queue(name, str(table["purpose"]), str(resource), slots)
-    if slots == "cores":
-        return Queue(name, str(table["purpose"]), str(resource), None)
-    raise ContractError(
-        f"slots of queue {name!r} in {path} is {slots!r}; write a number above 0 or 'cores'"
+def pools(contract: Mapping[str, Queue]) -> Mapping[str, list[Queue]]:
+    """The pools in which tasks wait: name → the queues whose slots they share."""
+    found: dict[str, list[Queue]] = {}
+    for queue in contract.values():
+        if queue.pool:
+            found.setdefault(queue.pool, []).append(queue)
+    return found
+
+
+def settings(contract: Mapping[str, Queue]) -> Mapping[str, str]:
+    """Airflow's settings that follow from the contract, each by the name of its variable.
+
+    - A message is delivered again after `visibility_timeout`: later than any task can end.
+    - Tasks without a pool wait in Redis while others run, and must not be taken for lost; tasks
+      with one wait in the pool. The same number is the life of a message's token.
+    - A task goes on while the api-server is away for `OUTAGE_SECONDS`: it may miss so many
+      heartbeats, is not taken for dead, and its token, renewed when a fifth of its life is left,
+      still holds.
+    """
+    longest = max(queue.longest_run_minutes for queue in contract.values()) * 60
+    in_redis = [q.longest_run_minutes * 60 for q in contract.values() if not q.pool]
+    failures = math.ceil(OUTAGE_SECONDS / HEARTBEAT_SECONDS)
+    numbers = {
+        "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": longest + MARGIN_SECONDS,
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": max([LEAST_QUEUED_SECONDS, *in_redis]),
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": HEARTBEAT_SECONDS,
+        "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": failures,
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": OUTAGE_SECONDS + GRACE_SECONDS,
+        "AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME": 5 * (OUTAGE_SECONDS + GRACE_SECONDS),
+    }
+    return {name: str(number) for name, number in numbers.items()}
+
+
+def queues_env() -> str:
+    """Write `deploy/queues.env`, which both stacks read."""
+    lines = [f"{name}={value}\n" for name, value in settings(queues()).items()]
+    return (
+        "# Follows from queues.toml: `make docs` writes it, fleet/contract.py says why.\n"
+        + "".join(lines)
     )
+
+
+def _queue(name: str, table: Any, path: Path) -> Queue:
+    """Check one table and make a queue of it."""
+    where = f"queue {name!r} in {path}"
+    known = {field.name for field in fields(Queue)} - {"name"}
+    found = set(table) if isinstance(table, Mapping) else {type(table).__name__}
+    if missing := known - {"larger"} - found:
+        raise ContractError(f"{where} lacks {sorted(missing)}, has {sorted(found)}; write them")
+    if unknown := found - known:
+        raise ContractError(f"{where} has unknown {sorted(unknown)}; known are {sorted(known)}")
+    _check_texts(table, where)
+    _check_numbers(table, where)
+    return Queue(name=name, **table)
+
+
+def _check_texts(table: Mapping[str, Any], where: str) -> None:
+    for key in ("purpose", "pool", "larger"):
+        if not isinstance(table.get(key, ""), str):
+            raise ContractError(f"{key} of {where} is {table[key]!r}; write a text")
+    if table["resource"] not in _RESOURCES:
+        raise ContractError(
+            f"resource of {where} is {table['resource']!r}; write one of {_RESOURCES}"
+        )
+
+
+def _check_numbers(table: Mapping[str, Any], where: str) -> None:
+    slots = table["slots"]
+    if slots not in _COUNTED and not _is_whole(slots):
+        raise ContractError(f"slots of {where} is {slots!r}; write a number above 0 or {_COUNTED}")
+    if slots == "gpus" and table["resource"] != "gpu":
+        raise ContractError(
+            f"slots of {where} is 'gpus', but its resource is no gpu; write 'cores'"
+        )
+    for key in ("longest_run_minutes", "priority"):
+        if not _is_whole(table[key]):
+            raise ContractError(f"{key} of {where} is {table[key]!r}; write a whole number above 0")
+    memory = table["memory_gib"]
+    if isinstance(memory, bool) or not isinstance(memory, int | float) or not 0 < memory < math.inf:
+        raise ContractError(f"memory_gib of {where} is {memory!r}; write a number above 0")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_larger(queue: Queue, contract: Mapping[str, Queue], path: Path) -> None:
+    """See that the larger queue is there, is for GPUs, and leads on to no circle."""
+    seen = [queue.name]
+    while queue.larger:
+        if queue.larger not in contract or contract[queue.larger].resource != "gpu":
+            raise ContractError(
+                f"larger of queue {queue.name!r} in {path} is {queue.larger!r}; name a gpu queue"
+            )
+        if queue.larger in seen:
+            raise ContractError(
+                f"larger of queue {queue.name!r} in {path} leads back to {queue.larger!r}; "
+                "order the queues by the size of their GPUs"
+            )
+        seen.append(queue.larger)
+        queue = contract[queue.larger]

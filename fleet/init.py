@@ -6,10 +6,12 @@ from typing import Any
 
 import psycopg2
 
+from fleet.contract import pools, queues
+
 ADMIN = "admin"
 PASSWORD_VARIABLE = "MUSIC_GENRE_ADMIN_PASSWORD"  # noqa: S105 (a name, no password)
 PACKAGES = ("apache-airflow", "apache-airflow-providers-fab")
-"""Whose versions the schema depends on."""
+"""Whose versions the schema depends on; the contract's pools are made with it."""
 
 
 def initialise() -> None:
@@ -24,7 +26,8 @@ def initialise() -> None:
     password = os.environ.get(PASSWORD_VARIABLE)
     if not password:
         raise SystemExit(f"error: {PASSWORD_VARIABLE} is not set; put the admin's password there")
-    versions = " ".join(f"{name}=={version(name)}" for name in PACKAGES)
+    made = [f"{name}=={version(name)}" for name in PACKAGES]
+    versions = " ".join([*made, *(f"pool {name}" for name in pools(queues()))])
     address = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
     connection = psycopg2.connect(address)
     connection.autocommit = True
@@ -45,7 +48,7 @@ def _is_done(cursor: Any, versions: str) -> bool:
 
 
 def _migrate(password: str) -> None:
-    """Migrate the schema, sync the roles, create the admin user where it is missing.
+    """Migrate the schema, sync the roles, create pools and the admin user where they are missing.
 
     The password comes by environment, because a command line shows in the process list; the
     password of a user who exists stays as it is.
@@ -53,7 +56,10 @@ def _migrate(password: str) -> None:
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
     from airflow.utils import db
 
+    from fleet.pools import make_missing_pools
+
     db.upgradedb()
+    make_missing_pools()
     with get_application_builder() as appbuilder:
         security = appbuilder.sm
         security.sync_roles()

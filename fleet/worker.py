@@ -1,11 +1,16 @@
 """Start a Celery worker for one queue of the contract, sized by what its machine has."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
+import psutil
+
 from fleet.contract import ContractError, Queue, queues
-from fleet.gpus import Gpu, list_gpus
+from fleet.gpus import GPUS_VARIABLE, Gpu, list_gpus
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def run_worker(queue_name: str) -> None:
@@ -18,32 +23,48 @@ def run_worker(queue_name: str) -> None:
         raise ContractError(f"queue {queue_name!r} is not in the contract; known: {list(queues())}")
     queue = queues()[queue_name]
     gpus = list_gpus() if queue.resource == "gpu" else []
-    print(describe(queue, gpus), file=sys.stderr, flush=True)
-    command = worker_command(queue, len(os.sched_getaffinity(0)))
+    n_slots = queue.n_slots(
+        n_cores=len(os.sched_getaffinity(0)), n_gpus=len(gpus), memory_gib=memory_gib()
+    )
+    print(describe(queue, gpus, n_slots), file=sys.stderr, flush=True)
+    os.environ[GPUS_VARIABLE] = ",".join(gpu.uuid for gpu in gpus[:n_slots])
+    command = worker_command(queue, n_slots)
     os.execv(command[0], command)
 
 
-def worker_command(queue: Queue, n_cores: int) -> list[str]:
-    """Build the command line of the queue's worker on a machine with these cores.
+def worker_command(queue: Queue, n_slots: int) -> list[str]:
+    """Build the command line of the queue's worker.
 
     Task logs are read from the shared log folder, so the worker serves none itself.
     """
     airflow = str(Path(sys.executable).with_name("airflow"))
     flags = {
         "--queues": queue.name,
-        "--concurrency": str(queue.n_slots(n_cores)),
+        "--concurrency": str(n_slots),
         "--celery-hostname": f"{queue.name}@%h",
     }
     pairs = [word for pair in flags.items() for word in pair]
     return [airflow, "celery", "worker", *pairs, "--skip-serve-logs", "--without-mingle"]
 
 
-def describe(queue: Queue, gpus: list[Gpu]) -> str:
-    """Say in one line what the worker serves and on what it computes."""
+def memory_gib() -> float:
+    """Read the machine's memory, or the container's limit (cgroup v2 or v1) where that is less."""
+    total = psutil.virtual_memory().total
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            total = min(total, int((CGROUP / limit).read_text()))
+    return float(total / 2**30)
+
+
+def describe(queue: Queue, gpus: list[Gpu], n_slots: int) -> str:
+    """Say in one line what the worker serves, on what it computes, and how many tasks at a time."""
     if queue.resource != "gpu":
         device = "the CPU"
     elif gpus:
         device = ", ".join(f"{gpu.name} ({gpu.uuid})" for gpu in gpus)
     else:
         device = "the CPU, because no NVIDIA GPU is visible: training is slow"
-    return f"worker of queue {queue.name} ({queue.purpose}) computes on {device}"
+    return (
+        f"worker of queue {queue.name} ({queue.purpose}) computes on {device}; "
+        f"tasks at a time: {n_slots}"
+    )

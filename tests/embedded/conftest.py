@@ -69,11 +69,26 @@ def assert_nothing_left(folder: Path, seconds: float = 5.0) -> None:
         time.sleep(0.2)
 
 
+N_GPUS = 2
+
+
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory):
+def fake_driver(tmp_path_factory) -> str:
+    """A folder with an NVIDIA driver that names GPUs which are not there."""
+    folder = tmp_path_factory.mktemp("driver")
+    source = REPOSITORY / "tests" / "fakes" / "nvml.c"
+    library = folder / "libnvidia-ml.so.1"
+    words = ["gcc", "-shared", "-fPIC", f"-DN_GPUS={N_GPUS}", "-o", str(library), str(source)]
+    subprocess.run(words, check=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory, fake_driver):
     """One embedded stack for all tests that need a healthy one."""
     folder = tmp_path_factory.mktemp("stack with space") / "state"
-    with start_deploy("up-local", "--state", str(folder), *FREE_PORTS) as up:
+    environment = os.environ | {"LD_LIBRARY_PATH": fake_driver}
+    with start_deploy("up-local", "--state", str(folder), *FREE_PORTS, env=environment) as up:
         _, errors = up.communicate()
     try:
         assert up.returncode == 0, errors
@@ -88,3 +103,10 @@ def stack(tmp_path_factory):
 
 def secrets_of(stack: LocalStack) -> dict[str, str]:
     return json.loads(stack.state.secrets_path.read_text())
+
+
+def wait_until(is_so, seconds: float = 120.0) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.2)

@@ -1,6 +1,50 @@
-import pytest
+"""The contract: what it says, what follows from it, and what nobody could follow."""
 
-from fleet.contract import ContractError, queues, read_contract
+import re
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.contract import (
+    CONTRACT_PATH,
+    GRACE_SECONDS,
+    OUTAGE_SECONDS,
+    ContractError,
+    Queue,
+    pools,
+    queues,
+    queues_env,
+    read_contract,
+    settings,
+)
+
+GOOD = {
+    "purpose": "'x'",
+    "resource": "'gpu'",
+    "slots": "'gpus'",
+    "memory_gib": "2",
+    "longest_run_minutes": "60",
+    "pool": "'gpu'",
+    "priority": "1",
+}
+
+
+def table(name: str = "a", **differing: str | None) -> str:
+    lines = {**GOOD, **differing}
+    body = "\n".join(f"{key} = {value}" for key, value in lines.items() if value is not None)
+    return f"[queues.{name}]\n{body}\n"
+
+
+@pytest.fixture
+def contract(tmp_path):
+    def write(*tables: str):
+        path = tmp_path / "queues.toml"
+        path.write_text("\n".join(tables))
+        return read_contract(path)
+
+    return write
 
 
 def test_the_projects_contract_has_a_queue_for_each_kind_of_work():
@@ -8,18 +52,27 @@ def test_the_projects_contract_has_a_queue_for_each_kind_of_work():
         ("cpu", "cpu"),
         ("gpu", "gpu"),
     ]
+    assert list(pools(queues())) == ["gpu"]
 
 
-def test_a_gpu_worker_runs_one_task_at_a_time():
-    """Until each pool process has a GPU of its own, a second task would share the first one's."""
-    assert queues()["gpu"].n_slots(n_cores=64) == 1
+def test_the_file_of_settings_is_the_contracts():
+    """`make docs` writes it anew."""
+    assert CONTRACT_PATH.with_name("queues.env").read_text() == queues_env()
 
 
-@pytest.mark.parametrize(("slots", "expected"), [("'cores'", 16), ("1", 1), ("3", 3)])
-def test_slots_are_a_number_or_the_machines_cores(tmp_path, slots, expected):
-    path = tmp_path / "queues.toml"
-    path.write_text(f"[queues.a]\npurpose = 'x'\nresource = 'cpu'\nslots = {slots}\n")
-    assert read_contract(path)["a"].n_slots(n_cores=16) == expected
+@pytest.mark.parametrize(
+    ("slots", "n_gpus", "expected"),
+    [("'cores'", 0, 16), ("1", 0, 1), ("3", 4, 3), ("'gpus'", 4, 4), ("'gpus'", 0, 1)],
+)
+def test_slots_are_a_number_or_what_the_machine_has(contract, slots, n_gpus, expected):
+    queue = contract(table(slots=slots))["a"]
+    assert queue.n_slots(n_cores=16, n_gpus=n_gpus, memory_gib=1000) == expected
+
+
+def test_memory_for_fewer_tasks_means_fewer_slots(contract):
+    queue = contract(table(slots="'cores'", memory_gib="2"))["a"]
+    assert queue.n_slots(n_cores=64, n_gpus=0, memory_gib=7.9) == 3
+    assert queue.n_slots(n_cores=64, n_gpus=0, memory_gib=0.5) == 1
 
 
 @pytest.mark.parametrize(
@@ -27,24 +80,78 @@ def test_slots_are_a_number_or_the_machines_cores(tmp_path, slots, expected):
     [
         ("", "names no queue"),
         ("queues = [", "not valid TOML"),
-        ("[queues.a]\npurpose = 'x'\n", "['purpose']"),
-        ("[queues.a]\npurpose = 'x'\nslots = 1\nslot = 2\n", "'slot'"),
-        ("[queues.a]\npurpose = 'x'\nresource = 'tpu'\nslots = 1\n", "'tpu'"),
+        ("queues = 3", "names no queue"),
         ("[queues]\na = 3\n", "int"),
-        ("[queues.a]\npurpose = 'x'\nresource = 'cpu'\nslots = 0\n", "slots of queue 'a'"),
-        ("[queues.a]\npurpose = 'x'\nresource = 'cpu'\nslots = true\n", "slots of queue 'a'"),
-        ("[queues.a]\npurpose = 'x'\nresource = 'cpu'\nslots = 'gpu'\n", "'gpu'"),
+        (table(pool=None), "lacks ['pool']"),
+        (table(slot="1"), "unknown ['slot']"),
+        (table(resource="'tpu'"), "'tpu'"),
+        (table(slots="0"), "slots of queue 'a'"),
+        (table(slots="true"), "slots of queue 'a'"),
+        (table(slots="'gpu'"), "slots of queue 'a'"),
+        (table(slots="[1]"), "slots of queue 'a'"),
+        (table(resource="'cpu'"), "its resource is no gpu"),
+        (table(memory_gib="0"), "memory_gib of queue 'a'"),
+        (table(memory_gib="inf"), "memory_gib of queue 'a'"),
+        (table(memory_gib="'2'"), "memory_gib of queue 'a'"),
+        (table(longest_run_minutes="1.5"), "longest_run_minutes of queue 'a'"),
+        (table(priority="0"), "priority of queue 'a'"),
+        (table(pool="1"), "pool of queue 'a'"),
+        (table(larger="'b'"), "larger of queue 'a'"),
+        (table(larger="'a'"), "leads back to 'a'"),
+        (table(larger="'b'") + table("b", larger="'a'"), "leads back"),
+        (table(larger="'b'") + table("b", resource="'cpu'", slots="1"), "name a gpu queue"),
     ],
 )
-def test_a_contract_nobody_could_follow_is_refused_in_one_line(tmp_path, text, found):
-    path = tmp_path / "queues.toml"
-    path.write_text(text)
+def test_a_contract_nobody_could_follow_is_refused_in_one_line(contract, tmp_path, text, found):
     with pytest.raises(ContractError) as error:
-        read_contract(path)
+        contract(text)
     assert found in str(error.value)
-    assert str(path) in str(error.value)
+    assert str(tmp_path / "queues.toml") in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_contract_is_refused(tmp_path):
     with pytest.raises(ContractError, match="missing; restore"):
         read_contract(tmp_path / "none.toml")
+
+
+QUEUES = st.builds(
+    Queue,
+    name=st.text(min_size=1),
+    purpose=st.just("x"),
+    resource=st.sampled_from(["cpu", "gpu"]),
+    slots=st.just(1),
+    memory_gib=st.just(1),
+    longest_run_minutes=st.integers(1, 100_000),
+    pool=st.sampled_from(["", "gpu", "other"]),
+    priority=st.just(1),
+)
+CONTRACTS = st.lists(QUEUES, min_size=1).map(lambda listed: {q.name: q for q in listed})
+
+
+@given(CONTRACTS)
+def test_whatever_the_contract_its_time_outs_agree(contract):
+    given = {name.rpartition("__")[2]: int(value) for name, value in settings(contract).items()}
+    longest = max(queue.execution_timeout for queue in contract.values())
+    # No message is delivered again while its task runs.
+    assert timedelta(seconds=given["VISIBILITY_TIMEOUT"]) > longest + timedelta(minutes=1)
+    # A task that waits in Redis behind another outwaits it, and its token holds as long.
+    for queue in contract.values():
+        if not queue.pool:
+            limit = timedelta(seconds=given["TASK_QUEUED_TIMEOUT"])
+            assert limit >= queue.execution_timeout
+    # An api-server that is away ends no task, and no living task is taken for dead.
+    allowed = given["MAX_FAILED_HEARTBEATS"] * given["MIN_HEARTBEAT_INTERVAL"]
+    assert OUTAGE_SECONDS <= allowed < given["TASK_INSTANCE_HEARTBEAT_TIMEOUT"]
+    # A token is renewed when a fifth of its life is left: that fifth outlasts the outage.
+    assert given["JWT_EXPIRATION_TIME"] / 5 > OUTAGE_SECONDS
+    # A stopping worker is gone before its tasks are taken for dead.
+    assert given["TASK_INSTANCE_HEARTBEAT_TIMEOUT"] > GRACE_SECONDS
+
+
+def test_compose_gives_every_queue_a_service_and_its_grace():
+    compose = (CONTRACT_PATH.parent.parent / "docker-compose.yml").read_text()
+    assert re.search(rf"^  stop_grace_period: {GRACE_SECONDS}s$", compose, re.M)
+    for name in queues():
+        assert re.search(rf"^  {name}-worker:$", compose, re.M)
+    assert re.search(rf"^      QUEUES: {' '.join(queues())} ", compose, re.M)

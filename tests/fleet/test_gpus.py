@@ -21,12 +21,28 @@ def listed_gpus(library_path: str) -> list[dict]:
     return json.loads(answer)
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="the fake driver needs gcc")
-def test_gpus_come_in_the_drivers_order(tmp_path):
+@pytest.fixture
+def fake_driver(tmp_path) -> str:
+    """A folder that holds a driver of three GPUs."""
+    if shutil.which("gcc") is None:
+        pytest.skip("the fake driver needs gcc")
     library = tmp_path / "libnvidia-ml.so.1"
     command = ["gcc", "-shared", "-fPIC", "-DN_GPUS=3", "-o", str(library), str(FAKE_DRIVER)]
     subprocess.run(command, check=True)
-    gpus = listed_gpus(str(tmp_path))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("GPU-2", ["GPU-2"]), ("2,0", ["GPU-1", "GPU-3"]), ("", []), ("-1", []), ("GPU-9", [])],
+)
+def test_gpus_that_were_hidden_are_not_there(fake_driver, monkeypatch, visible, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu["uuid"] for gpu in listed_gpus(fake_driver)] == expected
+
+
+def test_gpus_come_in_the_drivers_order(fake_driver):
+    gpus = listed_gpus(fake_driver)
     assert [gpu["uuid"] for gpu in gpus] == ["GPU-1", "GPU-2", "GPU-3"]
     assert gpus[0]["name"] == "Fake GPU"
     assert gpus[0]["memory_bytes"] == 8 * 1024**3

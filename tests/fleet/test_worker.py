@@ -1,26 +1,45 @@
 import subprocess
 import sys
 
+import psutil
+import pytest
+
+from fleet import worker
 from fleet.contract import queues
 from fleet.gpus import Gpu
-from fleet.worker import describe, worker_command
+from fleet.worker import describe, memory_gib, worker_command
 
 GPU = Gpu(uuid="GPU-1", name="NVIDIA H200", memory_bytes=141 * 1024**3)
 
 
 def test_a_worker_consumes_its_queue_alone_with_its_slots():
-    command = worker_command(queues()["gpu"], n_cores=16)
+    command = worker_command(queues()["gpu"], 4)
     flags = dict(zip(command[3::2], command[4::2], strict=False))
     assert flags["--queues"] == "gpu"
-    assert flags["--concurrency"] == "1"
+    assert flags["--concurrency"] == "4"
     assert flags["--celery-hostname"] == "gpu@%h"
-    assert "16" in worker_command(queues()["cpu"], n_cores=16)
 
 
 def test_a_gpu_worker_without_a_gpu_says_so_plainly():
-    assert "no NVIDIA GPU is visible" in describe(queues()["gpu"], [])
-    assert "NVIDIA H200 (GPU-1)" in describe(queues()["gpu"], [GPU])
-    assert describe(queues()["cpu"], []).endswith("computes on the CPU")
+    assert "no NVIDIA GPU is visible" in describe(queues()["gpu"], [], 1)
+    assert "NVIDIA H200 (GPU-1)" in describe(queues()["gpu"], [GPU], 1)
+    assert describe(queues()["cpu"], [], 2).endswith("computes on the CPU; tasks at a time: 2")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("memory.max", "2147483648", 2.0),
+        ("memory/memory.limit_in_bytes", "1073741824", 1.0),
+        ("memory.max", "max", None),
+        ("memory.max", str(2**62), None),
+    ],
+)
+def test_a_containers_memory_counts_where_it_is_less(tmp_path, monkeypatch, name, text, expected):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(worker, "CGROUP", tmp_path)
+    assert memory_gib() == (expected or psutil.virtual_memory().total / 2**30)
 
 
 def test_an_unknown_queue_is_one_line_and_exit_1():

@@ -1,0 +1,109 @@
+"""The cluster policy, through Airflow's own parsing of DAG files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fleet import policy
+from fleet.contract import Queue
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+FILE = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from fleet.operators import CommandOperator
+with DAG("{dag}", schedule=None):
+    CommandOperator(task_id="plain", command=["true"])
+    CommandOperator(task_id="train", command=["true"], {arguments})
+    CommandOperator.partial(task_id="mapped", {arguments}).expand(command=[["true"]])
+"""
+PARSE = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+tasks = {t.task_id: [t.queue, t.pool, str(t.execution_timeout), t.priority_weight]
+         for dag in bag.dags.values() for t in dag.tasks}
+print(json.dumps({"errors": bag.import_errors, "dags": sorted(bag.dags), "tasks": tasks}))
+"""
+
+
+@pytest.fixture
+def parsed(tmp_path):
+    def parse(**arguments: str) -> dict:
+        for dag, given in arguments.items():
+            (tmp_path / f"{dag}.py").write_text(FILE.format(dag=dag, arguments=given))
+        path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "deploy" / "config")])
+        environment = os.environ | {"PYTHONPATH": path, "AIRFLOW_HOME": str(tmp_path / "home")}
+        answer = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", PARSE, str(tmp_path)],
+            env=environment | {"AIRFLOW__OPERATORS__DEFAULT_QUEUE": "cpu"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(answer.stdout.splitlines()[-1])
+
+    return parse
+
+
+def test_an_unknown_queue_is_an_import_error_and_other_files_go_on(parsed, tmp_path):
+    found = parsed(wrong='queue="trianing"', right='queue="gpu"')
+    assert found["dags"] == ["right"]
+    ((path, error),) = found["errors"].items()
+    assert path == str(tmp_path / "wrong.py")
+    assert f"{path}: task train names queue 'trianing', which no worker serves" in error
+    assert "write one of cpu, gpu" in error
+
+
+def test_what_a_task_lacks_comes_from_its_queue(parsed):
+    tasks = parsed(a='queue="gpu"')["tasks"]
+    assert tasks["train"] == tasks["mapped"] == ["gpu", "gpu", "1 day, 0:00:00", 1]
+    assert tasks["plain"] == ["cpu", "default_pool", "12:00:00", 1]
+
+
+def test_what_a_task_says_itself_stays(parsed):
+    said = 'queue="gpu", pool="mine", execution_timeout=timedelta(hours=1), priority_weight=7'
+    assert parsed(a=said)["tasks"]["mapped"] == ["gpu", "mine", "1:00:00", 7]
+
+
+def test_a_task_that_may_outlive_its_message_is_refused(parsed):
+    found = parsed(a='queue="gpu", execution_timeout=timedelta(days=3)')
+    (error,) = found["errors"].values()
+    assert "may run for 3 days, 0:00:00, longer than queue gpu allows (1 day, 0:00:00)" in error
+
+
+def queue(name: str, resource: str, pool: str) -> Queue:
+    return Queue(name, "x", resource, 1, 1, 60, pool, 1)
+
+
+@pytest.mark.parametrize(
+    ("own", "conf", "expected"),
+    [
+        ("gpu", {"gpu_queue": "large"}, ("large", "large")),
+        ("gpu", {"gpu_queue": "shared"}, ("shared", "default_pool")),
+        ("gpu", {"gpu_queue": "unknown"}, ("gpu", "gpu")),
+        ("gpu", {"gpu_queue": "cpu"}, ("gpu", "gpu")),
+        ("gpu", {"gpu_queue": ["large"]}, ("gpu", "gpu")),
+        ("gpu", {}, ("gpu", "gpu")),
+        ("gpu", None, ("gpu", "gpu")),
+        ("cpu", {"gpu_queue": "large"}, ("cpu", "gpu")),
+    ],
+)
+def test_a_run_sends_its_gpu_tasks_to_the_queue_that_it_names(monkeypatch, own, conf, expected):
+    listed = [("cpu", "cpu", ""), ("gpu", "gpu", "gpu"), ("large", "gpu", "large")]
+    contract = {name: queue(name, *rest) for name, *rest in [*listed, ("shared", "gpu", "")]}
+    monkeypatch.setattr(policy, "queues", lambda: contract)
+    instance = SimpleNamespace(queue=own, pool="gpu")
+    policy.task_instance_mutation_hook(instance, SimpleNamespace(conf=conf))
+    assert (instance.queue, instance.pool) == expected
+
+
+def test_airflow_finds_the_hook_also_for_runs_without_one(monkeypatch):
+    instance = SimpleNamespace(queue="gpu", pool="gpu")
+    policy.task_instance_mutation_hook(instance)
+    assert instance.queue == "gpu"
