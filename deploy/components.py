@@ -110,7 +110,7 @@ def leashed(command: Sequence[str], death_signal: str) -> list[str]:
 def base_environment() -> dict[str, str]:
     """What any process of the stack may see of this shell's environment."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    folders = (REPOSITORY, REPOSITORY / "deploy" / "config")
+    folders = (REPOSITORY, REPOSITORY / "fleet" / "config")
     path = os.pathsep.join(map(str, folders))
     return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 

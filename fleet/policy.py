@@ -1,6 +1,6 @@
 """Airflow's cluster policy: what every task must be, whoever wrote its DAG.
 
-Airflow finds these functions through `deploy/config/airflow_local_settings.py`. `task_policy` is
+Airflow finds these functions through `fleet/config/airflow_local_settings.py`. `task_policy` is
 called for each task when its file is parsed, by the dag-processor and by the worker that is about
 to run a task of it; `task_instance_mutation_hook` when a run's tasks are made.
 """
