@@ -8,6 +8,9 @@ WEB_PORT ?= 8080
 FLOWER_PORT ?= 5555
 S3_FLAG = $(if $(filter 1,$(S3)),--s3)
 PORTS = --web-port $(WEB_PORT) --flower-port $(FLOWER_PORT)
+# Ports that make was given, which `make up` writes into .env.
+CHOSEN_PORTS = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)) \
+	$(if $(filter-out file,$(origin FLOWER_PORT)),--flower-port $(FLOWER_PORT))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -24,7 +27,7 @@ demo: setup ## start the embedded stack, train on the demo music, show the resul
 	@$(DEPLOY) demo $(PORTS)
 
 up: $(ENVS)/deploy.made ## check, write .env, build, start the containers, try every queue; S3=1: with an S3 of their own
-	@$(DEPLOY) up $(S3_FLAG)
+	@$(DEPLOY) up $(S3_FLAG) $(CHOSEN_PORTS)
 
 down: $(ENVS)/deploy.made ## stop the containers; VOLUMES=1 deletes their data
 	@$(DEPLOY) down $(if $(filter 1,$(VOLUMES)),--volumes)
@@ -36,7 +39,7 @@ logs: $(ENVS)/deploy.made ## follow the containers' logs
 	@$(DEPLOY) logs
 
 env: $(ENVS)/deploy.made ## write .env with generated secrets, keep what is there
-	@$(DEPLOY) env $(S3_FLAG)
+	@$(DEPLOY) env $(S3_FLAG) $(CHOSEN_PORTS)
 
 up-local: setup ## start the embedded stack and leave it running
 	@$(DEPLOY) up-local $(PORTS)

@@ -2,22 +2,24 @@
 
 import json
 import os
+import re
 import shutil
 import socket
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deploy.components import REPOSITORY
+from deploy.components import DEMO_MUSIC, REPOSITORY
+from deploy.engine import docker
 from deploy.environment import has_gpu
 from deploy.errors import DeployError
 
 GIB = 1024**3
-MIN_ENGINE, MIN_COMPOSE = (20, 10), (2, 20)
-MIN_CORES, MIN_MEMORY_GIB, MIN_DISK_GIB = 2, 6, 25
+MIN_ENGINE, MIN_COMPOSE, MIN_BUILDX = (20, 10), (2, 20), (0, 8)
+MIN_CORES, MIN_MEMORY_GIB, MIN_DISK_GIB, MIN_DISK_GIB_BUILT = 2, 6, 25, 3
 """The stack takes 1.5 GiB when idle, a training on a CPU 1 to 2 more; the images take 9."""
+LARGEST_IMAGE = "music-genre/gpu-worker"
 MAX_SKEW_SECONDS = 5
 """Tokens are refused by a clock that differs by 10 s."""
 PORTS = {"WEB_PORT": 8080, "FLOWER_PORT": 5555}
@@ -32,51 +34,31 @@ class Finding(NamedTuple):
     """Empty where all is well."""
 
 
-def docker(*words: str) -> str:
-    """Ask the docker command.
-
-    Raises:
-        DeployError: it is missing, fails, or does not answer within 20 s.
-    """
-    try:
-        answer = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=20)
-    except FileNotFoundError:
-        raise DeployError("the docker command is missing; install Docker Engine") from None
-    except subprocess.TimeoutExpired:
-        raise DeployError("the Docker engine has not answered for 20 s; restart it") from None
-    if answer.returncode == 0:
-        return answer.stdout.strip()
-    said = " ".join(answer.stderr.split())
-    if "permission denied" in said:
-        raise DeployError(
-            f"this user may not speak to the Docker engine ({said}); run as root, or add the user "
-            "to the group docker"
-        )
-    if "Cannot connect" in said:
-        raise DeployError(f"no Docker engine answers ({said}); start it")
-    raise DeployError(f"`docker {' '.join(words)}` failed: {said}")
-
-
-def check(environment: Mapping[str, str], *, running: bool) -> list[Finding]:
+def check(environment: Mapping[str, str], is_running: Callable[[], bool]) -> list[Finding]:
     """Look at everything.
 
     Args:
         environment: the variables of .env.
-        running: the stack is up, and holds its ports itself.
+        is_running: whether the stack is up, and holds its ports itself; asked only where
+            Compose can answer.
 
     Raises:
         DeployError: the engine does not answer, so nothing else can be asked.
     """
     info: dict[str, Any] = json.loads(docker("info", "--format", "{{json .}}"))
+    compose = _plugin("Compose", "compose", "version", "--short", least=MIN_COMPOSE)
     findings = [
         _version("Docker engine", str(info["ServerVersion"]), MIN_ENGINE),
-        _compose(),
+        compose,
+        _plugin("buildx", "buildx", "version", least=MIN_BUILDX),
         _at_least("cores", int(info["NCPU"]), MIN_CORES, ""),
         _at_least("memory", round(info["MemTotal"] / GIB, 1), MIN_MEMORY_GIB, " GiB"),
-        _disk(Path(info["DockerRootDir"])),
+        _disk(Path(info["DockerRootDir"]), environment),
         _clock(info["SystemTime"]),
+        _audio(environment),
+        _scripts(),
     ]
-    if not running:
+    if not compose.remedy and not is_running():
         findings += [_port(name, environment) for name in PORTS]
     if "gpu.yml" in environment.get("COMPOSE_FILE", ""):
         findings += [_driver(), _toolkit(info)]
@@ -84,16 +66,19 @@ def check(environment: Mapping[str, str], *, running: bool) -> list[Finding]:
 
 
 def _version(name: str, found: str, least: tuple[int, int]) -> Finding:
-    numbers = tuple(int(part) for part in found.lstrip("v").split(".")[:2])
+    numbers = re.search(r"(\d+)\.(\d+)", found)
     wanted = ".".join(map(str, least))
-    return Finding(name, found, "" if numbers >= least else f"install {wanted} or later")
+    if numbers and tuple(map(int, numbers.groups())) >= least:
+        return Finding(name, found)
+    return Finding(name, found, f"install {wanted} or later")
 
 
-def _compose() -> Finding:
+def _plugin(name: str, *question: str, least: tuple[int, int]) -> Finding:
     try:
-        return _version("Compose", docker("compose", "version", "--short"), MIN_COMPOSE)
+        return _version(name, docker(*question), least)
     except DeployError as error:
-        return Finding("Compose", str(error), "install the Compose plugin, version 2")
+        wanted = ".".join(map(str, least))
+        return Finding(name, str(error), f"install Docker's {name} plugin, {wanted} or later")
 
 
 def _at_least(name: str, found: float, least: float, unit: str) -> Finding:
@@ -101,11 +86,13 @@ def _at_least(name: str, found: float, least: float, unit: str) -> Finding:
     return Finding(name, f"{found:g}{unit}", "" if found >= least else remedy)
 
 
-def _disk(folder: Path) -> Finding:
+def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
     # Docker Desktop's folder is inside its virtual machine.
     looked_at = folder if folder.exists() else REPOSITORY
     free = shutil.disk_usage(looked_at).free / GIB
-    remedy = "" if free >= MIN_DISK_GIB else f"free {MIN_DISK_GIB} GiB: `docker system prune`"
+    built = docker("image", "ls", "-q", f"{LARGEST_IMAGE}:{environment.get('TAG') or 'latest'}")
+    least = MIN_DISK_GIB_BUILT if built else MIN_DISK_GIB
+    remedy = "" if free >= least else f"free {least} GiB: `docker system prune`"
     return Finding("disk", f"{free:.0f} GiB free in {looked_at}", remedy)
 
 
@@ -116,6 +103,37 @@ def _clock(engine_time: str) -> Finding:
     skew = abs((datetime.fromisoformat(head + zone) - datetime.now(UTC)).total_seconds())
     remedy = "" if skew <= MAX_SKEW_SECONDS else "set both clocks by NTP"
     return Finding("clock", f"the engine's differs by {skew:.0f} s", remedy)
+
+
+def _audio(environment: Mapping[str, str]) -> Finding:
+    """Look whether the CPU workers' user, who is nobody here, may read the music."""
+    folder = Path(environment.get("AUDIO_DIR") or DEMO_MUSIC)
+    remedy = "write the absolute path of a folder of genre folders as AUDIO_DIR in .env"
+    if not folder.is_absolute():  # Compose would take some of them for volumes' names
+        return Finding("AUDIO_DIR", f"{str(folder)!r} is no absolute path", remedy)
+    if not folder.is_dir():
+        return Finding("AUDIO_DIR", f"{folder} is no folder", remedy)
+    genres = [folder, *(path for path in folder.iterdir() if path.is_dir())]
+    samples = [
+        next((path for path in genre.iterdir() if path.is_file()), genre) for genre in genres
+    ]
+    return _readable("AUDIO_DIR", [*genres, *samples], folder)
+
+
+def _scripts() -> Finding:
+    """Look at what is mounted from the checkout; under umask 077 others cannot read it."""
+    folder = REPOSITORY / "deploy" / "compose"
+    return _readable("scripts", list(folder.iterdir()), folder)
+
+
+def _readable(name: str, paths: list[Path], folder: Path) -> Finding:
+    """Look whether all others may read files and enter folders."""
+    for path in paths:
+        wanted = 0o005 if path.is_dir() else 0o004
+        if path.stat().st_mode & wanted != wanted:
+            remedy = f"let the containers' users read it: `chmod -R o+rX {folder}`"
+            return Finding(name, f"{path} is closed to other users", remedy)
+    return Finding(name, f"{folder} can be read")
 
 
 def _port(name: str, environment: Mapping[str, str]) -> Finding:
@@ -142,7 +160,8 @@ def _driver() -> Finding:
 
 
 def _toolkit(info: Mapping[str, Any]) -> Finding:
-    if "nvidia" in info.get("Runtimes", {}) or info.get("CDISpecDirs"):
+    hook = shutil.which("nvidia-container-runtime-hook")
+    if "nvidia" in info.get("Runtimes", {}) or hook:
         return Finding("GPU toolkit", "known to the engine")
     remedy = "install the NVIDIA Container Toolkit: `nvidia-ctk runtime configure`"
     return Finding("GPU toolkit", "the engine has no runtime named nvidia", remedy)

@@ -1,21 +1,24 @@
 """The stack as containers: built, started, asked and stopped by Docker Compose."""
 
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy import environment
 from deploy.components import REPOSITORY
+from deploy.engine import docker
 from deploy.errors import DeployError
 from deploy.stack import Stack
 
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
 """Services with an image of their own; the others share the webserver's."""
 WAIT_SECONDS = 300
+GPU_LOCKS = Path("/tmp/music-genre-gpus")  # noqa: S108
+"""Where `music-genre` keeps them by default: one folder for containers and embedded workers."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Project:
             DeployError: it failed.
         """
         command = ["docker", "compose", "--env-file", str(self.env_file), "-p", self.name, *words]
-        _run(command, REPOSITORY, without=environment.read(self.env_file))
+        _run(command, REPOSITORY)
 
     def of_running(self, *words: str) -> None:
         """Run a command of Compose on what runs, whatever has become of the files.
@@ -48,7 +51,7 @@ class Project:
         Raises:
             DeployError: it failed.
         """
-        _run(["docker", "compose", "-p", self.name, *words], Path("/"), without=())
+        _run(["docker", "compose", "-p", self.name, *words], Path("/"))
 
     def containers(self) -> list[dict[str, Any]]:
         """List the project's containers, those that have ended too."""
@@ -56,13 +59,28 @@ class Project:
         answer = subprocess.run(command, cwd="/", capture_output=True, text=True)
         if answer.returncode != 0:
             raise DeployError(f"Compose does not answer: {' '.join(answer.stderr.split())}")
-        return [json.loads(line) for line in answer.stdout.splitlines() if line.strip()]
+        return _objects(answer.stdout)
+
+    def is_running(self) -> bool:
+        """Whether a container of the project runs."""
+        return any(each["State"] == "running" for each in self.containers())
+
+    def has_data(self) -> bool:
+        """Whether the project has a database, running or not."""
+        listed = docker("volume", "ls", "-q", "--filter", f"name=^{self.name}_postgres$")
+        return bool(listed)
 
 
-def _run(command: list[str], folder: Path, *, without: Collection[str]) -> None:
+def _objects(text: str) -> list[dict[str, Any]]:
+    """Parse what `ps --format json` prints: an array until Compose 2.20, then an object a line."""
+    if text.lstrip().startswith("["):
+        return list(json.loads(text))
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def _run(command: list[str], folder: Path) -> None:
     """Run a command in this shell's environment, less what would go before the `.env` file."""
-    names = {*without, *environment.SECRETS, "COMPOSE_FILE", "COMPOSE_PROFILES"}
-    names.add("COMPOSE_PROJECT_NAME")
+    names = {*environment.variables(), "COMPOSE_PROJECT_NAME"}
     kept = {name: value for name, value in os.environ.items() if name not in names}
     kept["DOCKER_BUILDKIT"] = "1"
     ended = subprocess.run(command, cwd=folder, env=kept, stdin=subprocess.DEVNULL)
@@ -112,11 +130,19 @@ def start(project: Project) -> ComposeStack:
     Raises:
         DeployError: a service does not become healthy.
     """
+    _make_gpu_locks()
     project.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", str(WAIT_SECONDS))
     stack = ComposeStack(project)
     stack.wait_until(stack.is_healthy, "the stack was")
     project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
     return stack
+
+
+def _make_gpu_locks() -> None:
+    """Make the folder of the GPUs' locks for every user, as the engine would not."""
+    GPU_LOCKS.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # another user made it
+        GPU_LOCKS.chmod(0o1777)
 
 
 def stop(project: Project, *, volumes: bool) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -145,15 +146,21 @@ def _seconds(instance: dict[str, Any]) -> float | None:
     return (until - start).total_seconds()
 
 
-def follow(run: Run, stack: Stack, console: Console) -> None:
+def follow(run: Run, stack: Stack, console: Console, seconds: float = math.inf) -> bool:
     """Show the run until it ends: a live table on a terminal, else a line for each change.
+
+    Returns:
+        Whether it ended within the seconds.
 
     Raises:
         DeployError: the run failed, or a component does not stay up.
     """
     shown: dict[str, str] = {}
+    give_up_at = time.monotonic() + seconds
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while (state := run.state()) not in FINAL_STATES:
+            if time.monotonic() > give_up_at:
+                return False
             stack.check()
             rows = run.rows()
             if console.is_terminal:
@@ -166,6 +173,7 @@ def follow(run: Run, stack: Stack, console: Console) -> None:
     if state == "failed":
         failed = [row.name for row in run.rows() if row.state == "failed"]
         raise DeployError(f"the run failed in {', '.join(failed)}; the reason is in {run.logs}")
+    return True
 
 
 def _print_changes(rows: list[TaskRow], shown: dict[str, str], console: Console) -> None:

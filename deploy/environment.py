@@ -5,9 +5,10 @@ import re
 import secrets
 import subprocess
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from deploy.components import REPOSITORY
 from deploy.errors import DeployError
 from deploy.state import write_private
 
@@ -28,7 +29,7 @@ SECRETS: Mapping[str, Callable[[], str]] = {
     "REDIS_FLOWER_PASSWORD": _password,
     "ADMIN_PASSWORD": _password,
     "FLOWER_PASSWORD": _password,
-    "JWT_SECRET": lambda: secrets.token_urlsafe(64),  # HS512 wants 64 bytes
+    "JWT_SECRET": lambda: secrets.token_urlsafe(64),
     "API_SECRET_KEY": _password,
     "FERNET_KEY": _fernet_key,
     "S3_SECRET_KEY": _password,
@@ -37,19 +38,19 @@ HEADER = """\
 # Written by `python -m deploy env`. What each variable means: .env.example.
 # The secrets are this stack's own: to keep its data, keep this file. Read by its owner alone.
 """
-LOCAL_S3 = {
-    "COMPOSE_PROFILES": "s3",
-    "AWS_ENDPOINT_URL": "http://s3:8333",
-    "AWS_ACCESS_KEY_ID": "s3:admin",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "S3_BUCKET": "music-genre",
-    "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
-    "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER": "s3://music-genre/logs",
-}
-"""What makes a stack use an S3 service of its own, beside its secret key."""
+BOUND_TO_DATA = {"POSTGRES_PASSWORD", "ADMIN_PASSWORD", "FERNET_KEY"}
+"""Secrets that the database holds too: a new one does not open what an old one closed."""
+EXAMPLE = REPOSITORY / ".env.example"
 LEAST_CHARACTERS = 16
+LEAST_OF_JWT_SECRET = 64
+"""HS512 wants a key of 64 bytes (RFC 7518, section 3.2)."""
 _SAFE = re.compile(r"[A-Za-z0-9_=.~-]*")
-_PLACEHOLDER = re.compile(r"change.?me|password|secret|placeholder|example|xxxx", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"change.?me|password|secret|placeholder|example|x{6}", re.IGNORECASE)
+
+
+def variables() -> set[str]:
+    """Name every variable of the stack's file, as `.env.example` lists them."""
+    return set(re.findall(r"^#? ?([A-Z_0-9]+)=", EXAMPLE.read_text(encoding="utf-8"), re.M))
 
 
 def read(path: Path) -> dict[str, str]:
@@ -62,6 +63,19 @@ def read(path: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise DeployError(f"{path} is missing; run `make env`, which writes it") from None
+    return _parse(lines, path)
+
+
+def planned(path: Path) -> dict[str, str]:
+    """Read the file, or what this machine would have written into it, where it is missing.
+
+    Raises:
+        DeployError: a line is none.
+    """
+    return read(path) if path.exists() else _parse(_of_this_machine().splitlines(), path)
+
+
+def _parse(lines: Sequence[str], path: Path) -> dict[str, str]:
     found = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -73,19 +87,27 @@ def read(path: Path) -> dict[str, str]:
     return found
 
 
-def ensure(path: Path, *, local_s3: bool = False) -> list[str]:
+def ensure(
+    path: Path,
+    *,
+    local_s3: bool = False,
+    chosen: Mapping[str, str] | None = None,
+    has_data: bool = False,
+) -> list[str]:
     """Add the secrets that a file lacks, or write a new file; what is there stays.
 
     Args:
         path: the file.
         local_s3: also have the stack run an S3 service of its own, and use it.
+        chosen: variables to set, whatever the file says.
+        has_data: the stack has a database, made with the secrets of an earlier file.
 
     Returns:
         The names of what was generated.
 
     Raises:
-        DeployError: a secret that is there is a placeholder, a line is none, or the file names
-            another S3.
+        DeployError: a secret that is there is a placeholder, a line is none, the file names
+            another S3, or lacks a secret that the database was made with.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else HEADER + _of_this_machine()
     found = read(path) if path.exists() else {}
@@ -95,19 +117,50 @@ def ensure(path: Path, *, local_s3: bool = False) -> list[str]:
                 f"{name} in {path} {fault}; delete the line and run `make env`, which generates one"
             )
     missing = [name for name in SECRETS if name not in found]
-    if text and not text.endswith("\n"):
-        text += "\n"
-    generated = {name: SECRETS[name]() for name in missing}
-    added = dict(generated)
+    if has_data and (lost := sorted(BOUND_TO_DATA.intersection(missing))):
+        raise DeployError(
+            f"{path} lacks {', '.join(lost)}, with which this stack's database was made; restore "
+            "the file, or delete the stack's data: `make down VOLUMES=1`"
+        )
+    added = {name: _draw(name) for name in missing}
     if local_s3:
-        added |= _local_s3(path, found, (generated | found)["S3_SECRET_KEY"])
-    write_private(path, text + "".join(f"{name}={value}\n" for name, value in added.items()))
+        added |= _local_s3(path, {**found, **(chosen or {})}, (added | found)["S3_SECRET_KEY"])
+    write_private(path, _with_lines(text, {**added, **(chosen or {})}))
     return missing
 
 
+def _draw(name: str) -> str:
+    """Generate a secret; one that holds such a word by chance would be refused next time."""
+    while _fault(name, value := SECRETS[name]()):
+        pass
+    return value
+
+
+def _with_lines(text: str, values: Mapping[str, str]) -> str:
+    """Set variables: in their line where there is one, else in a new one at the end."""
+    lines = text.splitlines()
+    for name, value in values.items():
+        here = [number for number, line in enumerate(lines) if line.startswith(f"{name}=")]
+        for number in here:
+            lines[number] = f"{name}={value}"
+        if not here:
+            lines.append(f"{name}={value}")
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str, str]:
-    """The lines that the file lacks for an S3 of the stack's own."""
-    wanted = LOCAL_S3 | {"AWS_SECRET_ACCESS_KEY": secret_key}
+    """The lines that the file lacks to use an S3 of the stack's own."""
+    bucket = found.get("S3_BUCKET") or "music-genre"
+    wanted = {
+        "COMPOSE_PROFILES": "s3",
+        "AWS_ENDPOINT_URL": "http://s3:8333",
+        "AWS_ACCESS_KEY_ID": "s3:admin",
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "S3_BUCKET": bucket,
+        "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
+        "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER": f"s3://{bucket}/logs",
+    }
     for name, value in wanted.items():
         if found.get(name) and found[name] != value:
             raise DeployError(
@@ -119,14 +172,14 @@ def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str
 
 def _fault(name: str, value: str) -> str:
     """Say what is wrong with a secret, without the secret; nothing if it may be used."""
+    least = LEAST_OF_JWT_SECRET if name == "JWT_SECRET" else LEAST_CHARACTERS
     if not value:
         return "is empty"
-    if len(value) < LEAST_CHARACTERS:
-        return f"has {len(value)} characters, fewer than {LEAST_CHARACTERS}"
+    if len(value) < least:
+        return f"has {len(value)} characters, fewer than {least}"
     if not _SAFE.fullmatch(value):
         return "has characters that cannot stand in an address (allowed: A-Z a-z 0-9 _ = . ~ -)"
-    # A random one of 32 characters and more may hold such a word by chance.
-    if len(value) < len(_password()) and _PLACEHOLDER.search(value):
+    if _PLACEHOLDER.search(value):
         return "is a placeholder"
     if name == "FERNET_KEY" and not _is_fernet_key(value):
         return "is no key of 32 bytes in URL-safe base64"

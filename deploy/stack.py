@@ -88,8 +88,11 @@ class Stack(ABC):
 
     def missing_workers(self) -> set[str]:
         """The queues of the contract whose worker is not online."""
-        online = online_workers(self.flower_address, ADMIN, self._flower_password)
-        return set(queues()) - {name.partition("@")[0] for name in online}
+        return set(queues()) - {name.partition("@")[0] for name in self.online_workers()}
+
+    def online_workers(self) -> set[str]:
+        """The names of the workers that Flower sees, such as `gpu@host`."""
+        return online_workers(self.flower_address, ADMIN, self._flower_password)
 
 
 def ask(is_ready: Callable[[], bool]) -> bool:

@@ -13,7 +13,7 @@ import billiard
 import psutil
 from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG
 from celery import signals
-from celery.worker.control import inspect_command
+from celery.worker.control import Panel, inspect_command
 from celery.worker.request import Request
 
 from fleet.gpus import VISIBLE_VARIABLE, slot_gpus
@@ -24,6 +24,15 @@ ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
 # A task's argument is its workload, with the token that lets it report as that task. Events and
 # the answers of `inspect` carry arguments to whoever listens, Flower to begin with.
 CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, "task_send_sent_event": False}
+
+
+# A worker's queue and slots are the contract's: whoever may ask workers may not change them.
+REFUSED = (
+    *("add_consumer", "cancel_consumer", "rate_limit", "time_limit"),
+    *("autoscale", "pool_grow", "pool_restart", "pool_shrink"),
+)
+for name in REFUSED:
+    Panel.data.pop(name, None)
 
 
 @signals.before_task_publish.connect

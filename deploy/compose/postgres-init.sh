@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs once, when the data folder is made: Airflow owns its database and nothing else of the server.
 set -eu
-psql -v ON_ERROR_STOP=1 -v password="$AIRFLOW_PASSWORD" <<'END'
+psql -v ON_ERROR_STOP=1 <<'END'
+\getenv password AIRFLOW_PASSWORD
 CREATE ROLE airflow LOGIN PASSWORD :'password';
 CREATE DATABASE airflow OWNER airflow;
 REVOKE CONNECT ON DATABASE postgres FROM PUBLIC;

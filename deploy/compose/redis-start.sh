@@ -4,10 +4,11 @@
 #
 #   scheduler   sends tasks to the queues and reads their results
 #   worker      takes tasks, keeps them while they run, writes results
-#   flower      looks: reads the queues' lengths, hears events, asks workers
+#   flower      looks: reads the queues' lengths, hears events, asks workers and reads their answers
 #
-# Keys are kombu's: the queues, _kombu.* (who is bound to what), unacked* (messages being
-# worked on), *pidbox and celeryev* (questions to workers, events); and Celery's results.
+# Keys are kombu's: the queues, _kombu.binding.* (which queues an exchange fills), unacked*
+# (messages being worked on), *pidbox and celeryev* (questions to workers, events); and Celery's
+# results. Flower may not bind a queue of its own to the tasks' exchanges.
 set -eu
 umask 077
 sha256() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
@@ -19,16 +20,20 @@ for queue in $QUEUES; do
     queues="$queues ~$queue ~$queue??[369]"
     lengths="$lengths %R~$queue %R~$queue??[369]"
 done
-talk='~_kombu.* ~*.pidbox* ~celeryev.* &/* &/0.celery.pidbox &/0.celeryev/* &/0.celeryev/worker.*'
-commands='+@all -@admin -@dangerous +info'
+channels='&/0.celery.pidbox &/0.celeryev/*'
+talk="~_kombu.binding.* ~*.pidbox* ~celeryev.* $channels &/0.celeryev/worker.*"
+answers='~*.reply.celery.pidbox* ~_kombu.binding.reply.celery.pidbox'
+look="$answers ~celeryev.* ~_kombu.binding.celeryev %R~_kombu.binding.celery.pidbox $channels"
+commands='+@all -@admin -@dangerous +info -scan -randomkey -function'
 
 cat >/tmp/users.acl <<END
 user default off
 user scheduler on #$(sha256 "$REDIS_SCHEDULER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
 user worker on #$(sha256 "$REDIS_WORKER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
-user flower on #$(sha256 "$REDIS_FLOWER_PASSWORD") $talk $lengths ~flower.unacked* $commands
+user flower on #$(sha256 "$REDIS_FLOWER_PASSWORD") $look $lengths ~flower.unacked* $commands
 END
 # The image's own start makes Redis listen beyond loopback; it is reached from the stack's networks
-# alone. A queued task outlives a crash (AOF) and is never evicted.
+# alone. A queued task outlives a crash (AOF) and is never evicted;
+# full, it refuses new ones before the container's limit would end it.
 exec docker-entrypoint.sh redis-server --aclfile /tmp/users.acl --appendonly yes --save '' \
-    --maxmemory-policy noeviction --dir /data
+    --maxmemory 384mb --maxmemory-policy noeviction --dir /data

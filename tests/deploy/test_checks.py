@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from deploy import checks
 from deploy.components import REPOSITORY
+from deploy.compose import Project
 from deploy.errors import DeployError
 
 GIB = 1024**3
@@ -31,10 +35,20 @@ def engine(**differing: object) -> dict:
     }
 
 
+WELL = {
+    "compose version": "2.30.0",
+    "compose -p": "",
+    "buildx version": "github.com/docker/buildx v0.13.1 788433953af10f2a",
+    "image ls": "",
+    "volume ls": "",
+}
+
+
 @pytest.fixture
 def answering(monkeypatch):
-    def answer(info: dict | None = None, compose: str | None = "2.30.0", fault: str = "") -> None:
-        answers = {"info --format": info, "compose version": compose, "fault": fault}
+    def answer(info: dict | None = None, fault: str = "", **differing: str | None) -> None:
+        answers = {"info --format": info, "fault": fault, **WELL}
+        answers |= {name.replace("_", " "): text for name, text in differing.items()}
         monkeypatch.setenv("FAKE_DOCKER", json.dumps(answers))
         fakes = REPOSITORY / "tests" / "fakes"
         monkeypatch.setenv("PATH", f"{fakes}{os.pathsep}{os.environ['PATH']}")
@@ -42,8 +56,14 @@ def answering(monkeypatch):
     return answer
 
 
+def deploy(*words: str) -> subprocess.CompletedProcess:
+    """Run the command line, with the fake `docker` first on its path."""
+    command = [sys.executable, "-m", "deploy", *words]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
 def faults(environment: dict[str, str] | None = None) -> dict[str, checks.Finding]:
-    found = checks.check(environment or {}, running=environment is None)
+    found = checks.check(environment or {}, lambda: environment is None)
     return {finding.name: finding for finding in found if finding.remedy}
 
 
@@ -75,10 +95,58 @@ def test_a_full_disk_is_named(answering, monkeypatch):
     assert "docker system prune" in faults()["disk"].remedy
 
 
-@pytest.mark.parametrize("compose", ["1.29.2", None])
-def test_an_old_or_missing_compose_is_named(answering, compose):
-    answering(engine(), compose=compose, fault="docker: 'compose' is not a docker command")
-    assert faults()["Compose"].remedy
+def test_images_that_are_built_take_no_more_room(answering, monkeypatch):
+    monkeypatch.setattr(checks, "MIN_DISK_GIB", 10**6)
+    monkeypatch.setattr(checks, "MIN_DISK_GIB_BUILT", 0)
+    answering(engine(), image_ls="0123456789ab")
+    assert "disk" not in faults()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "version"),
+    [("compose", "1.29.2"), ("compose", None), ("buildx", "v0.5.1"), ("buildx", None)],
+)
+def test_an_old_or_missing_plugin_is_named_with_its_remedy(answering, plugin, version):
+    fault = f"docker: '{plugin}' is not a docker command"
+    answering(engine(), fault, **{f"{plugin}_version": version})
+    ended = deploy("check")
+    assert ended.returncode == 1
+    assert re.search(rf"{version or fault} → install", ended.stderr), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+PROJECT = [{"Service": "redis", "State": "running"}, {"Service": "init", "State": "exited"}]
+
+
+@pytest.mark.parametrize(
+    "listed", [json.dumps(PROJECT), "\n".join(map(json.dumps, PROJECT))], ids=["array", "lines"]
+)
+def test_what_runs_is_read_from_every_compose(answering, listed, tmp_path):
+    answering(engine(), **{"compose_-p": listed})
+    assert Project("any", tmp_path / ".env").is_running()
+
+
+@pytest.mark.parametrize(
+    ("folder", "remedy"),
+    [("music", "absolute path"), ("/nowhere/music", "is no folder"), ("closed", "chmod -R")],
+)
+def test_music_that_the_workers_could_not_read_is_named(answering, folder, remedy, tmp_path):
+    answering(engine())
+    if folder == "closed":
+        folder = str(tmp_path / "genres")
+        (tmp_path / "genres" / "rock").mkdir(parents=True)
+        (tmp_path / "genres" / "rock" / "1.wav").touch(mode=0o600)
+        (tmp_path / "genres" / "rock").chmod(0o755)
+    finding = faults({"AUDIO_DIR": folder})["AUDIO_DIR"]
+    assert remedy in finding.found + finding.remedy
+
+
+def test_secrets_of_a_database_that_is_there_are_not_made_anew(answering, tmp_path):
+    answering(engine(), volume_ls="music-genre_postgres")
+    ended = deploy("env", "--env-file", str(tmp_path / ".env"))
+    assert ended.returncode == 1
+    assert "restore the file, or delete the stack's data" in ended.stderr
+    assert not (tmp_path / ".env").exists()
 
 
 @pytest.mark.parametrize(
@@ -90,15 +158,15 @@ def test_an_old_or_missing_compose_is_named(answering, compose):
     ],
 )
 def test_an_engine_that_does_not_answer_is_one_line(answering, fault, remedy):
-    answering(None, fault=fault)
+    answering(None, fault)
     with pytest.raises(DeployError, match=remedy):
-        checks.check({}, running=False)
+        checks.check({}, lambda: False)
 
 
 def test_no_docker_at_all_is_one_line(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(DeployError, match="install Docker Engine"):
-        checks.check({}, running=False)
+        checks.check({}, lambda: False)
 
 
 def test_a_taken_port_is_named_unless_the_stack_holds_it(answering):
@@ -111,7 +179,7 @@ def test_a_taken_port_is_named_unless_the_stack_holds_it(answering):
         assert port in fault["WEB_PORT"].found
         assert "WEB_PORT in .env" in fault["WEB_PORT"].remedy
         assert "'no' is no port" in fault["FLOWER_PORT"].found
-        running = checks.check({"WEB_PORT": port}, running=True)
+        running = checks.check({"WEB_PORT": port}, lambda: True)
         assert "WEB_PORT" not in {finding.name for finding in running}
 
 

@@ -1,11 +1,13 @@
 """The `.env` file: what is generated, kept, refused."""
 
+import os
 import re
 
 import pytest
 
 from deploy import environment
 from deploy.components import REPOSITORY
+from deploy.compose import Project
 from deploy.errors import DeployError
 
 COMPOSE = (REPOSITORY / "docker-compose.yml").read_text()
@@ -54,6 +56,8 @@ def test_what_is_there_stays_and_what_is_missing_is_added(path):
         ("POSTGRES_PASSWORD", "changeme-changeme", "is a placeholder"),
         ("FLOWER_PASSWORD", "your-password-here", "is a placeholder"),
         ("REDIS_WORKER_PASSWORD", "with/slash-and@sign#", "cannot stand in an address"),
+        ("ADMIN_PASSWORD", "please-CHANGE-ME-before-you-go-to-production", "is a placeholder"),
+        ("JWT_SECRET", "abcdefghijklmnopqrstuvwxyz012345", "has 32 characters, fewer than 64"),
         ("FERNET_KEY", "sixteen-and-more-characters", "no key of 32 bytes"),
     ],
 )
@@ -91,6 +95,44 @@ def test_an_s3_that_is_set_already_is_not_overwritten(path):
     with pytest.raises(DeployError, match=r"AWS_ENDPOINT_URL in .* is set already"):
         environment.ensure(path, local_s3=True)
     assert path.read_text() == "AWS_ENDPOINT_URL=https://s3.example.org\n"
+
+
+def test_an_s3_of_its_own_keeps_logs_in_the_bucket_that_the_file_names(path):
+    path.write_text("S3_BUCKET=our-music\n")
+    environment.ensure(path, local_s3=True)
+    found = environment.read(path)
+    assert found["AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"] == "s3://our-music/logs"
+
+
+def test_a_chosen_port_takes_the_place_of_the_files(path):
+    path.write_text("# mine\nWEB_PORT=8080\n")
+    environment.ensure(path, chosen={"WEB_PORT": "8081", "FLOWER_PORT": "5556"})
+    assert path.read_text().startswith("# mine\nWEB_PORT=8081\n")
+    assert environment.read(path)["FLOWER_PORT"] == "5556"
+
+
+@pytest.mark.parametrize("lost", sorted(environment.BOUND_TO_DATA))
+def test_a_lost_secret_of_a_database_is_not_made_anew(path, lost):
+    environment.ensure(path)
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(f"{lost}=")]
+    path.write_text("\n".join(kept) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(DeployError, match=rf"lacks {lost}, .*restore .*make down VOLUMES=1"):
+        environment.ensure(path, has_data=True)
+    assert path.read_bytes() == before
+    assert environment.ensure(path) == [lost]
+
+
+def test_the_shells_own_variables_do_not_go_before_the_files(path, monkeypatch, tmp_path):
+    program = tmp_path / "docker"
+    program.write_text("#!/bin/sh\nenv >>$(dirname $0)/seen\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for name in ("AWS_SECRET_ACCESS_KEY", "TAG", "WEB_PORT", "COMPOSE_FILE", "JWT_SECRET"):
+        monkeypatch.setenv(name, "from-the-shell")
+    environment.ensure(path)
+    Project("any", path).compose("up")
+    assert "from-the-shell" not in (tmp_path / "seen").read_text()
 
 
 def test_a_certificate_bundle_of_this_machine_is_taken_along(path, monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from conftest import REPOSITORY, inside, inspect
 from deploy import environment
 from fleet.contract import queues
 
+pytestmark = pytest.mark.timeout(900)  # the first test starts the stack
 PAGE = (REPOSITORY / "docs" / "least-privilege.md").read_text()
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
@@ -109,8 +110,13 @@ def test_a_running_container_is_confined(stack, service):
 
 @pytest.mark.parametrize("service", LASTING)
 def test_no_process_of_a_container_knows_more_than_its_row(stack, service, project):
-    environments = inside(service, "sh", "-c", "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline")
-    assert secrets_in(environments.stdout, project) <= TABLE[service][0]
+    first = inside(service, "cat", "/proc/1/environ").stdout
+    assert secrets_in(first, project) == TABLE[service][0]
+    environments = inside(service, "sh", "-c", "cat /proc/[0-9]*/environ").stdout
+    assert secrets_in(environments, project) == TABLE[service][0]
+    commands = inside(service, "sh", "-c", "cat /proc/[0-9]*/cmdline").stdout
+    assert commands.strip()
+    assert secrets_in(commands, project) == set()
 
 
 def test_two_loopback_ports_and_no_other(stack):
@@ -152,9 +158,26 @@ def test_redis_refuses_what_a_user_has_no_business_with(stack, service, command)
     assert "refused: " in ended.stderr, ended.stdout
 
 
-def test_flower_may_look_and_not_send(stack):
+BINDINGS = ["_kombu.binding.cpu", "_kombu.binding.gpu", "_kombu.binding.celery.pidbox"]
+OF_OTHERS = ["LPUSH gpu x", "LPUSH celery@any.celery.pidbox x", "HGETALL unacked", "SCAN 0"]
+OF_OTHERS += [f"SADD {binding} evil" for binding in BINDINGS]
+OF_OTHERS += ["SUBSCRIBE celery-task-meta-1", "PUBLISH /1.celery.pidbox x", "FUNCTION LIST"]
+
+
+@pytest.mark.parametrize("command", OF_OTHERS)
+def test_flower_may_look_and_not_send(stack, command):
     assert inside("flower", "python", "-c", REDIS, "LLEN", "gpu").returncode == 0
-    assert "refused" in inside("flower", "python", "-c", REDIS, "LPUSH", "gpu", "x").stderr
+    assert "refused" in inside("flower", "python", "-c", REDIS, *command.split()).stderr
+
+
+def test_a_worker_refuses_orders_against_its_contract(stack, project):
+    password = environment.read(project.env_file)["FLOWER_PASSWORD"]
+    login = "Basic " + b64encode(f"admin:{password}".encode()).decode()
+    (worker,) = (name for name in stack.online_workers() if name.startswith("gpu@"))
+    for order in ("pool/grow", "pool/shrink", "queue/add-consumer", "queue/cancel-consumer"):
+        address = f"{stack.flower_address}/api/worker/{order}/{worker}?n=1&queue=cpu"
+        assert status_of(address, "POST", login) == 403, order
+    assert status_of(f"{stack.flower_address}/api/workers?refresh=1", "GET", login) == 200
 
 
 def test_nobody_speaks_to_redis_without_a_login(stack):
@@ -181,6 +204,16 @@ def status_of(address: str, method: str = "GET", login: str = "") -> int:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def location_of(address: str) -> str:
+    """Where an address sends who has no login; empty for nowhere."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Staying)
+    try:
+        with opener.open(address, timeout=20):
+            return ""
+    except urllib.error.HTTPError as error:
+        return error.headers.get("Location", "")
 
 
 PUBLIC = {
@@ -223,6 +256,17 @@ def test_every_route_of_airflow_wants_a_login(stack, routes, login):
     for key in answers.keys() - allowed.keys():
         allowed[key] = (302, 400, 401, 404, 422) if re.match(PAGES, key[1]) else (401, 403)
     assert {key: status for key, status in answers.items() if status not in allowed[key]} == {}
+
+
+def test_a_page_that_leads_elsewhere_leads_to_the_login_or_home(stack, routes):
+    led = {
+        path: location_of(stack.web_address + path)
+        for method, path in routes
+        if method == "GET" and re.match(PAGES, path)
+    }
+    places = {re.sub(r"[?#].*", "", place) for place in led.values() if place}
+    assert places <= {f"{stack.web_address}/auth/login/", "/auth/login/", "/auth/", "/", "login/"}
+    assert places
 
 
 def test_a_wrong_password_gets_no_token(stack):

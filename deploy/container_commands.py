@@ -1,0 +1,157 @@
+"""The commands of the stack of containers."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from deploy import checks, compose, environment
+from deploy import demo as demo_run
+from deploy.components import REPOSITORY
+from deploy.compose import Project
+from deploy.errors import DeployError
+from deploy.messages import print_addresses, report
+from deploy.stack import Stack, ask
+
+CHECK_SECONDS = 120.0
+"""`fleet_check` takes 10 s; where trainings hold the GPUs, it waits behind them."""
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+project_option = click.option(
+    "--project",
+    "name",
+    default="music-genre",
+    show_default=True,
+    help="Name of the Compose project: of its containers, networks and volumes.",
+)
+env_option = click.option(
+    "--env-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=REPOSITORY / ".env",
+    help="The stack's variables and secrets; see .env.example.",
+)
+
+
+s3_option = click.option(
+    "--s3", is_flag=True, help="Have the stack run an S3 service of its own and use it."
+)
+
+
+def _port_option(name: str, server: str) -> Callable[[Command], Command]:
+    return click.option(
+        f"--{name}-port",
+        type=click.IntRange(1, 65535),
+        help=f"Write it as {server}'s port into .env; without it: as .env says.",
+    )
+
+
+@click.command("env")
+@env_option
+@project_option
+@s3_option
+@_port_option("web", "Airflow")
+@_port_option("flower", "Flower")
+def write_env(
+    env_file: Path, name: str, s3: bool, web_port: int | None, flower_port: int | None
+) -> None:
+    """Write .env with generated secrets; what is there stays."""
+    _write_env(Project(name, env_file), s3, _chosen(web_port, flower_port))
+
+
+def _chosen(web_port: int | None, flower_port: int | None) -> dict[str, str]:
+    ports = {"WEB_PORT": web_port, "FLOWER_PORT": flower_port}
+    return {variable: str(port) for variable, port in ports.items() if port is not None}
+
+
+def _write_env(project: Project, s3: bool, chosen: Mapping[str, str]) -> None:
+    has_data = ask(project.has_data)  # where no engine answers, there is no stack
+    path = project.env_file
+    generated = environment.ensure(path, local_s3=s3, chosen=chosen, has_data=has_data)
+    report(f"{path}: {len(generated)} secrets generated, the others kept")
+
+
+@click.command("check")
+@env_option
+@project_option
+def check_machine(env_file: Path, name: str) -> None:
+    """See whether this machine can run the stack of containers."""
+    _check(Project(name, env_file), {})
+
+
+def _check(project: Project, chosen: Mapping[str, str]) -> None:
+    settings = {**environment.planned(project.env_file), **chosen}
+    findings = checks.check(settings, project.is_running)
+    for finding in findings:
+        report(f"{finding.name + ':':<15}{finding.found}")
+    if faults := [finding for finding in findings if finding.remedy]:
+        listed = "; ".join(f"{each.name}: {each.found} → {each.remedy}" for each in faults)
+        raise DeployError(f"this machine cannot run the stack: {listed}")
+
+
+@click.command()
+@env_option
+@project_option
+@s3_option
+@_port_option("web", "Airflow")
+@_port_option("flower", "Flower")
+def up(env_file: Path, name: str, s3: bool, web_port: int | None, flower_port: int | None) -> None:
+    """Check, write .env, build, start, and run a task on every queue."""
+    project, chosen = Project(name, env_file), _chosen(web_port, flower_port)
+    _check(project, chosen)
+    _write_env(project, s3, chosen)
+    report("building the images: minutes at the first time, then seconds")
+    compose.build(project)
+    stack = compose.start(project)
+    _try_every_queue(stack)
+    print_addresses(stack, f"ADMIN_PASSWORD in {env_file}", f"FLOWER_PASSWORD in {env_file}")
+
+
+def _try_every_queue(stack: Stack) -> None:
+    """Run `fleet_check` and say what it saw; where its queues are busy, say that."""
+    console = Console()
+    run = demo_run.trigger(stack, {}, "fleet_check")
+    if not demo_run.follow(run, stack, console, CHECK_SECONDS):
+        waiting = ", ".join(f"{row.name} is {row.state}" for row in run.rows()) or "it is queued"
+        report(
+            f"every queue has its worker, but fleet_check has not ended after {CHECK_SECONDS:.0f} "
+            f"s: {waiting}; the queue is busy or the DAG is paused, see {run.logs}"
+        )
+        return
+    demo_run.show_workers(run, console)
+    for row in run.rows():
+        print(f"{row.queue}: {run.result(row.name)['device_name']}")
+
+
+@click.command()
+@project_option
+@click.option("--volumes", is_flag=True, help="Delete the data too: database, models, logs.")
+def down(name: str, volumes: bool) -> None:
+    """Stop and remove the containers; their data stay."""
+    compose.stop(Project(name, Path()), volumes=volumes)
+
+
+@click.command()
+@project_option
+def logs(name: str) -> None:
+    """Follow the containers' logs."""
+    Project(name, Path()).of_running("logs", "--follow", "--tail", "50")
+
+
+@click.command()
+@env_option
+@project_option
+def status(env_file: Path, name: str) -> None:
+    """Show the containers and whether every queue has a worker."""
+    project = Project(name, env_file)
+    containers = project.containers()
+    if not containers:
+        raise DeployError(f"no stack {name} runs; start it with `make up`")
+    for each in containers:
+        print(f"{each['Service']:<15}{each['Status']}")
+    stack = compose.ComposeStack(project)
+    stack.check()
+    if not ask(stack.is_healthy):
+        raise DeployError("not all of it is well: see the states above and `make logs`")
+    print("Airflow is healthy and every queue has a worker")

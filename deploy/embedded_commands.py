@@ -1,0 +1,140 @@
+"""The commands of the embedded stack: processes of this machine, without Docker."""
+
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from deploy import demo as demo_run
+from deploy import local, supervisor
+from deploy.components import REPOSITORY
+from deploy.errors import DeployError
+from deploy.messages import print_addresses, report
+from deploy.stack import ask
+from deploy.state import State
+
+DEMO_PARAMETERS = {
+    "model": "shufflenet_v2_x0_5",
+    "optimizer": "adamw",
+    "learning_rate": 0.003,
+    "epochs": 10,
+    "seed": 0,
+}
+"""What fits into a minute on two cores; measured in docs/decisions/0005-demo-recipe.md."""
+
+PORT = click.IntRange(0, 65535)
+state_option = click.option(
+    "--state",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=REPOSITORY / ".local-stack",
+    help="Folder of the embedded stack: all its data, secrets and logs.",
+)
+web_port_option = click.option(
+    "--web-port",
+    type=PORT,
+    default=8080,
+    show_default=True,
+    help="Airflow's port on loopback; 0: a free one.",
+)
+flower_port_option = click.option(
+    "--flower-port",
+    type=PORT,
+    default=5555,
+    show_default=True,
+    help="Flower's port; 0: a free one.",
+)
+
+
+@click.command()
+@state_option
+@web_port_option
+@flower_port_option
+def demo(folder: Path, web_port: int, flower_port: int) -> None:
+    """Start the embedded stack, train on the demo music, show the result, stop it all."""
+    began = time.monotonic()
+    console, state = Console(), State(folder)
+    with state.lock():
+        state.prepare()
+        stack = local.start(state, web_port, flower_port, report, is_leashed=True)
+        try:
+            _print_local_addresses(stack)
+            run = _demo_run(stack)
+            demo_run.follow(run, stack, console)
+            demo_run.summarise(run, console)
+        finally:
+            local.stop(state, report)
+    report(f"demo done in {time.monotonic() - began:.0f} s; `make up-local` starts it to stay")
+
+
+def _demo_run(stack: local.LocalStack) -> demo_run.Run:
+    if run := demo_run.unfinished(stack, DEMO_PARAMETERS):
+        report(f"going on with the run of {demo_run.DAG_ID} that was interrupted")
+        return run
+    report(f"running {demo_run.DAG_ID} on the demo music")
+    return demo_run.trigger(stack, DEMO_PARAMETERS)
+
+
+@click.command("up-local")
+@state_option
+@web_port_option
+@flower_port_option
+def up_local(folder: Path, web_port: int, flower_port: int) -> None:
+    """Start the embedded stack and leave it running."""
+    state = State(folder)
+    with state.lock():
+        state.prepare()
+        stack = local.start(state, web_port, flower_port, report, is_leashed=False)
+    _print_local_addresses(stack)
+    report("stop it with `make down-local`")
+
+
+@click.command("down-local")
+@state_option
+def down_local(folder: Path) -> None:
+    """Stop the embedded stack; its data stay."""
+    state = State(folder)
+    if local.stop(state, report):
+        return
+    with state.lock():  # refuses while a demo or a start is still at it
+        report(f"no stack runs in {state.folder}")
+
+
+@click.command("status-local")
+@state_option
+def status_local(folder: Path) -> None:
+    """Show the embedded stack's processes and which queues have a worker."""
+    state = State(folder)
+    if supervisor.supervisord_process(state) is None:
+        raise DeployError(f"no stack runs in {state.folder}; start one with `make up-local`")
+    stack = local.LocalStack(state)
+    for process in stack.supervisor.processes():
+        print(f"{process.name:<15}{process.state:<10}process {process.pid}")
+    _print_local_addresses(stack)
+    if not ask(stack.is_healthy):
+        raise DeployError(
+            f"not all of it is well: see the states above and the logs in {state.logs}; "
+            "a stack that was just started or is busy may need some seconds"
+        )
+    print("Airflow is healthy and every queue has a worker")
+
+
+@click.command(hidden=True)
+@state_option
+def supervise(folder: Path) -> None:
+    """Become the stack's process manager."""
+    supervisor.exec_supervisord(State(folder))
+
+
+@click.command(hidden=True)
+@state_option
+@click.argument("component")
+def run(folder: Path, component: str) -> None:
+    """Become one component of the stack."""
+    supervisor.exec_component(State(folder), component)
+
+
+def _print_local_addresses(stack: local.LocalStack) -> None:
+    secrets = stack.state.secrets_path
+    print_addresses(stack, f"admin_password in {secrets}", f"flower_password in {secrets}")
