@@ -23,7 +23,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from music_genre import dataset, model, optimization
+from music_genre import dataset, device, model, optimization
 from music_genre.config import TrainConfig, usable_cores
 
 ROOT = Path(__file__).parents[1]
@@ -115,30 +115,30 @@ def theirs(pieces: Path, given: argparse.Namespace, model: str) -> Outcome:
 
 def synthetic(given: argparse.Namespace, model_name: str) -> tuple[float, str]:
     """Do our update steps on one batch that is there; returns images a second, the precision."""
-    device = model.choose_device(given.device)
+    chosen = device.choose(given.device)
     config = TrainConfig(model=model_name)
-    network = model.build(model_name, 7, ROWS, given.crop_frames, 0).to(device)
+    network = model.build(model_name, 7, ROWS, given.crop_frames, 0).to(chosen)
     optimizer = optimization.make_optimizer(network, config)
     criterion = optimization.make_criterion(config)
     size = (given.batch_size, 1, ROWS, given.crop_frames)
-    crops = torch.randn(size, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(given.batch_size, dtype=torch.long, device=device)
+    crops = torch.randn(size, device=chosen).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(given.batch_size, dtype=torch.long, device=chosen)
     began = 0.0
     for step in range(SYNTHETIC_STEPS + WARM_UP_STEPS):
         if step == WARM_UP_STEPS:
-            wait(device)
+            wait(chosen)
             began = time.monotonic()
         optimization.add_gradients(network, criterion, crops, labels)
         optimizer.step()
-    wait(device)
+    wait(chosen)
     speed = SYNTHETIC_STEPS * int(given.batch_size) / (time.monotonic() - began)
-    bfloat16 = model.computes_in_bfloat16(device.type, network)
+    bfloat16 = model.computes_in_bfloat16(chosen.type, network)
     return speed, "bfloat16" if bfloat16 else "float32"
 
 
-def wait(device: torch.device) -> None:
+def wait(chosen: torch.device) -> None:
     """Wait until a GPU has done what it was given."""
-    if device.type == "cuda":
+    if chosen.type == "cuda":
         torch.cuda.synchronize()
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,25 @@ def start(project: Project) -> ComposeStack:
         DeployError: a service does not become healthy.
     """
     _make_gpu_locks()
+    _replace_outdated(project)
     project.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", str(WAIT_SECONDS))
     stack = ComposeStack(project)
     stack.wait_until(stack.is_healthy, "the stack was")
     project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
     return stack
+
+
+def _replace_outdated(project: Project) -> None:
+    """Replace a service whose mounted script has changed since it started: Compose looks at paths.
+
+    Postgres' script is read once in the life of its data.
+    """
+    changed = (REPOSITORY / "deploy" / "compose" / "redis-start.sh").stat().st_mtime
+    for container in project.containers():
+        if container["Service"] == "redis" and container["State"] == "running":
+            began = docker("inspect", "--format", "{{.State.StartedAt}}", container["Name"])
+            if datetime.fromisoformat(began[:19] + "+00:00").timestamp() < changed:
+                project.compose("up", "-d", "--no-build", "--force-recreate", "--no-deps", "redis")
 
 
 def _make_gpu_locks() -> None:

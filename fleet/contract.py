@@ -61,10 +61,14 @@ class Queue:
         return timedelta(minutes=self.longest_run_minutes)
 
     def n_slots(self, *, n_cores: int, n_gpus: int, memory_gib: float) -> int:
-        """Count the tasks that a worker runs at a time on a machine with so much of everything."""
+        """Count the tasks that a worker runs at a time on a machine with so much of everything.
+
+        On GPUs never more than there are, whatever the contract says: a task has its own.
+        """
         wanted = {"cores": n_cores, "gpus": n_gpus}.get(str(self.slots), self.slots)
         fitting = int(memory_gib / self.memory_gib)
-        return max(1, min(int(wanted), fitting))
+        devices = n_gpus if self.resource == "gpu" else n_cores + int(wanted)
+        return max(1, min(int(wanted), fitting, devices))
 
 
 def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:

@@ -11,6 +11,8 @@ from fleet.contract import ContractError, Queue, queues
 from fleet.gpus import GPUS_VARIABLE, Gpu, list_gpus
 
 CGROUP = Path("/sys/fs/cgroup")
+LARGER_VARIABLE = "MUSIC_GENRE_LARGER_GPU"
+"""Tells `music-genre` what to name to whom it says that its GPU is too small."""
 
 
 def run_worker(queue_name: str) -> None:
@@ -28,6 +30,8 @@ def run_worker(queue_name: str) -> None:
     )
     print(describe(queue, gpus, n_slots), file=sys.stderr, flush=True)
     os.environ[GPUS_VARIABLE] = ",".join(gpu.uuid for gpu in gpus[:n_slots])
+    if queue.larger:
+        os.environ[LARGER_VARIABLE] = f"the run parameter gpu_queue={queue.larger}"
     command = worker_command(queue, n_slots)
     os.execv(command[0], command)
 

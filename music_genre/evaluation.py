@@ -5,19 +5,29 @@ takes neither.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from music_genre import artifacts, dataset, metrics, runs
+from music_genre.config import THIS_MACHINE
 from music_genre.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 RECIPE = 2
 """Raise when the same run and split would give other numbers or files."""
 
 
-def evaluate(run: Path, *, split_name: str = "test", device_name: str = "auto") -> dict[str, Any]:
+def evaluate(
+    run: Path,
+    *,
+    split_name: str = "test",
+    device_name: str = "auto",
+    gpu_locks: Path = THIS_MACHINE.gpu_locks,
+) -> dict[str, Any]:
     """Measure a finished run on one of its splits, into a folder of the run.
 
     The folder holds metrics.json; predictions.csv, each track's probabilities; the confusion
@@ -27,12 +37,14 @@ def evaluate(run: Path, *, split_name: str = "test", device_name: str = "auto") 
         run: what `train` made.
         split_name: test, validation or train.
         device_name: auto, cpu or cuda.
+        gpu_locks: folder of the GPUs' locks.
 
     Returns:
         The result: where the metrics are, accuracy with its interval, macro F1.
 
     Raises:
         InputError: the run has not finished, or its split is gone.
+        TemporaryError: another process computes on the GPU.
     """
     settings, split_dir = runs.read_settings(run)
     folder = run / ("evaluation" if split_name == "test" else f"evaluation-{split_name}")
@@ -43,7 +55,10 @@ def evaluate(run: Path, *, split_name: str = "test", device_name: str = "auto") 
     reused = record.get("key") == key
     if not reused:
         examples, images_dir = _read_examples(run, settings, split_dir, split_name)
-        rows = _probabilities(run, settings, examples, images_dir, device_name)
+        from music_genre import device  # loads torch
+
+        with device.held(device_name, gpu_locks) as chosen:
+            rows = _probabilities(run, settings, examples, images_dir, chosen)
         measured = measure(examples, rows, settings.genres)
         record = {"key": key, "split_name": split_name, **measured}
         _write(run, folder, record, examples, rows)
@@ -69,12 +84,12 @@ def _probabilities(
     settings: runs.RunSettings,
     examples: list[dataset.Example],
     images_dir: Path,
-    device_name: str,
+    chosen: "torch.device",
 ) -> NDArray[np.float32]:
     """Return (n_tracks, n_genres) float32: what the run's network makes of each track."""
     from music_genre import pictures, prediction
 
-    network = prediction.load_network(run, settings, device_name)
+    network = prediction.load_network(run, settings, chosen)
     crop_frames = settings.config.crop_frames
     images = (pictures.read_picture(images_dir / e.image, settings.n_mels) for e in examples)
     return np.stack([prediction.probabilities(network, image, crop_frames) for image in images])

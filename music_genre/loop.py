@@ -1,6 +1,5 @@
 """Take the steps of a training: on which device, with checkpoints in time, until a signal."""
 
-import contextlib
 import logging
 import statistics
 import time
@@ -10,10 +9,10 @@ from typing import Any
 
 import torch
 
-from music_genre import artifacts, checkpoint, locks, model, signals, tensors
+from music_genre import artifacts, checkpoint, device, locks, model, signals, tensors
 from music_genre.config import Machine, Progress
 from music_genre.dataset import Split
-from music_genre.errors import InputError, StoppedError
+from music_genre.errors import StoppedError
 from music_genre.runs import RunSettings
 from music_genre.signals import GO_ON
 from music_genre.trainer import Trainer
@@ -47,20 +46,13 @@ def train(job: Job) -> dict[str, Any]:
         StoppedError: SIGTERM or SIGINT came; the checkpoint holds all steps done.
         TemporaryError: another process has the GPU, or took the run folder over.
     """
-    device = model.choose_device(job.machine.device)
-    try:
-        with _held_gpu(device, job.machine.gpu_locks):
-            trainer = _make_trainer(job, device)
-            last = _Loop(job, trainer).finish()
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"{model.device_name(device)}: out of memory ({str(error).splitlines()[0]}); give a "
-            "smaller --batch-size or --model, or a GPU with more"
-        ) from None
+    with device.held(job.machine.device, job.machine.gpu_locks) as chosen:
+        trainer = _make_trainer(job, chosen)
+        last = _Loop(job, trainer).finish()
     speeds = [row["images_per_second"] for row in trainer.history if row["images_per_second"]]
     result = {
-        "device": device.type,
-        "device_name": model.device_name(device),
+        "device": chosen.type,
+        "device_name": device.describe(chosen),
         "epochs": job.settings.config.epochs,
         "steps": trainer.n_steps,
         "validation_accuracy": trainer.history[-1]["validation_accuracy"],
@@ -73,15 +65,7 @@ def train(job: Job) -> dict[str, Any]:
     return result
 
 
-def _held_gpu(
-    device: torch.device, folder: Path
-) -> contextlib.AbstractContextManager[locks.Lock | None]:
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    return locks.gpu_lock(f"GPU-{torch.cuda.get_device_properties(device).uuid}", folder)
-
-
-def _make_trainer(job: Job, device: torch.device) -> Trainer:
+def _make_trainer(job: Job, chosen: torch.device) -> Trainer:
     """Build the model, open the images and go back to where the run is."""
     config, split, n_mels = job.settings.config, job.split, job.settings.n_mels
     network = model.build(config.model, len(split.genres), n_mels, config.crop_frames, config.seed)
@@ -93,14 +77,14 @@ def _make_trainer(job: Job, device: torch.device) -> Trainer:
             split.images_dir,
             split.genres,
             n_mels,
-            device=device,
+            device=chosen,
             store=job.store,
             data_key=split.data_key,
             mode=job.machine.data,
         )
         for name in ("train", "validation")
     )
-    trainer = Trainer(config, train, validation, network.to(device))
+    trainer = Trainer(config, train, validation, network.to(chosen))
     state = checkpoint.load_newest(job.run, job.settings.key)
     if state is not None:
         trainer.restore(state)

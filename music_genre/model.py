@@ -1,7 +1,6 @@
-"""Torchvision's models on one grey channel, their device, and the probabilities of tracks."""
+"""Torchvision's models on one grey channel, and the probabilities of tracks."""
 
 import contextlib
-import ctypes
 import difflib
 import logging
 import math
@@ -15,50 +14,13 @@ import torchvision
 from torch import Tensor, nn
 
 from music_genre import checkpoint
-from music_genre.config import usable_cores
 from music_genre.errors import InputError
 from music_genre.tensors import Images, normalise
 
 logger = logging.getLogger(__name__)
 
-M_MMAP_THRESHOLD: Final = -3  # malloc.h
-M_TRIM_THRESHOLD: Final = -1
 EVALUATION_BATCH: Final = 64
 """Crops in one forward pass."""
-
-
-def choose_device(name: str) -> torch.device:
-    """Pick the device for auto, cpu or cuda, say which, and use all cores this process may.
-
-    Raises:
-        InputError: cuda is asked for and there is none.
-    """
-    n_threads = usable_cores()
-    torch.set_num_threads(n_threads)
-    _keep_freed_memory()
-    visible = name != "cpu" and torch.cuda.is_available()
-    if name == "cuda" and not visible:
-        raise InputError("--device cuda: no NVIDIA GPU is visible; use --device auto or cpu")
-    if visible:
-        # Repeatable algorithms, so that resumed equals uninterrupted; torch names what has none.
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        logger.info("computing on %s", torch.cuda.get_device_name())
-        return torch.device("cuda")
-    reason = "as asked" if name == "cpu" else "no NVIDIA GPU is visible"
-    logger.info("%s: computing on the CPU (%d threads)", reason, n_threads)
-    return torch.device("cpu")
-
-
-def _keep_freed_memory() -> None:
-    """Have malloc keep what tensors free: fresh pages cost resnet18 a fifth of its CPU speed."""
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_THRESHOLD, 2**30)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def device_name(device: torch.device) -> str:
-    """Name the hardware."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def autocast(device: torch.device, network: nn.Module) -> torch.autocast:

@@ -1,5 +1,6 @@
 """Name the genres of audio with the network of a finished run."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -15,13 +17,14 @@ from music_genre import (
     audio,
     checkpoint,
     decoding,
+    device,
     features,
     model,
     runs,
     tensors,
     workers,
 )
-from music_genre.config import FeatureConfig, usable_cores
+from music_genre.config import THIS_MACHINE, FeatureConfig, usable_cores
 from music_genre.errors import AudioError, InputError
 
 DIGITS: Final = 6
@@ -47,7 +50,11 @@ class Unusable:
 
 
 def predict(
-    run: Path, paths: list[Path], *, device_name: str = "auto"
+    run: Path,
+    paths: list[Path],
+    *,
+    device_name: str = "auto",
+    gpu_locks: Path = THIS_MACHINE.gpu_locks,
 ) -> Iterator[Prediction | Unusable]:
     """Name the genre of audio files, with the settings of the run's own images.
 
@@ -55,6 +62,7 @@ def predict(
         run: what `train` made.
         paths: files, and folders that are searched for audio files.
         device_name: auto, cpu or cuda.
+        gpu_locks: folder of the GPUs' locks.
 
     Yields:
         What became of each file, in order, as soon as it is known; a folder without audio files
@@ -62,7 +70,7 @@ def predict(
 
     Raises:
         InputError: the run has not finished, or was trained on pictures from elsewhere.
-        TemporaryError: a process that decodes was killed from outside.
+        TemporaryError: a process that decodes was killed from outside, or another has the GPU.
     """
     settings, _ = runs.read_settings(run)
     drawn_with = settings.features
@@ -75,38 +83,47 @@ def predict(
     known: dict[int, Prediction | Unusable] = {}
     network: nn.Module | None = None
     turn = 0
-    for number, heard in workers.run(
-        lambda path: _hear(path, drawn_with), files, n_workers=usable_cores(), seconds=_patience
-    ):
-        # Not before the workers are there: they are forked, and torch has threads.
-        if network is None:
-            network = load_network(run, settings, device_name)
-        path = str(files[number])
-        if isinstance(heard, workers.Failure):
-            known[number] = Unusable(path, heard.reason)
-        elif isinstance(heard, str):
-            known[number] = Unusable(path, heard)
-        else:
-            row = probabilities(network, heard, settings.config.crop_frames)
-            genre, shares = name_genre(row, settings.genres)
-            known[number] = Prediction(path, genre, shares[genre], shares)
-        while turn in known:
-            yield known.pop(turn)
-            turn += 1
+    with contextlib.ExitStack() as computing:
+        for number, heard in workers.run(
+            lambda path: _hear(path, drawn_with), files, n_workers=usable_cores(), seconds=_patience
+        ):
+            # Not before the workers are there: they are forked, and torch has threads.
+            if network is None:
+                chosen = computing.enter_context(device.held(device_name, gpu_locks))
+                network = load_network(run, settings, chosen)
+            known[number] = _judge(network, settings, str(files[number]), heard)
+            while turn in known:
+                yield known.pop(turn)
+                turn += 1
 
 
-def load_network(run: Path, settings: runs.RunSettings, device_name: str) -> nn.Module:
+def _judge(
+    network: nn.Module,
+    settings: runs.RunSettings,
+    path: str,
+    heard: NDArray[np.uint8] | str | workers.Failure,
+) -> Prediction | Unusable:
+    """Name the genre of what was heard in a file, or say why it has none."""
+    if isinstance(heard, workers.Failure):
+        return Unusable(path, heard.reason)
+    if isinstance(heard, str):
+        return Unusable(path, heard)
+    row = probabilities(network, heard, settings.config.crop_frames)
+    genre, shares = name_genre(row, settings.genres)
+    return Prediction(path, genre, shares[genre], shares)
+
+
+def load_network(run: Path, settings: runs.RunSettings, chosen: torch.device) -> nn.Module:
     """Build a finished run's network with its weights, on a device.
 
     Raises:
-        InputError: the run has not finished, or there is no such device.
+        InputError: the run has not finished.
     """
-    device = model.choose_device(device_name)
     weights = checkpoint.load_weights(run)
     config = settings.config
     network = model.build(
         config.model, len(settings.genres), settings.n_mels, config.crop_frames, config.seed
-    ).to(device)
+    ).to(chosen)
     network.load_state_dict(weights)
     return network
 
@@ -127,8 +144,7 @@ def probabilities(
     Returns:
         (n_genres,) float32; their sum is 1.
     """
-    device = next(network.parameters()).device
-    images = tensors.stack_images([pixels], [0]).to(device)
+    images = tensors.stack_images([pixels], [0]).to(next(network.parameters()).device)
     row: NDArray[np.float32] = model.track_probabilities(
         network, images, crop_frames, exact=True
     ).numpy()[0]

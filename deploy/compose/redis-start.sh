@@ -6,7 +6,7 @@
 #   worker      takes tasks, keeps them while they run, writes results
 #   flower      looks: reads the queues' lengths, hears events, asks workers and reads their answers
 #
-# Keys are kombu's: the queues, _kombu.binding.* (which queues an exchange fills), unacked*
+# Keys are kombu's: the queues, _kombu.* (which queues an exchange fills, and until when), unacked*
 # (messages being worked on), *pidbox and celeryev* (questions to workers, events); and Celery's
 # results. Flower may not bind a queue of its own to the tasks' exchanges.
 set -eu
@@ -21,9 +21,11 @@ for queue in $QUEUES; do
     lengths="$lengths %R~$queue %R~$queue??[369]"
 done
 channels='&/0.celery.pidbox &/0.celeryev/*'
-talk="~_kombu.binding.* ~*.pidbox* ~celeryev.* $channels &/0.celeryev/worker.*"
-answers='~*.reply.celery.pidbox* ~_kombu.binding.reply.celery.pidbox'
-look="$answers ~celeryev.* ~_kombu.binding.celeryev %R~_kombu.binding.celery.pidbox $channels"
+talk="~_kombu.* ~*.pidbox* ~celeryev.* $channels &/0.celeryev/worker.*"
+look="~*.reply.celery.pidbox* ~celeryev.* $channels ~_kombu.binding_deadlines"
+for exchange in reply.celery.pidbox celery.pidbox celeryev; do
+    look="$look ~_kombu.binding.$exchange %R~_kombu.binding_permanent.$exchange"
+done
 commands='+@all -@admin -@dangerous +info -scan -randomkey -function'
 
 cat >/tmp/users.acl <<END

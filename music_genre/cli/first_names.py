@@ -70,6 +70,6 @@ def train_using_image_features(
     catalogue = images if (images / "catalogue.json").exists() else None
     dealt = split(catalogue, images, run, SplitConfig(seed=settings["seed"], **shares))
     trained = context.invoke(train, split_dir=Path(dealt["split"]), store=run, run=run, **settings)
-    measured = evaluate(run, device_name=settings["device"])
+    measured = evaluate(run, device_name=settings["device"], gpu_locks=settings["gpu_locks"])
     reused = dealt["reused"] and trained["reused"] and measured["reused"]
     return {**trained, **measured, "split": dealt["split"], "reused": reused}

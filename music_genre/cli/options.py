@@ -79,6 +79,15 @@ device_option = click.option(
     show_default=True,
     help="Where to compute; auto takes a GPU if there is one.",
 )
+gpu_locks_option = click.option(
+    "--gpu-locks",
+    type=address,
+    default=Machine.gpu_locks,
+    show_default=True,
+    envvar="MUSIC_GENRE_GPU_LOCKS",
+    show_envvar=True,
+    help="Folder of GPUs' locks, the same for all containers of a host.",
+)
 _machine_options = (
     device_option,
     click.option(
@@ -96,15 +105,7 @@ _machine_options = (
         show_default=True,
         help="Longest time between checkpoints; 0: each step.",
     ),
-    click.option(
-        "--gpu-locks",
-        type=address,
-        default=Machine.gpu_locks,
-        show_default=True,
-        envvar="MUSIC_GENRE_GPU_LOCKS",
-        show_envvar=True,
-        help="Folder of GPUs' locks, the same for all containers of a host.",
-    ),
+    gpu_locks_option,
 )
 weights_option = click.option(
     "--weights",

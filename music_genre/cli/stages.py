@@ -14,6 +14,7 @@ from music_genre.cli.options import (
     address,
     artifacts_option,
     device_option,
+    gpu_locks_option,
     machine_options,
     settings_of,
     shard,
@@ -132,19 +133,23 @@ def train(
     help="What to measure on.",
 )
 @device_option
-def evaluate(run: Path, split_name: str, device: str) -> dict[str, Any]:
+@gpu_locks_option
+def evaluate(run: Path, split_name: str, device: str, gpu_locks: Path) -> dict[str, Any]:
     """Measure a trained model on a split."""
     from music_genre.evaluation import evaluate
 
-    return evaluate(run, split_name=split_name, device_name=device)
+    return evaluate(run, split_name=split_name, device_name=device, gpu_locks=gpu_locks)
 
 
 @click.command()
 @click.option("--run", type=address, required=True, help="What train printed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines with all probabilities.")
 @device_option
+@gpu_locks_option
 @click.argument("paths", nargs=-1, required=True, type=address)
-def predict(run: Path, as_json: bool, device: str, paths: tuple[Path, ...]) -> None:
+def predict(
+    run: Path, as_json: bool, device: str, gpu_locks: Path, paths: tuple[Path, ...]
+) -> None:
     """Name the genre of audio files.
 
     Folders are searched through. A file that cannot be used does not keep the others from being
@@ -153,7 +158,7 @@ def predict(run: Path, as_json: bool, device: str, paths: tuple[Path, ...]) -> N
     from music_genre.prediction import Unusable, predict
 
     n_paths = n_unusable = 0
-    for found in predict(run, list(paths), device_name=device):
+    for found in predict(run, list(paths), device_name=device, gpu_locks=gpu_locks):
         n_paths += 1
         n_unusable += isinstance(found, Unusable)
         path = click.format_filename(found.path)
@@ -176,7 +181,7 @@ def device(device: str) -> dict[str, Any]:
     found = {"cores": usable_cores(), "free_memory_gib": round(usable_memory() / 2**30, 1)}
     if find_spec("torch") is None:  # as on workers that preprocess alone
         return {"device": "cpu", "device_name": "CPU; torch is not installed", **found}
-    from music_genre.model import choose_device, device_name
+    from music_genre.device import choose, describe
 
-    chosen = choose_device(device)
-    return {"device": chosen.type, "device_name": device_name(chosen), **found}
+    chosen = choose(device)
+    return {"device": chosen.type, "device_name": describe(chosen), **found}

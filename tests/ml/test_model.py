@@ -1,6 +1,5 @@
 """Torchvision's models on grey crops, and tracks' probabilities."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import torchvision
 from torch import nn
 
 from music_genre import model, tensors
-from music_genre.config import usable_cores
 from music_genre.errors import InputError
 
 
@@ -94,18 +92,6 @@ def test_a_track_gets_the_mean_of_its_crops_probabilities() -> None:
     low, high = (1 / (1 + np.exp(-level)) for level in (-2.0, 2.0))
     np.testing.assert_allclose(probabilities[:, 0], [(low + high) / 2, high], rtol=1e-5)
     np.testing.assert_allclose(probabilities.sum(dim=1), 1, rtol=1e-5)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_without_a_gpu_auto_says_that_it_takes_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    assert model.choose_device("auto").type == "cpu"
-    threads = usable_cores()
-    assert caplog.messages == [
-        f"no NVIDIA GPU is visible: computing on the CPU ({threads} threads)"
-    ]
-    with pytest.raises(InputError, match="--device cuda: no NVIDIA GPU is visible"):
-        model.choose_device("cuda")
 
 
 def grey(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,98 @@
+"""The device that this process computes on, and the lock that it holds on a GPU meanwhile."""
+
+import contextlib
+import ctypes
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from music_genre import locks
+from music_genre.config import usable_cores
+from music_genre.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+VISIBLE_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
+LARGER_VARIABLE: Final = "MUSIC_GENRE_LARGER_GPU"
+"""Says, where it is set, how to get a GPU with more memory than this machine's."""
+M_MMAP_THRESHOLD: Final = -3  # malloc.h
+M_TRIM_THRESHOLD: Final = -1
+
+
+def choose(name: str) -> torch.device:
+    """Pick the device for auto, cpu or cuda, say which, and use all cores this process may.
+
+    Raises:
+        InputError: cuda is asked for and there is none.
+    """
+    n_threads = usable_cores()
+    torch.set_num_threads(n_threads)
+    _keep_freed_memory()
+    visible = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not visible:
+        raise InputError("--device cuda: no NVIDIA GPU is visible; use --device auto or cpu")
+    if visible:
+        # Repeatable algorithms, so that resumed equals uninterrupted; torch names what has none.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        logger.info("computing on %s", torch.cuda.get_device_name())
+        return torch.device("cuda")
+    reason = "as asked" if name == "cpu" else "no NVIDIA GPU is visible"
+    logger.info("%s: computing on the CPU (%d threads)", reason, n_threads)
+    return torch.device("cpu")
+
+
+def describe(device: torch.device) -> str:
+    """Name the hardware."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+@contextmanager
+def held(name: str, gpu_locks: Path) -> Iterator[torch.device]:
+    """Choose a device, and hold its GPU while computing on it.
+
+    Args:
+        name: auto, cpu or cuda.
+        gpu_locks: folder of the GPUs' locks, the same for all containers of a host.
+
+    Raises:
+        InputError: there is no such device, or it has too little memory.
+        TemporaryError: another process computes on the GPU.
+    """
+    device = choose(name)
+    gpu = _gpu(name, device)
+    lock = locks.gpu_lock(gpu, gpu_locks) if gpu else contextlib.nullcontext()
+    try:
+        with lock:
+            yield device
+    except torch.OutOfMemoryError as error:
+        larger = os.environ.get(LARGER_VARIABLE) or "a GPU with more"
+        raise InputError(
+            f"{describe(device)}: out of memory ({str(error).splitlines()[0]}); give a smaller "
+            f"--batch-size or --model, or {larger}"
+        ) from None
+
+
+def _gpu(name: str, device: torch.device) -> str:
+    """Name the GPU to hold by UUID: the device's, else the one that a worker gave this process.
+
+    What was given is held also where CUDA cannot use it: nobody else is to be given it meanwhile.
+    """
+    if device.type == "cuda":
+        return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    given = os.environ.get(VISIBLE_VARIABLE, "")
+    if name == "cpu" or not given.startswith("GPU-") or "," in given:
+        return ""
+    logger.warning("%s is given, but CUDA cannot use it: look at the driver", given)
+    return given
+
+
+def _keep_freed_memory() -> None:
+    """Have malloc keep what tensors free: fresh pages cost resnet18 a fifth of its CPU speed."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,63 @@
+"""The device and its lock, with a GPU where there is one."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from music_genre import device, locks
+from music_genre.config import usable_cores
+from music_genre.errors import InputError, TemporaryError
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_without_a_gpu_auto_says_that_it_takes_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert device.choose("auto").type == "cpu"
+    threads = usable_cores()
+    assert caplog.messages == [
+        f"no NVIDIA GPU is visible: computing on the CPU ({threads} threads)"
+    ]
+    with pytest.raises(InputError, match="--device cuda: no NVIDIA GPU is visible"):
+        device.choose("cuda")
+
+
+def test_a_gpu_that_a_worker_gave_is_held_also_where_cuda_cannot_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(device.VISIBLE_VARIABLE, "GPU-1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with device.held("auto", tmp_path) as chosen:
+        assert chosen.type == "cpu"
+        assert "GPU-1 is given, but CUDA cannot use it" in caplog.text
+        with pytest.raises(TemporaryError, match="GPU GPU-1: in use by process"):
+            with device.held("auto", tmp_path):
+                raise AssertionError
+        with device.held("cpu", tmp_path):  # asks for no GPU
+            pass
+    with locks.gpu_lock("GPU-1", tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("given", ["", "0", "GPU-1,GPU-2"])
+def test_without_a_gpu_of_its_own_a_process_holds_none(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(device.VISIBLE_VARIABLE, given)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with device.held("auto", tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("larger", "remedy"),
+    [("", "or a GPU with more$"), ("the run parameter gpu_queue=large", "gpu_queue=large$")],
+)
+def test_too_little_memory_is_one_line_and_names_the_larger_queue(
+    larger: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(device.LARGER_VARIABLE, larger)
+    with pytest.raises(InputError, match=rf"out of memory \(CUDA out of memory.*{remedy}"):
+        with device.held("cpu", tmp_path):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
