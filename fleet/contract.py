@@ -67,8 +67,9 @@ class Queue:
         """
         wanted = {"cores": n_cores, "gpus": n_gpus}.get(str(self.slots), self.slots)
         fitting = int(memory_gib / self.memory_gib)
-        devices = n_gpus if self.resource == "gpu" else n_cores + int(wanted)
-        return max(1, min(int(wanted), fitting, devices))
+        if self.resource == "gpu":
+            fitting = min(fitting, n_gpus)
+        return max(1, min(int(wanted), fitting))
 
 
 def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:

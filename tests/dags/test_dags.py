@@ -27,11 +27,14 @@ def commands(dags):
     """(task, words) of every command of every DAG, mapped ones included."""
     found = []
     for task in (task for dag in dags.values() for task in dag.tasks):
-        if task.is_mapped:
-            found += [(task, words) for words in task.expand_input.value["command"]]
-        else:
-            found.append((task, task.command))
-    return found
+        if not task.is_mapped:
+            found += [(task, task.command)] if hasattr(task, "command") else []
+        elif isinstance(listed := task.expand_input.value["command"], list):
+            found += [(task, words) for words in listed]
+    sweep = dags["music_genre_sweep"]
+    list_candidates = sweep.get_task("candidates").python_callable
+    words = list_candidates("address", params={name: p.value for name, p in sweep.params.items()})
+    return found + [(sweep.get_task("train"), each) for each in words]
 
 
 def test_one_dag_a_file_named_like_it(dags):
@@ -77,6 +80,21 @@ def test_training_goes_to_the_gpu_queue_and_preprocessing_to_the_cpu_queue(dags)
 def test_the_stages_follow_each_other(dags):
     order = [task.task_id for task in dags["music_genre_training"].topological_sort()]
     assert order == ["scan", "extract", "split", "train", "evaluate"]
+
+
+def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags):
+    sweep = dags["music_genre_sweep"]
+    given = {name: param.value for name, param in sweep.params.items()}
+    given |= {"models": ["resnet18", "vit_b_16"], "seeds": [3, 4]}
+    listed = sweep.get_task("candidates").python_callable("address", params=given)
+    assert [(words[5], words[7]) for words in listed] == [
+        *(("resnet18", "3"), ("resnet18", "4")),
+        *(("vit_b_16", "3"), ("vit_b_16", "4")),
+    ]
+    assert {words[3] for words in listed} == {"address"}
+    assert [task.queue for task in sweep.tasks if task.task_id in ("train", "evaluate")] == [
+        *("gpu", "gpu")
+    ]
 
 
 def test_run_parameters_have_choices_and_limits(dags):

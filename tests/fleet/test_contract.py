@@ -61,16 +61,21 @@ def test_the_file_of_settings_is_the_contracts():
 
 
 @pytest.mark.parametrize(
-    ("slots", "n_gpus", "expected"),
-    [("'cores'", 0, 16), ("1", 0, 1), ("3", 4, 3), ("'gpus'", 4, 4), ("'gpus'", 0, 1)],
+    ("resource", "slots", "n_gpus", "expected"),
+    [
+        *(("cpu", "'cores'", 0, 16), ("cpu", "1", 0, 1), ("cpu", "40", 0, 40)),
+        *(("gpu", "'gpus'", 4, 4), ("gpu", "'gpus'", 0, 1), ("gpu", "3", 4, 3)),
+        # Never two tasks on one GPU.
+        *(("gpu", "6", 4, 4), ("gpu", "'cores'", 4, 4), ("gpu", "'cores'", 0, 1)),
+    ],
 )
-def test_slots_are_a_number_or_what_the_machine_has(contract, slots, n_gpus, expected):
-    queue = contract(table(slots=slots))["a"]
+def test_slots_are_a_number_or_what_the_machine_has(contract, resource, slots, n_gpus, expected):
+    queue = contract(table(resource=f"'{resource}'", slots=slots))["a"]
     assert queue.n_slots(n_cores=16, n_gpus=n_gpus, memory_gib=1000) == expected
 
 
 def test_memory_for_fewer_tasks_means_fewer_slots(contract):
-    queue = contract(table(slots="'cores'", memory_gib="2"))["a"]
+    queue = contract(table(resource="'cpu'", slots="'cores'", memory_gib="2"))["a"]
     assert queue.n_slots(n_cores=64, n_gpus=0, memory_gib=7.9) == 3
     assert queue.n_slots(n_cores=64, n_gpus=0, memory_gib=0.5) == 1
 

@@ -37,7 +37,7 @@ def parsed(tmp_path):
     def parse(**arguments: str) -> dict:
         for dag, given in arguments.items():
             (tmp_path / f"{dag}.py").write_text(FILE.format(dag=dag, arguments=given))
-        path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "deploy" / "config")])
+        path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "fleet" / "config")])
         environment = os.environ | {"PYTHONPATH": path, "AIRFLOW_HOME": str(tmp_path / "home")}
         answer = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", PARSE, str(tmp_path)],

@@ -1,0 +1,72 @@
+"""Train one model for each of some torchvision names and seeds, on as many GPUs as there are.
+
+The way to the split is that of `music_genre_training`, and so are its artifacts: what one has made,
+the other finds. `candidates` lists the trainings; `train` is mapped over them, so each takes a GPU
+slot of its own and the rest wait in the pool; `evaluate` measures each. The grid's map index names
+model and seed. All candidates are measured on one split, dealt with seed 0. To choose by the test
+accuracy would be to fit the test set: compare the validation accuracy, which `train` returns.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+
+from fleet.operators import CommandOperator
+from fleet.pipeline import MODEL, SEED, parameters, preprocess, train_command
+
+
+@task(queue="cpu")
+def candidates(split: str, params: dict[str, Any] | None = None) -> list[list[str]]:
+    """List the commands of all trainings: every model with every seed."""
+    given = params or {}
+    return [
+        train_command(split, model, seed, given.get)
+        for model in given["models"]
+        for seed in given["seeds"]
+    ]
+
+
+with DAG(
+    "music_genre_sweep",
+    schedule=None,
+    is_paused_upon_creation=False,
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    params=parameters(
+        models=Param(
+            ["resnet18"],
+            type="array",
+            items={"type": "string", **MODEL},
+            minItems=1,
+            title="Models",
+            description="torchvision classification models by their names, one a line.",
+        ),
+        seeds=Param(
+            [0, 1, 2, 3],
+            type="array",
+            items={"type": "integer", **SEED},
+            minItems=1,
+            title="Seeds",
+            description="Of weights and order, one a line.",
+        ),
+    ),
+    doc_md=__doc__,
+    tags=["music-genre"],
+):
+    split = preprocess(split_seed="0")
+
+    train = CommandOperator.partial(
+        task_id="train",
+        queue="gpu",
+        map_index_template="{{ task.command[5] }}, seed {{ task.command[7] }}",
+    ).expand(command=candidates("{{ ti.xcom_pull('split')['split'] }}"))
+
+    evaluate = CommandOperator.partial(
+        task_id="evaluate", queue="gpu", map_index_template="{{ task.command[-1].split('/')[-1] }}"
+    ).expand(
+        command=train.output.map(
+            lambda trained: ["music-genre", "evaluate", "--run", trained["run"]]
+        )
+    )
+
+    split >> train
