@@ -162,6 +162,7 @@ def _airflow_environment(state: State) -> dict[str, str]:
         **base_environment(),
         **read_env_file(REPOSITORY / "deploy" / "airflow.env"),
         **read_env_file(REPOSITORY / "deploy" / "queues.env"),
+        **(read_env_file(state.settings_path) if state.settings_path.exists() else {}),
         "AIRFLOW_HOME": str(state.airflow_home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{launch.web}/execution/",

@@ -68,6 +68,8 @@ class State:
         self.postgres = self.folder / "postgres"
         self.redis = self.folder / "redis"
         self.secrets_path = self.folder / "secrets.json"
+        self.settings_path = self.folder / "airflow.env"
+        """Settings of one's own, if there are some; they go before the project's."""
         self.supervisor_config = self.folder / "supervisord.conf"
         self.supervisor_pid = self.folder / "supervisord.pid"
 

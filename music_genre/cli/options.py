@@ -103,6 +103,8 @@ _machine_options = (
         type=click.FloatRange(min=0),
         default=Machine.checkpoint_seconds,
         show_default=True,
+        envvar="MUSIC_GENRE_CHECKPOINT_SECONDS",
+        show_envvar=True,
         help="Longest time between checkpoints; 0: each step.",
     ),
     gpu_locks_option,

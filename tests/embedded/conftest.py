@@ -70,6 +70,12 @@ def assert_nothing_left(folder: Path, seconds: float = 5.0) -> None:
 
 
 N_GPUS = 2
+SETTINGS = """\
+# A worker that was killed is missed sooner, and there is a checkpoint to go on from.
+AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT=20
+AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL=5
+MUSIC_GENRE_CHECKPOINT_SECONDS=1
+"""
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +93,8 @@ def fake_driver(tmp_path_factory) -> str:
 def stack(tmp_path_factory, fake_driver):
     """One embedded stack for all tests that need a healthy one."""
     folder = tmp_path_factory.mktemp("stack with space") / "state"
+    folder.mkdir()
+    (folder / "airflow.env").write_text(SETTINGS)
     environment = os.environ | {"LD_LIBRARY_PATH": fake_driver}
     with start_deploy("up-local", "--state", str(folder), *FREE_PORTS, env=environment) as up:
         _, errors = up.communicate()

@@ -1,25 +1,26 @@
-"""One task a GPU: on the real stack, with a driver that names two GPUs which are not there."""
+"""One task a GPU: on the real stack, with a driver that names two GPUs which are not there.
 
-import psutil
+`KILLS=10` kills each kind of process ten times instead of once.
+"""
+
+import os
+
 import pytest
-from conftest import N_GPUS, processes_of, wait_until
-from test_training import FAST, finish
+from conftest import N_GPUS, wait_until
+from test_training import finish
 
-from deploy.demo import trigger
+from tests.gpu_trainings import (
+    VICTIMS,
+    assert_all_resumed,
+    assert_one_a_gpu,
+    kill_each_once,
+    sweep,
+    train_instances,
+    trainings,
+)
 
-pytestmark = pytest.mark.timeout(900)
-
-
-def gpus_in_use(stack) -> list[str]:
-    """The GPU of each training process."""
-    found = []
-    for process in processes_of(stack.state.folder):
-        try:
-            if process.cmdline()[1:3] == [f"{process.cmdline()[1]}", "train"]:
-                found.append(process.environ()["CUDA_VISIBLE_DEVICES"])
-        except (IndexError, KeyError, psutil.Error):
-            continue
-    return sorted(found)
+pytestmark = pytest.mark.timeout(1800)
+KILLS = int(os.environ.get("KILLS", "1"))
 
 
 def test_the_pool_has_a_slot_for_each_gpu(stack):
@@ -30,19 +31,30 @@ def test_the_pool_has_a_slot_for_each_gpu(stack):
 
 
 def test_side_by_side_each_training_has_a_gpu_of_its_own_and_a_third_waits_in_the_pool(stack):
-    runs = [trigger(stack, {**FAST, "epochs": 8, "seed": 20 + number}) for number in range(3)]
-    wait_until(lambda: len(gpus_in_use(stack)) == N_GPUS)
-    assert gpus_in_use(stack) == ["GPU-1", "GPU-2"]
-    wait_until(lambda: stack.api.get("pools/gpu")["scheduled_slots"] == 1)
+    seeds = range(20, 23)
+    run = sweep(stack, seeds, epochs=8)
+    wait_until(lambda: len(trainings(seeds)) == N_GPUS)
+    assert sorted(each.gpu for each in trainings(seeds)) == ["GPU-1", "GPU-2"]
+    assert stack.api.get("pools/gpu")["scheduled_slots"] == 1
     assert stack.api.get("pools/gpu")["queued_slots"] == 0
-    seen = set()
 
-    def have_ended() -> bool:
-        in_use = gpus_in_use(stack)
-        assert len(set(in_use)) == len(in_use), "two trainings on one GPU"
-        seen.update(in_use)
-        return all(run.state() in ("success", "failed") for run in runs)
+    def has_ended() -> bool:
+        assert_one_a_gpu(trainings(seeds))
+        return run.state() in ("success", "failed")
 
-    wait_until(have_ended, seconds=300)
-    assert [finish(run) for run in runs] == ["success"] * 3
-    assert seen == {"GPU-1", "GPU-2"}
+    wait_until(has_ended, seconds=300)
+    assert finish(run) == "success", run.rows()
+    names = sorted(each["rendered_map_index"] for each in train_instances(stack, run))
+    assert names == [f"shufflenet_v2_x0_5, seed {seed}" for seed in seeds]
+
+
+@pytest.mark.parametrize("kind", VICTIMS)
+def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, kind):
+    first = 20_000 + 100 * VICTIMS.index(kind)
+    seeds = range(first, first + KILLS)
+    run = sweep(stack, seeds, epochs=14)
+    done = kill_each_once(run, kind, seeds)
+    print(
+        f"{kind}: killed {len(done.free_seconds)} times, free after {max(done.free_seconds):.2f} s"
+    )
+    assert_all_resumed(stack, run, done, seeds)

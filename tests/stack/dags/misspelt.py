@@ -1,0 +1,8 @@
+"""A DAG whose author misspelt a queue."""
+
+from airflow.sdk import DAG
+
+from fleet.operators import CommandOperator
+
+with DAG("misspelt", schedule=None):
+    CommandOperator(task_id="train", queue="trianing", command=["music-genre", "device"])

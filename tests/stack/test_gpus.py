@@ -1,0 +1,140 @@
+"""One task a GPU, and waiting in the pool, with GPUs that are not there.
+
+`KILLS=10` kills each kind of process ten times instead of twice.
+"""
+
+import itertools
+import os
+import statistics
+import subprocess
+from datetime import datetime
+
+import pytest
+from conftest import NAME, REPOSITORY, finish, wait_until
+
+from deploy.compose import ComposeStack, Project
+from deploy.demo import trigger
+from deploy.stack import ask
+from tests.gpu_trainings import (
+    VICTIMS,
+    assert_all_resumed,
+    assert_one_a_gpu,
+    kill_each_once,
+    log_of,
+    sweep,
+    train_instances,
+    trainings,
+)
+
+pytestmark = pytest.mark.timeout(1800)
+KILLS = int(os.environ.get("KILLS", "2"))
+FOUR = "GPU-1,GPU-2,GPU-3,GPU-4"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("driver")
+    source = REPOSITORY / "tests" / "fakes" / "nvml.c"
+    words = ["gcc", "-shared", "-fPIC", "-DN_GPUS=4", "-o", f"{folder}/libnvidia-ml.so.1"]
+    subprocess.run([*words, str(source)], check=True)
+    for opened in (folder, *folder.parents[:2]):
+        opened.chmod(0o755)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def with_gpus(stack, project, driver, tmp_path_factory):
+    """The shared stack with `gpus.yml`; afterwards as it was."""
+    env_file = tmp_path_factory.mktemp("gpus") / ".env"
+    files = "COMPOSE_FILE=docker-compose.yml:tests/stack/gpus.yml"
+    lines = [project.env_file.read_text(), files, f"FAKE_DRIVER={driver}", "FIRST_GPUS=GPU-1,GPU-2"]
+    env_file.write_text("\n".join(lines) + "\n")
+    changed = Project(NAME, env_file)
+    start(changed, 2)
+    yield ComposeStack(changed)
+    project.compose("up", "-d", "--no-build", "--wait", "--remove-orphans")
+    wait_until(lambda: ask(stack.is_healthy) and len(stack.online_workers()) == 2)
+    project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
+
+
+def start(project: Project, n_workers: int) -> None:
+    """Start one worker of four GPUs, or two of two each."""
+    text = project.env_file.read_text().rpartition("FIRST_GPUS=")[0]
+    project.env_file.write_text(text + f"FIRST_GPUS={FOUR if n_workers == 1 else 'GPU-1,GPU-2'}\n")
+    scale = ("--scale", f"gpu-worker-2={n_workers - 1}")
+    project.compose("up", "-d", "--no-build", "--wait", *scale)
+    stack = ComposeStack(project)
+    wait_until(lambda: ask(stack.is_healthy) and len(stack.online_workers()) == 1 + n_workers)
+    project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
+
+
+def test_a_misspelt_queue_is_an_import_error_and_other_files_dags_run(with_gpus):
+    def errors() -> list[dict]:
+        return with_gpus.api.get("importErrors")["import_errors"]
+
+    wait_until(lambda: ask(lambda: bool(errors())), seconds=60)
+    (error,) = errors()
+    assert error["filename"].endswith("misspelt.py")
+    assert (
+        "task train names queue 'trianing', which no worker serves; write one of cpu, gpu"
+        in error["stack_trace"]
+    )
+    assert not with_gpus.api.exists("dags/misspelt")
+    assert finish(trigger(with_gpus, {}, "fleet_check")) == "success"
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_twelve_trainings_share_four_gpus_and_the_urgent_goes_first(with_gpus, n_workers):
+    start(with_gpus.project, n_workers)
+    assert with_gpus.api.get("pools/gpu")["slots"] == 4
+    seeds = range(1000 * n_workers, 1000 * n_workers + 12)
+    run = sweep(with_gpus, seeds, epochs=14)
+    wait_until(lambda: len(trainings(seeds)) == 4, seconds=180)
+    urgent = trigger(with_gpus, {}, "fleet_check")
+    while run.state() not in ("success", "failed"):
+        assert_one_a_gpu(trainings(seeds))
+    instances = train_instances(with_gpus, run)
+    assert run.state() == urgent.state() == "success", run.rows()
+    assert {each["try_number"] for each in instances} == {1}
+    starts = sorted(datetime.fromisoformat(each["start_date"]) for each in instances)
+    ends = sorted(datetime.fromisoformat(each["end_date"]) for each in instances)
+    assert statistics.median(each["duration"] for each in instances) > 20  # task_queued_timeout
+    check = next(row for row in urgent.rows() if row.name == "device-gpu")
+    rows = with_gpus.api.get(f"{urgent._address}/taskInstances")["task_instances"]
+    began = datetime.fromisoformat(
+        next(each["start_date"] for each in rows if each["task_id"] == check.name)
+    )
+    assert began < starts[5], "it waited behind trainings of lower priority"
+    gaps = gaps_of(with_gpus, run, instances)
+    print(f"{n_workers} workers: {(ends[-1] - starts[0]).total_seconds():.0f} s, gaps {gaps}")
+    assert statistics.median(gaps) <= 3
+
+
+def gaps_of(stack, run, instances) -> list[float]:
+    """Seconds that each GPU was idle between two trainings, but for what `fleet_check` took."""
+    by_gpu: dict[str, list[tuple[datetime, datetime]]] = {}
+    for each in instances:
+        log = log_of(stack, run, each["map_index"], 1)
+        (gpu,) = {word for word in FOUR.split(",") if f"{word} is given" in log}
+        span = (each["start_date"], each["end_date"])
+        by_gpu.setdefault(gpu, []).append(tuple(map(datetime.fromisoformat, span)))
+    assert sorted(by_gpu) == FOUR.split(",")
+    gaps = []
+    for spans in map(sorted, by_gpu.values()):
+        for (_, ended), (began, _) in itertools.pairwise(spans):
+            assert began >= ended, "two trainings on one GPU"
+            gaps.append(round((began - ended).total_seconds(), 1))
+    return gaps
+
+
+@pytest.mark.parametrize("kind", VICTIMS)
+def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(with_gpus, kind):
+    start(with_gpus.project, 2)
+    first = 10_000 + 100 * VICTIMS.index(kind)
+    seeds = range(first, first + KILLS)
+    run = sweep(with_gpus, seeds, epochs=14)
+    done = kill_each_once(run, kind, seeds)
+    print(
+        f"{kind}: killed {len(done.free_seconds)} times, free after {max(done.free_seconds):.2f} s"
+    )
+    assert_all_resumed(with_gpus, run, done, seeds)
