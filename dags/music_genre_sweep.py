@@ -54,12 +54,13 @@ with DAG(
     tags=["music-genre"],
 ):
     split = preprocess(split_seed="0")
+    listed = candidates("{{ ti.xcom_pull('split')['split'] }}")
 
     train = CommandOperator.partial(
         task_id="train",
         queue="gpu",
         map_index_template="{{ task.command[5] }}, seed {{ task.command[7] }}",
-    ).expand(command=candidates("{{ ti.xcom_pull('split')['split'] }}"))
+    ).expand(command=listed)
 
     evaluate = CommandOperator.partial(
         task_id="evaluate", queue="gpu", map_index_template="{{ task.command[-1].split('/')[-1] }}"
@@ -69,4 +70,4 @@ with DAG(
         )
     )
 
-    split >> train
+    split >> listed

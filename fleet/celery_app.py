@@ -5,19 +5,26 @@ Celery: the scheduler, which sends tasks, the workers and Flower.
 """
 
 import contextlib
+import functools
+import logging
 import os
+from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import billiard
 import psutil
 from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG
-from celery import signals
+from airflow.sdk.api.client import ServerResponseError
+from celery import current_task, signals
+from celery.exceptions import Ignore
 from celery.worker.control import Panel, inspect_command
 from celery.worker.request import Request
 
 from fleet.gpus import VISIBLE_VARIABLE, slot_gpus
 
+logger = logging.getLogger(__name__)
 ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
 """Names the file that a worker touches with each heartbeat that it could send to the broker."""
 
@@ -62,6 +69,35 @@ def own_gpu(**_: Any) -> None:
 def gpus(state: Any) -> list[str]:  # noqa: ARG001
     """Answer whoever asks with the GPUs of this worker's slots."""
     return slot_gpus()
+
+
+@signals.worker_init.connect
+def ignore_late_messages(sender: Any, **_: Any) -> None:
+    """Wrap the task that all messages name, before pool processes take it over."""
+    task = sender.app.tasks["execute_workload"]
+    task.run = unless_late(task.run)
+
+
+def unless_late(run: Callable[..., None]) -> Callable[..., None]:
+    """Ignore a message that is delivered again when its token has run out.
+
+    Airflow ignores one whose task still runs, but asks for the token first: the refusal became
+    the end of the running task (seen with 3.3.2 and providers-celery 3.26.0). A task that does
+    not run is missed by the scheduler, by its heartbeat or the time-out of queued tasks.
+    """
+
+    @functools.wraps(run)
+    def guarded(*arguments: Any, **options: Any) -> None:
+        try:
+            run(*arguments, **options)
+        except ServerResponseError as error:
+            again = (current_task.request.delivery_info or {}).get("redelivered")
+            if not again or error.response.status_code != HTTPStatus.FORBIDDEN:
+                raise
+            logger.warning("ignoring a message that came again after its token had run out")
+            raise Ignore from error
+
+    return guarded
 
 
 @signals.worker_shutting_down.connect

@@ -17,6 +17,7 @@ from music_genre.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
 VISIBLE_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 LARGER_VARIABLE: Final = "MUSIC_GENRE_LARGER_GPU"
 """Says, where it is set, how to get a GPU with more memory than this machine's."""
@@ -27,10 +28,14 @@ M_TRIM_THRESHOLD: Final = -1
 def choose(name: str) -> torch.device:
     """Pick the device for auto, cpu or cuda, say which, and use all cores this process may.
 
+    `OMP_NUM_THREADS`, where it is set, is the most threads that are used.
+
     Raises:
         InputError: cuda is asked for and there is none.
     """
-    n_threads = usable_cores()
+    share = os.environ.get(THREADS_VARIABLE, "")
+    n_threads = min(usable_cores(), int(share)) if share.isdecimal() else usable_cores()
+    n_threads = max(1, n_threads)
     torch.set_num_threads(n_threads)
     _keep_freed_memory()
     visible = name != "cpu" and torch.cuda.is_available()

@@ -1,5 +1,6 @@
 """Every DAG parses fast, names known queues and only calls commands that the docs know."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -95,6 +96,13 @@ def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags):
     assert [task.queue for task in sweep.tasks if task.task_id in ("train", "evaluate")] == [
         *("gpu", "gpu")
     ]
+
+
+def test_the_stages_of_a_sweep_follow_each_other(dags):
+    order = [task.task_id for task in dags["music_genre_sweep"].topological_sort()]
+    assert order == ["scan", "extract", "split", "candidates", "train", "evaluate"]
+    for earlier, later in itertools.pairwise(order):
+        assert dags["music_genre_sweep"].get_task(later).upstream_task_ids == {earlier}
 
 
 def test_run_parameters_have_choices_and_limits(dags):

@@ -23,6 +23,20 @@ def test_without_a_gpu_auto_says_that_it_takes_the_cpu(caplog: pytest.LogCapture
         device.choose("cuda")
 
 
+@pytest.mark.parametrize(
+    ("share", "n_threads"), [("1", 1), ("64", usable_cores()), ("all", usable_cores())]
+)
+def test_a_share_of_the_cores_is_kept_to(
+    share: str, n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(device.THREADS_VARIABLE, share)
+    device.choose("cpu")
+    assert torch.get_num_threads() == n_threads
+    monkeypatch.delenv(device.THREADS_VARIABLE)
+    device.choose("cpu")
+    assert torch.get_num_threads() == usable_cores()
+
+
 def test_a_gpu_that_a_worker_gave_is_held_also_where_cuda_cannot_use_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

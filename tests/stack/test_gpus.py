@@ -7,10 +7,11 @@ import itertools
 import os
 import statistics
 import subprocess
-from datetime import datetime
+import time
+from datetime import UTC, datetime
 
 import pytest
-from conftest import NAME, REPOSITORY, finish, wait_until
+from conftest import NAME, REPOSITORY, container, finish, inside, wait_until
 
 from deploy.compose import ComposeStack, Project
 from deploy.demo import trigger
@@ -88,11 +89,12 @@ def test_twelve_trainings_share_four_gpus_and_the_urgent_goes_first(with_gpus, n
     start(with_gpus.project, n_workers)
     assert with_gpus.api.get("pools/gpu")["slots"] == 4
     seeds = range(1000 * n_workers, 1000 * n_workers + 12)
-    run = sweep(with_gpus, seeds, epochs=14)
+    run = sweep(with_gpus, seeds, epochs=9)
     wait_until(lambda: len(trainings(seeds)) == 4, seconds=180)
     urgent = trigger(with_gpus, {}, "fleet_check")
     while run.state() not in ("success", "failed"):
         assert_one_a_gpu(trainings(seeds))
+        time.sleep(0.2)
     instances = train_instances(with_gpus, run)
     assert run.state() == urgent.state() == "success", run.rows()
     assert {each["try_number"] for each in instances} == {1}
@@ -138,3 +140,45 @@ def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(with_gpus
         f"{kind}: killed {len(done.free_seconds)} times, free after {max(done.free_seconds):.2f} s"
     )
     assert_all_resumed(with_gpus, run, done, seeds)
+
+
+AGAIN = """
+import os, redis
+client = redis.from_url(os.environ["AIRFLOW__CELERY__BROKER_URL"])
+for tag in client.zrange("unacked_index", 0, -1):
+    client.zincrby("unacked_index", -1_000_000, tag)
+"""
+
+
+@pytest.mark.parametrize("after_token", [False, True], ids=["token valid", "token expired"])
+def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, after_token):
+    """As after `visibility_timeout`; the token of a message lives for `task_queued_timeout`."""
+    seeds = range(30_000 + after_token, 30_001 + after_token)
+    run = sweep(with_gpus, seeds, epochs=40)
+    wait_until(lambda: any(training.is_computing() for training in trainings(seeds)), 180)
+    (began,) = [each["start_date"] for each in train_instances(with_gpus, run)]
+    since = datetime.fromisoformat(began)
+    if after_token:
+        wait_until(lambda: (datetime.now(UTC) - since).total_seconds() > 30)
+    ended = inside("gpu-worker", "python", "-c", AGAIN)
+    assert ended.returncode == 0, ended.stderr
+    wait_until(lambda: n_received(run) == 2, 60)
+    assert trainings(seeds), "the training ended too soon to tell"
+    while run.state() not in ("success", "failed"):
+        assert_one_a_gpu(trainings(seeds))
+        time.sleep(0.5)
+    assert run.state() == "success", run.rows()
+    assert [each["try_number"] for each in train_instances(with_gpus, run)] == [1]
+
+
+def n_received(run) -> int:
+    """How often a gpu worker was given the run's training."""
+    logs = ""
+    for service in ("gpu-worker", "gpu-worker-2"):
+        words = ["docker", "logs", container(service)]
+        ended = subprocess.run(words, capture_output=True, text=True)
+        logs += ended.stdout + ended.stderr
+    return sum(
+        "Executing workload in Celery" in line and run.run_id in line and "task_id='train'" in line
+        for line in logs.splitlines()
+    )
