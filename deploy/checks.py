@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from deploy.components import DEMO_MUSIC, REPOSITORY
 from deploy.engine import docker
-from deploy.environment import has_gpu
+from deploy.environment import count_gpus
 from deploy.errors import DeployError
 
 GIB = 1024**3
@@ -153,8 +153,8 @@ def _port(name: str, environment: Mapping[str, str]) -> Finding:
 
 
 def _driver() -> Finding:
-    if has_gpu():
-        return Finding("GPU driver", "answers")
+    if n_gpus := count_gpus():
+        return Finding("GPU driver", f"names {n_gpus} GPUs")
     remedy = "install the NVIDIA driver, or take gpu.yml out of COMPOSE_FILE in .env"
     return Finding("GPU driver", "`nvidia-smi -L` names no GPU", remedy)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,7 @@ from deploy.stack import Stack
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
 """Services with an image of their own; the others share the webserver's."""
 WAIT_SECONDS = 300
-GPU_LOCKS = Path("/tmp/music-genre-gpus")  # noqa: S108
+GPU_LOCKS = Path("/var/tmp/music-genre-gpus")  # noqa: S108
 """Where `music-genre` keeps them by default: one folder for containers and embedded workers."""
 
 
@@ -67,7 +68,13 @@ class Project:
         return any(each["State"] == "running" for each in self.containers())
 
     def has_data(self) -> bool:
-        """Whether the project has a database, running or not."""
+        """Whether the project has a database, running or not.
+
+        Raises:
+            DeployError: the engine does not answer, so nobody knows.
+        """
+        if shutil.which("docker") is None:
+            return False
         listed = docker("volume", "ls", "-q", "--filter", f"name=^{self.name}_postgres$")
         return bool(listed)
 
@@ -154,10 +161,16 @@ def _replace_outdated(project: Project) -> None:
 
 
 def _make_gpu_locks() -> None:
-    """Make the folder of the GPUs' locks for every user, as the engine would not."""
+    """Make the folder of the GPUs' locks for every user, as the engine would not.
+
+    Raises:
+        DeployError: somebody made it for fewer.
+    """
     GPU_LOCKS.mkdir(exist_ok=True)
     with contextlib.suppress(PermissionError):  # another user made it
         GPU_LOCKS.chmod(0o1777)
+    if GPU_LOCKS.stat().st_mode & 0o777 != 0o777:
+        raise DeployError(f"{GPU_LOCKS} is not open to all users; `sudo chmod 1777 {GPU_LOCKS}`")
 
 
 def stop(project: Project, *, volumes: bool) -> None:

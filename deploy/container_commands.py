@@ -66,9 +66,8 @@ def _chosen(web_port: int | None, flower_port: int | None) -> dict[str, str]:
 
 
 def _write_env(project: Project, s3: bool, chosen: Mapping[str, str]) -> None:
-    has_data = ask(project.has_data)  # where no engine answers, there is no stack
     path = project.env_file
-    generated = environment.ensure(path, local_s3=s3, chosen=chosen, has_data=has_data)
+    generated = environment.ensure(path, local_s3=s3, chosen=chosen, has_data=project.has_data)
     report(f"{path}: {len(generated)} secrets generated, the others kept")
 
 

@@ -1,5 +1,6 @@
 """The `.env` file of the Compose stack: every secret generated once, nothing overwritten."""
 
+import math
 import os
 import re
 import secrets
@@ -11,6 +12,7 @@ from pathlib import Path
 from deploy.components import REPOSITORY
 from deploy.errors import DeployError
 from deploy.state import write_private
+from fleet.contract import queues
 
 
 def _password() -> str:
@@ -92,7 +94,7 @@ def ensure(
     *,
     local_s3: bool = False,
     chosen: Mapping[str, str] | None = None,
-    has_data: bool = False,
+    has_data: Callable[[], bool] = lambda: False,
 ) -> list[str]:
     """Add the secrets that a file lacks, or write a new file; what is there stays.
 
@@ -100,7 +102,8 @@ def ensure(
         path: the file.
         local_s3: also have the stack run an S3 service of its own, and use it.
         chosen: variables to set, whatever the file says.
-        has_data: the stack has a database, made with the secrets of an earlier file.
+        has_data: tells whether the stack has a database, made with the secrets of an earlier
+            file; asked only where some of them are missing.
 
     Returns:
         The names of what was generated.
@@ -117,7 +120,7 @@ def ensure(
                 f"{name} in {path} {fault}; delete the line and run `make env`, which generates one"
             )
     missing = [name for name in SECRETS if name not in found]
-    if has_data and (lost := sorted(BOUND_TO_DATA.intersection(missing))):
+    if (lost := sorted(BOUND_TO_DATA.intersection(missing))) and has_data():
         raise DeployError(
             f"{path} lacks {', '.join(lost)}, with which this stack's database was made; restore "
             "the file, or delete the stack's data: `make down VOLUMES=1`"
@@ -197,15 +200,18 @@ def _of_this_machine() -> str:
     """Lines for what this machine has: a certificate bundle of its own, NVIDIA GPUs."""
     bundle = os.environ.get("SSL_CERT_FILE", "")
     lines = [f"CA_BUNDLE={bundle}\n"] if Path(bundle).is_file() else []
-    if has_gpu():
+    if n_gpus := count_gpus():
         lines.append("COMPOSE_FILE=docker-compose.yml:deploy/compose/gpu.yml\n")
+        memory = max(8, math.ceil(n_gpus * queues()["gpu"].memory_gib))
+        lines.append(f"GPU_WORKER_MEMORY={memory}g\n")
     return "".join(lines)
 
 
-def has_gpu() -> bool:
-    """Whether the NVIDIA driver answers and names a GPU."""
+def count_gpus() -> int:
+    """Count the GPUs that the NVIDIA driver names."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return listed.returncode == 0 and "GPU" in listed.stdout
+        return 0
+    lines = listed.stdout.splitlines() if listed.returncode == 0 else []
+    return sum(line.startswith("GPU ") for line in lines)

@@ -18,11 +18,12 @@ import psutil
 from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG
 from airflow.sdk.api.client import ServerResponseError
 from celery import current_task, signals
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from celery.worker.control import Panel, inspect_command
 from celery.worker.request import Request
+from httpx import TransportError
 
-from fleet.gpus import VISIBLE_VARIABLE, slot_gpus
+from fleet.gpus import SLOTS_VARIABLE, VISIBLE_VARIABLE, slot_gpus
 
 logger = logging.getLogger(__name__)
 ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
@@ -33,13 +34,15 @@ ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
 CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, "task_send_sent_event": False}
 
 
-# A worker's queue and slots are the contract's: whoever may ask workers may not change them.
-REFUSED = (
-    *("add_consumer", "cancel_consumer", "rate_limit", "time_limit"),
-    *("autoscale", "pool_grow", "pool_restart", "pool_shrink"),
-)
-for name in REFUSED:
-    Panel.data.pop(name, None)
+# Whoever may ask workers may end a task or a worker, and no more: queue and slots are the
+# contract's, and `election` would have a worker send tasks for others.
+ALLOWED = {
+    *("active", "active_queues", "clock", "conf", "hello", "ping", "query_task", "registered"),
+    *("report", "reserved", "revoked", "scheduled", "stats"),
+    *("disable_events", "enable_events", "heartbeat", "revoke", "shutdown", "terminate"),
+}
+for name in Panel.data.keys() - ALLOWED:
+    del Panel.data[name]
 
 
 @signals.before_task_publish.connect
@@ -66,9 +69,9 @@ def own_gpu(**_: Any) -> None:
 
 
 @inspect_command()
-def gpus(state: Any) -> list[str]:  # noqa: ARG001
-    """Answer whoever asks with the GPUs of this worker's slots."""
-    return slot_gpus()
+def slots(state: Any) -> dict[str, Any]:  # noqa: ARG001
+    """Answer whoever asks with the number of this worker's slots and their GPUs."""
+    return {"slots": int(os.environ[SLOTS_VARIABLE]), "gpus": slot_gpus()}
 
 
 @signals.worker_init.connect
@@ -84,20 +87,32 @@ def unless_late(run: Callable[..., None]) -> Callable[..., None]:
     Airflow ignores one whose task still runs, but asks for the token first: the refusal became
     the end of the running task (seen with 3.3.2 and providers-celery 3.26.0). A task that does
     not run is missed by the scheduler, by its heartbeat or the time-out of queued tasks.
+    Where the webserver does not answer, the message goes back and is asked about again.
     """
 
     @functools.wraps(run)
     def guarded(*arguments: Any, **options: Any) -> None:
         try:
             run(*arguments, **options)
-        except ServerResponseError as error:
-            again = (current_task.request.delivery_info or {}).get("redelivered")
-            if not again or error.response.status_code != HTTPStatus.FORBIDDEN:
+        except (ServerResponseError, TransportError) as error:
+            if not (current_task.request.delivery_info or {}).get("redelivered"):
                 raise
-            logger.warning("ignoring a message that came again after its token had run out")
-            raise Ignore from error
+            if _status(error) == HTTPStatus.FORBIDDEN:
+                logger.warning("ignoring a message that came again after its token had run out")
+                raise Ignore from error
+            if _status(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.warning("putting a message that came again back: %s", error)
+                raise Reject(error, requeue=True) from error
+            raise
 
     return guarded
+
+
+def _status(error: ServerResponseError | TransportError) -> int:
+    """The answer's status; that of an unavailable server where there was none."""
+    if isinstance(error, ServerResponseError):
+        return error.response.status_code
+    return HTTPStatus.SERVICE_UNAVAILABLE
 
 
 @signals.worker_shutting_down.connect

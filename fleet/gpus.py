@@ -4,10 +4,13 @@ CUDA is never loaded in a worker: a process that forks after it cannot use it (C
 seen as "Cannot re-initialize CUDA in forked subprocess").
 """
 
+import logging
 import os
 from dataclasses import dataclass
 
 import pynvml
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,11 @@ class Gpu:
 
     uuid: str
     name: str
-    memory_bytes: int
 
 
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+SLOTS_VARIABLE = "FLEET_SLOTS"
+"""Says how many slots a worker has."""
 GPUS_VARIABLE = "FLEET_GPUS"
 """Names the GPUs of a worker's slots by UUID, a comma between them."""
 
@@ -35,13 +39,20 @@ def list_gpus() -> list[Gpu]:
         return []
     try:
         found = [_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        logger.warning("the NVIDIA driver does not say how many GPUs it has: %s", error)
+        return []
     finally:
         pynvml.nvmlShutdown()
     visible = os.environ.get(VISIBLE_VARIABLE)
     if visible is None:
-        return found
-    words = {word.strip() for word in visible.split(",")}
-    return [gpu for index, gpu in enumerate(found) if words & {gpu.uuid, str(index)}]
+        return [gpu for gpu in found if gpu]
+    words = [word.strip() for word in visible.split(",")]
+    return [
+        gpu
+        for index, gpu in enumerate(found)
+        if gpu and any(word == str(index) or _begins(gpu.uuid, word) for word in words)
+    ]
 
 
 def slot_gpus() -> list[str]:
@@ -49,10 +60,16 @@ def slot_gpus() -> list[str]:
     return [uuid for uuid in os.environ.get(GPUS_VARIABLE, "").split(",") if uuid]
 
 
-def _gpu(index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    return Gpu(
-        uuid=pynvml.nvmlDeviceGetUUID(handle),
-        name=pynvml.nvmlDeviceGetName(handle),
-        memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
-    )
+def _begins(uuid: str, word: str) -> bool:
+    """Whether a word names a GPU by the beginning of its UUID, as CUDA lets it."""
+    return word.startswith("GPU-") and uuid.startswith(word)
+
+
+def _gpu(index: int) -> Gpu | None:
+    """Ask for one GPU; a sick one is left out, so that the others work on."""
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        return Gpu(uuid=pynvml.nvmlDeviceGetUUID(handle), name=pynvml.nvmlDeviceGetName(handle))
+    except pynvml.NVMLError as error:
+        logger.warning("GPU %d is left out, the driver says: %s", index, error)
+        return None

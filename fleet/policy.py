@@ -30,11 +30,22 @@ def task_policy(task: Any) -> None:
             f"{task.dag.fileloc}: task {task.task_id} names queue {task.queue!r}, which no worker "
             f"serves; write one of {', '.join(queues())}"
         )
-    if queue.pool and task.pool == DEFAULT_POOL:
-        task.pool = queue.pool
+    _take_pool(task, queue)
     if task.priority_weight == 1:
         task.priority_weight = queue.priority
     _limit_run(task, queue)
+
+
+def _take_pool(task: Any, queue: Queue) -> None:
+    """Give a task its queue's pool; refuse another, in which it would not wait for a GPU."""
+    if not queue.pool:
+        return
+    if task.pool not in (DEFAULT_POOL, queue.pool):
+        raise AirflowClusterPolicyViolation(
+            f"{task.dag.fileloc}: task {task.task_id} names pool {task.pool!r}, but tasks of queue "
+            f"{queue.name} wait in pool {queue.pool}; leave its pool out"
+        )
+    task.pool = queue.pool
 
 
 def _limit_run(task: Any, queue: Queue) -> None:
@@ -53,6 +64,6 @@ def task_instance_mutation_hook(task_instance: Any, dag_run: Any = None) -> None
     """Send a gpu task where the run's parameter `gpu_queue` says."""
     wanted = ((dag_run.conf if dag_run else None) or {}).get(GPU_QUEUE)
     own, other = queues().get(task_instance.queue), queues().get(str(wanted))
-    if own and other and own.resource == other.resource == "gpu":
+    if own and other and own.name != other.name and own.resource == other.resource == "gpu":
         task_instance.queue = other.name
         task_instance.pool = other.pool or DEFAULT_POOL

@@ -5,6 +5,8 @@ or of a token runs.
 """
 
 import sys
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.models.pool import Pool
@@ -12,20 +14,45 @@ from airflow.models.pool import Pool
 from fleet.contract import Queue, pools, queues
 
 ANSWER_SECONDS = 3.0
-"""How long workers are waited for; a live one answers in hundredths."""
+"""How long answers are collected; a live worker gives its in hundredths."""
+PATIENCE_SECONDS = 30.0
+"""How long a queue's workers may be silent, as while a busy machine starts."""
 
 
 def sync_pools() -> None:
-    """Set each pool to the slots of the workers that answer now, and print it."""
-    from airflow.providers.celery.executors.celery_executor import app
+    """Set each pool to the slots of the workers that answer now, and print it.
 
-    inspect = app.control.inspect(timeout=ANSWER_SECONDS)
-    workers = {name: stats["pool"] for name, stats in (inspect.stats() or {}).items()}
-    gpus = inspect._request("gpus") or {}
+    Raises:
+        SystemExit: no worker of a pool answers; the pool stays as it is.
+    """
+    workers = _ask_workers()
+    silent = []
     for name, its_queues in pools(queues()).items():
-        slots, description = describe(its_queues, workers, gpus)
+        slots, description = describe(its_queues, workers)
+        if slots == 0:
+            silent.append(name)
+            continue
         Pool.create_or_update_pool(name, slots, description, include_deferred=False)
         print(f"pool {name}: {description}", file=sys.stderr)
+    if silent:
+        raise SystemExit(
+            f"error: no worker of {', '.join(silent)} has answered for {PATIENCE_SECONDS:.0f} s; "
+            "its pool stays as it was; start one, and sync-pools again"
+        )
+
+
+def _ask_workers() -> dict[str, dict[str, Any]]:
+    """Ask until each queue that has a pool has a worker that answers, or patience ends."""
+    from airflow.providers.celery.executors.celery_executor import app
+
+    wanted = {queue.name for its_queues in pools(queues()).values() for queue in its_queues}
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    workers: dict[str, dict[str, Any]] = {}
+    while time.monotonic() < give_up_at:
+        workers = app.control.inspect(timeout=ANSWER_SECONDS)._request("slots") or {}
+        if wanted <= {name.partition("@")[0] for name in workers}:
+            break
+    return workers
 
 
 def make_missing_pools() -> None:
@@ -35,19 +62,22 @@ def make_missing_pools() -> None:
             Pool.create_or_update_pool(name, 1, "not yet counted", include_deferred=False)
 
 
-def describe(
-    its_queues: list[Queue], workers: dict[str, dict[str, Any]], gpus: dict[str, list[str]]
-) -> tuple[int, str]:
-    """Count slots and put them into words; one that is no GPU says so.
+def describe(its_queues: list[Queue], workers: Mapping[str, Mapping[str, Any]]) -> tuple[int, str]:
+    """Count slots and put them into words; one that is no GPU says so, two of one GPU are one.
 
     Args:
         its_queues: the queues of one pool.
-        workers: Celery's name of each live worker, `queue@host` → its pool's statistics.
-        gpus: the same names → UUIDs of the GPUs that its slots own.
+        workers: Celery's name of each live worker, `queue@host` → its `slots` and the `gpus` that
+            they own, by UUID.
     """
     names = {queue.name for queue in its_queues}
-    mine = sorted(name for name in workers if name.partition("@")[0] in names)
-    slots = sum(int(workers[name]["max-concurrency"]) for name in mine)
-    without = [name for name in mine if not gpus.get(name)]
+    mine = {name: workers[name] for name in sorted(workers) if name.partition("@")[0] in names}
+    without = [name for name, found in mine.items() if not found["gpus"]]
+    gpus = [gpu for found in mine.values() for gpu in found["gpus"]]
+    slots = len(set(gpus)) + sum(int(mine[name]["slots"]) for name in without)
     shown = f"{slots} slots of {', '.join(mine) or 'no worker'}"
-    return slots, f"{shown}; on the CPU: {', '.join(without)}" if without else shown
+    if without:
+        shown += f"; on the CPU: {', '.join(without)}"
+    if shared := sorted({gpu for gpu in gpus if gpus.count(gpu) > 1}):
+        shown += f"; given to more than one worker: {', '.join(shared)}"
+    return slots, shown

@@ -8,9 +8,11 @@ from pathlib import Path
 import psutil
 
 from fleet.contract import ContractError, Queue, queues
-from fleet.gpus import GPUS_VARIABLE, Gpu, list_gpus
+from fleet.gpus import GPUS_VARIABLE, SLOTS_VARIABLE, Gpu, list_gpus
 
 CGROUP = Path("/sys/fs/cgroup")
+ALONE = ("--skip-serve-logs", "--without-mingle", "--without-gossip")
+"""Workers need not know of each other, and by gossip one could have another send tasks."""
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 """A slot's share of the cores. Four trainings of two threads each on two cores spin, waiting for
 each other: they took 480 s, of one thread each 54 s (measured)."""
@@ -28,9 +30,10 @@ def run_worker(queue_name: str) -> None:
         raise ContractError(f"queue {queue_name!r} is not in the contract; known: {list(queues())}")
     queue = queues()[queue_name]
     gpus = list_gpus() if queue.resource == "gpu" else []
-    n_cores = len(os.sched_getaffinity(0))
+    n_cores = usable_cores()
     n_slots = queue.n_slots(n_cores=n_cores, n_gpus=len(gpus), memory_gib=memory_gib())
     print(describe(queue, gpus, n_slots), file=sys.stderr, flush=True)
+    os.environ[SLOTS_VARIABLE] = str(n_slots)
     os.environ[GPUS_VARIABLE] = ",".join(gpu.uuid for gpu in gpus[:n_slots])
     if queue.resource == "gpu":
         os.environ.setdefault(THREADS_VARIABLE, str(max(1, n_cores // n_slots)))
@@ -52,7 +55,21 @@ def worker_command(queue: Queue, n_slots: int) -> list[str]:
         "--celery-hostname": f"{queue.name}@%h",
     }
     pairs = [word for pair in flags.items() for word in pair]
-    return [airflow, "celery", "worker", *pairs, "--skip-serve-logs", "--without-mingle"]
+    return [airflow, "celery", "worker", *pairs, *ALONE]
+
+
+def usable_cores() -> int:
+    """Count the cores of this process, or the container's quota (cgroup v2 or v1) where less."""
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        quota, period = map(int, (CGROUP / "cpu.max").read_text().split())
+        cores = min(cores, quota // period)
+    with contextlib.suppress(OSError):
+        quota, period = (
+            int((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
+        )
+        cores = min(cores, quota // period) if quota > 0 else cores
+    return max(1, cores)
 
 
 def memory_gib() -> float:
@@ -69,7 +86,9 @@ def describe(queue: Queue, gpus: list[Gpu], n_slots: int) -> str:
     if queue.resource != "gpu":
         device = "the CPU"
     elif gpus:
-        device = ", ".join(f"{gpu.name} ({gpu.uuid})" for gpu in gpus)
+        device = ", ".join(f"{gpu.name} ({gpu.uuid})" for gpu in gpus[:n_slots])
+        if n_slots < len(gpus):
+            device += f" ({len(gpus) - n_slots} more GPUs: no slot or no memory for them)"
     else:
         device = "the CPU, because no NVIDIA GPU is visible: training is slow"
     return (

@@ -141,7 +141,7 @@ class Machine:
     """Images resident in memory, streamed from a file, or auto: streamed where they do not fit."""
     checkpoint_seconds: float = 20.0
     """Longest time between checkpoints; 0: each step."""
-    gpu_locks: Path = Path("/tmp/music-genre-gpus")  # noqa: S108
+    gpu_locks: Path = Path("/var/tmp/music-genre-gpus")  # noqa: S108
     """Where GPUs' locks are, the same folder for all containers of a host."""
 
 

@@ -16,7 +16,7 @@ from deploy.airflow_api import NotFoundError, path
 from deploy.demo import Run, trigger
 from deploy.stack import Stack
 
-GPU_LOCKS = Path("/tmp/music-genre-gpus")
+GPU_LOCKS = Path("/var/tmp/music-genre-gpus")
 VICTIMS = ("trainer", "task process", "supervisor", "worker")
 SWEEP = "music_genre_sweep"
 FREE_SECONDS = 10.0

@@ -18,7 +18,7 @@ lengths=
 for queue in $QUEUES; do
     # A queue's list, and the lists of its lower priorities.
     queues="$queues ~$queue ~$queue??[369]"
-    lengths="$lengths %R~$queue %R~$queue??[369]"
+    lengths="$lengths %R~$queue %R~$queue??[369]"  # not what is in them: tasks' tokens are
 done
 channels='&/0.celery.pidbox &/0.celeryev/*'
 talk="~_kombu.* ~*.pidbox* ~celeryev.* $channels &/0.celeryev/worker.*"
@@ -32,7 +32,7 @@ cat >/tmp/users.acl <<END
 user default off
 user scheduler on #$(sha256 "$REDIS_SCHEDULER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
 user worker on #$(sha256 "$REDIS_WORKER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
-user flower on #$(sha256 "$REDIS_FLOWER_PASSWORD") $look $lengths ~flower.unacked* $commands
+user flower on #$(sha256 "$REDIS_FLOWER_PASSWORD") $look ~flower.unacked* $commands (+llen $lengths)
 END
 # The image's own start makes Redis listen beyond loopback; it is reached from the stack's networks
 # alone. A queued task outlives a crash (AOF) and is never evicted;

@@ -141,6 +141,14 @@ def test_music_that_the_workers_could_not_read_is_named(answering, folder, remed
     assert remedy in finding.found + finding.remedy
 
 
+def test_secrets_are_not_made_where_nobody_knows_whether_there_is_a_database(answering, tmp_path):
+    answering(None, "Cannot connect to the Docker daemon", volume_ls=None)
+    ended = deploy("env", "--env-file", str(tmp_path / ".env"))
+    assert ended.returncode == 1
+    assert "no Docker engine answers" in ended.stderr
+    assert not (tmp_path / ".env").exists()
+
+
 def test_secrets_of_a_database_that_is_there_are_not_made_anew(answering, tmp_path):
     answering(engine(), volume_ls="music-genre_postgres")
     ended = deploy("env", "--env-file", str(tmp_path / ".env"))

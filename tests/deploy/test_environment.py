@@ -118,7 +118,7 @@ def test_a_lost_secret_of_a_database_is_not_made_anew(path, lost):
     path.write_text("\n".join(kept) + "\n")
     before = path.read_bytes()
     with pytest.raises(DeployError, match=rf"lacks {lost}, .*restore .*make down VOLUMES=1"):
-        environment.ensure(path, has_data=True)
+        environment.ensure(path, has_data=lambda: True)
     assert path.read_bytes() == before
     assert environment.ensure(path) == [lost]
 
@@ -133,6 +133,18 @@ def test_the_shells_own_variables_do_not_go_before_the_files(path, monkeypatch, 
     environment.ensure(path)
     Project("any", path).compose("up")
     assert "from-the-shell" not in (tmp_path / "seen").read_text()
+
+
+def test_gpus_get_their_fragment_and_memory_for_a_slot_each(path, monkeypatch, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for n_gpus, memory in ((1, "8g"), (8, "32g")):
+        lines = "".join(f"echo 'GPU {n}: NVIDIA H200 (UUID: GPU-{n})'\n" for n in range(n_gpus))
+        smi.write_text(f"#!/bin/sh\n{lines}")
+        smi.chmod(0o755)
+        found = environment.planned(path)
+        assert found["GPU_WORKER_MEMORY"] == memory
+        assert found["COMPOSE_FILE"].endswith("gpu.yml")
 
 
 def test_a_certificate_bundle_of_this_machine_is_taken_along(path, monkeypatch, tmp_path):

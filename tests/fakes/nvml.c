@@ -1,8 +1,12 @@
-/* A libnvidia-ml.so.1 with N_GPUS GPUs, for tests of code that asks the driver. */
+/* A libnvidia-ml.so.1 with N_GPUS GPUs, of which number SICK (from 1; 0: none) does not answer. */
 #include <stdio.h>
 #ifndef N_GPUS
 #define N_GPUS 2
 #endif
+#ifndef SICK
+#define SICK 0
+#endif
+#define GPU_IS_LOST 15
 typedef struct { unsigned long long total, free, used; } memory;
 int nvmlInit_v2(void) { return 0; }
 int nvmlInitWithFlags(unsigned flags) { return 0; }
@@ -13,6 +17,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
     return index < N_GPUS ? 0 : 2;
 }
 int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
+    if ((unsigned long)device == SICK) return GPU_IS_LOST;
     snprintf(uuid, length, "GPU-%lu", (unsigned long)device);
     return 0;
 }

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from airflow.sdk.api.client import ServerResponseError
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from celery.worker.control import Panel
 
 from fleet import celery_app
@@ -27,7 +27,10 @@ def refusing(status: int):
         (True, 403, Ignore),
         (False, 403, ServerResponseError),
         (None, 403, ServerResponseError),
-        (True, 500, ServerResponseError),
+        (True, 500, Reject),
+        (True, 503, Reject),
+        (False, 500, ServerResponseError),
+        (True, 404, ServerResponseError),
     ],
 )
 def test_only_a_message_that_comes_again_without_a_valid_token_is_ignored(
@@ -35,8 +38,20 @@ def test_only_a_message_that_comes_again_without_a_valid_token_is_ignored(
 ):
     request = SimpleNamespace(delivery_info={"redelivered": again})
     monkeypatch.setattr(celery_app, "current_task", SimpleNamespace(request=request))
-    with pytest.raises(raised):
+    with pytest.raises(raised) as caught:
         refusing(status)("workload")
+    assert raised is not Reject or caught.value.requeue
+
+
+def test_a_message_that_comes_again_while_the_webserver_is_away_goes_back(monkeypatch):
+    def run() -> None:
+        raise httpx.ConnectError("refused")
+
+    for again, raised in ((True, Reject), (False, httpx.ConnectError)):
+        request = SimpleNamespace(delivery_info={"redelivered": again})
+        monkeypatch.setattr(celery_app, "current_task", SimpleNamespace(request=request))
+        with pytest.raises(raised):
+            celery_app.unless_late(run)()
 
 
 def test_what_succeeds_is_left_alone():
@@ -45,6 +60,6 @@ def test_what_succeeds_is_left_alone():
     assert done == ["workload"]
 
 
-def test_orders_against_the_contract_are_not_known():
-    assert not set(celery_app.REFUSED) & set(Panel.data)
-    assert {"ping", "stats", "revoke", "gpus"} <= set(Panel.data)
+def test_a_worker_knows_no_order_but_those_that_were_looked_at():
+    assert set(Panel.data) == celery_app.ALLOWED | {"slots"}
+    assert not {"election", "pool_grow", "add_consumer", "rate_limit"} & celery_app.ALLOWED

@@ -34,7 +34,10 @@ def fake_driver(tmp_path) -> str:
 
 @pytest.mark.parametrize(
     ("visible", "expected"),
-    [("GPU-2", ["GPU-2"]), ("2,0", ["GPU-1", "GPU-3"]), ("", []), ("-1", []), ("GPU-9", [])],
+    [
+        *(("GPU-2", ["GPU-2"]), ("2,0", ["GPU-1", "GPU-3"]), ("GPU-", ["GPU-1", "GPU-2", "GPU-3"])),
+        *(("", []), ("-1", []), ("GPU-9", [])),
+    ],
 )
 def test_gpus_that_were_hidden_are_not_there(fake_driver, monkeypatch, visible, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -45,7 +48,13 @@ def test_gpus_come_in_the_drivers_order(fake_driver):
     gpus = listed_gpus(fake_driver)
     assert [gpu["uuid"] for gpu in gpus] == ["GPU-1", "GPU-2", "GPU-3"]
     assert gpus[0]["name"] == "Fake GPU"
-    assert gpus[0]["memory_bytes"] == 8 * 1024**3
+
+
+def test_a_sick_gpu_is_left_out(tmp_path):
+    command = ["gcc", "-shared", "-fPIC", "-DN_GPUS=3", "-DSICK=2"]
+    library = tmp_path / "libnvidia-ml.so.1"
+    subprocess.run([*command, "-o", str(library), str(FAKE_DRIVER)], check=True)
+    assert [gpu["uuid"] for gpu in listed_gpus(str(tmp_path))] == ["GPU-1", "GPU-3"]
 
 
 def test_a_damaged_driver_is_no_gpu(tmp_path):

@@ -63,12 +63,17 @@ def test_an_unknown_queue_is_an_import_error_and_other_files_go_on(parsed, tmp_p
 def test_what_a_task_lacks_comes_from_its_queue(parsed):
     tasks = parsed(a='queue="gpu"')["tasks"]
     assert tasks["train"] == tasks["mapped"] == ["gpu", "gpu", "1 day, 0:00:00", 1]
-    assert tasks["plain"] == ["cpu", "default_pool", "12:00:00", 1]
+    assert tasks["plain"] == ["cpu", "default_pool", "2:00:00", 1]
 
 
 def test_what_a_task_says_itself_stays(parsed):
-    said = 'queue="gpu", pool="mine", execution_timeout=timedelta(hours=1), priority_weight=7'
-    assert parsed(a=said)["tasks"]["mapped"] == ["gpu", "mine", "1:00:00", 7]
+    said = 'queue="cpu", pool="mine", execution_timeout=timedelta(hours=1), priority_weight=7'
+    assert parsed(a=said)["tasks"]["mapped"] == ["cpu", "mine", "1:00:00", 7]
+
+
+def test_a_pool_in_which_a_task_would_not_wait_for_a_gpu_is_refused(parsed):
+    (error,) = parsed(a='queue="gpu", pool="mine"')["errors"].values()
+    assert "names pool 'mine', but tasks of queue gpu wait in pool gpu; leave its pool out" in error
 
 
 def test_a_task_that_may_outlive_its_message_is_refused(parsed):

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -7,9 +8,9 @@ import pytest
 from fleet import worker
 from fleet.contract import queues
 from fleet.gpus import Gpu
-from fleet.worker import describe, memory_gib, worker_command
+from fleet.worker import describe, memory_gib, usable_cores, worker_command
 
-GPU = Gpu(uuid="GPU-1", name="NVIDIA H200", memory_bytes=141 * 1024**3)
+GPU = Gpu(uuid="GPU-1", name="NVIDIA H200")
 
 
 def test_a_worker_consumes_its_queue_alone_with_its_slots():
@@ -23,6 +24,7 @@ def test_a_worker_consumes_its_queue_alone_with_its_slots():
 def test_a_gpu_worker_without_a_gpu_says_so_plainly():
     assert "no NVIDIA GPU is visible" in describe(queues()["gpu"], [], 1)
     assert "NVIDIA H200 (GPU-1)" in describe(queues()["gpu"], [GPU], 1)
+    assert "(GPU-1) (2 more GPUs: no slot or no memory" in describe(queues()["gpu"], [GPU] * 3, 1)
     assert describe(queues()["cpu"], [], 2).endswith("computes on the CPU; tasks at a time: 2")
 
 
@@ -40,6 +42,27 @@ def test_a_containers_memory_counts_where_it_is_less(tmp_path, monkeypatch, name
     (tmp_path / name).write_text(f"{text}\n")
     monkeypatch.setattr(worker, "CGROUP", tmp_path)
     assert memory_gib() == (expected or psutil.virtual_memory().total / 2**30)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+)
+def test_a_containers_quota_of_cores_counts_where_it_is_less(
+    tmp_path, monkeypatch, files, expected
+):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(worker, "CGROUP", tmp_path)
+    assert usable_cores() == (expected or len(os.sched_getaffinity(0)))
 
 
 def test_an_unknown_queue_is_one_line_and_exit_1():

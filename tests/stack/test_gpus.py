@@ -170,16 +170,24 @@ def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, 
         time.sleep(0.5)
     assert run.state() == "success", run.rows()
     assert [each["try_number"] for each in train_instances(with_gpus, run)] == [1]
+    seen = ("already running elsewhere", "came again after its token had run out")
+    assert [text in worker_logs().rpartition(run.run_id)[2] for text in seen] == [
+        *(not after_token, after_token)
+    ]
+
+
+def worker_logs() -> str:
+    logs = ""
+    for service in ("gpu-worker", "gpu-worker-2"):
+        words = ["docker", "logs", "--timestamps", container(service)]
+        ended = subprocess.run(words, capture_output=True, text=True)
+        logs += ended.stdout + ended.stderr
+    return "\n".join(sorted(logs.splitlines()))
 
 
 def n_received(run) -> int:
     """How often a gpu worker was given the run's training."""
-    logs = ""
-    for service in ("gpu-worker", "gpu-worker-2"):
-        words = ["docker", "logs", container(service)]
-        ended = subprocess.run(words, capture_output=True, text=True)
-        logs += ended.stdout + ended.stderr
     return sum(
         "Executing workload in Celery" in line and run.run_id in line and "task_id='train'" in line
-        for line in logs.splitlines()
+        for line in worker_logs().splitlines()
     )

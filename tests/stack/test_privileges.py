@@ -159,7 +159,15 @@ def test_redis_refuses_what_a_user_has_no_business_with(stack, service, command)
 
 
 BINDINGS = ["_kombu.binding.cpu", "_kombu.binding.gpu", "_kombu.binding_permanent.gpu"]
-OF_OTHERS = ["LPUSH gpu x", "LPUSH celery@any.celery.pidbox x", "HGETALL unacked", "SCAN 0"]
+OF_OTHERS = [
+    "LPUSH gpu x",
+    "LRANGE gpu 0 -1",
+    "LINDEX gpu 0",
+    "SORT gpu",
+    "LPUSH celery@any.celery.pidbox x",
+    "HGETALL unacked",
+    "SCAN 0",
+]
 OF_OTHERS += [f"SADD {binding} evil" for binding in BINDINGS]
 OF_OTHERS += ["SUBSCRIBE celery-task-meta-1", "PUBLISH /1.celery.pidbox x", "FUNCTION LIST"]
 
