@@ -34,13 +34,13 @@ class Finding(NamedTuple):
     """Empty where all is well."""
 
 
-def check(environment: Mapping[str, str], is_running: Callable[[], bool]) -> list[Finding]:
+def check(environment: Mapping[str, str], held_ports: Callable[[], set[int]]) -> list[Finding]:
     """Look at everything.
 
     Args:
         environment: the variables of .env.
-        is_running: whether the stack is up, and holds its ports itself; asked only where
-            Compose can answer.
+        held_ports: tells the ports that the stack holds itself; asked only where Compose can
+            answer.
 
     Raises:
         DeployError: the engine does not answer, so nothing else can be asked.
@@ -58,8 +58,9 @@ def check(environment: Mapping[str, str], is_running: Callable[[], bool]) -> lis
         _audio(environment),
         _scripts(),
     ]
-    if not compose.remedy and not is_running():
-        findings += [_port(name, environment) for name in PORTS]
+    if not compose.remedy:
+        held = {str(port) for port in held_ports()}
+        findings += [_port(name, environment, held) for name in PORTS]
     if "gpu.yml" in environment.get("COMPOSE_FILE", ""):
         findings += [_driver(), _toolkit(info)]
     return findings
@@ -114,6 +115,9 @@ def _audio(environment: Mapping[str, str]) -> Finding:
     if not folder.is_dir():
         return Finding("AUDIO_DIR", f"{folder} is no folder", remedy)
     genres = [folder, *(path for path in folder.iterdir() if path.is_dir())]
+    if not any(path.is_file() for genre in genres[1:] for path in genre.iterdir()):
+        remedy = "lay it out as <genre>/<track>.wav, or name another AUDIO_DIR in .env"
+        return Finding("AUDIO_DIR", f"no folder in {folder} holds a file", remedy)
     samples = [
         next((path for path in genre.iterdir() if path.is_file()), genre) for genre in genres
     ]
@@ -136,8 +140,13 @@ def _readable(name: str, paths: list[Path], folder: Path) -> Finding:
     return Finding(name, f"{folder} can be read")
 
 
-def _port(name: str, environment: Mapping[str, str]) -> Finding:
+def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
     text = environment.get(name) or str(PORTS[name])
+    for other in PORTS:
+        if other != name and text == (environment.get(other) or str(PORTS[other])):
+            return Finding(name, f"port {text} is {other} too", f"set another {name} in .env")
+    if text in held:
+        return Finding(name, f"port {text} is the stack's")
     if not text.isdecimal() or not 0 < int(text) < 65536:
         return Finding(
             name, f"{text!r} is no port", f"write a number below 65536 as {name} in .env"

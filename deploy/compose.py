@@ -1,10 +1,15 @@
 """The stack as containers: built, started, asked and stopped by Docker Compose."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -63,9 +68,32 @@ class Project:
             raise DeployError(f"Compose does not answer: {' '.join(answer.stderr.split())}")
         return _objects(answer.stdout)
 
-    def is_running(self) -> bool:
-        """Whether a container of the project runs."""
-        return any(each["State"] == "running" for each in self.containers())
+    def running(self) -> list[dict[str, Any]]:
+        """List the project's containers that run."""
+        return [each for each in self.containers() if each["State"] == "running"]
+
+    def held_ports(self) -> set[int]:
+        """The ports of this machine that the project's containers hold."""
+        published = [each.get("Publishers") or [] for each in self.running()]
+        return {int(port["PublishedPort"]) for ports in published for port in ports}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other starts and stops of the project away, which would remove its containers.
+
+        Raises:
+            DeployError: one is at it.
+        """
+        descriptor = _open_lock(Path(tempfile.gettempdir()) / f"{self.name}.lock")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise DeployError(
+                f"another start or stop of {self.name} is at it; wait until it has ended"
+            ) from None
+        finally:
+            os.close(descriptor)
 
     def has_data(self) -> bool:
         """Whether the project has a database, running or not.
@@ -77,6 +105,13 @@ class Project:
             return False
         listed = docker("volume", "ls", "-q", "--filter", f"name=^{self.name}_postgres$")
         return bool(listed)
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock file, whoever made it: Linux refuses O_CREAT for another user's in /tmp."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, os.O_RDONLY)
+    return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
@@ -140,11 +175,18 @@ def start(project: Project) -> ComposeStack:
     """
     _make_gpu_locks()
     _replace_outdated(project)
-    project.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", str(WAIT_SECONDS))
+    wait = ("--wait", "--wait-timeout", str(WAIT_SECONDS))
+    project.compose("up", "-d", "--no-build", *wait, *_scale(project))
     stack = ComposeStack(project)
     stack.wait_until(stack.is_healthy, "the stack was")
     project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
     return stack
+
+
+def _scale(project: Project) -> list[str]:
+    """Keep the number of containers that somebody has given a service by `--scale`."""
+    numbers = Counter(str(each["Service"]) for each in project.running())
+    return [word for name, n in numbers.items() if n > 1 for word in ("--scale", f"{name}={n}")]
 
 
 def _replace_outdated(project: Project) -> None:

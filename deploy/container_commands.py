@@ -1,5 +1,6 @@
 """The commands of the stack of containers."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,7 +69,8 @@ def _chosen(web_port: int | None, flower_port: int | None) -> dict[str, str]:
 def _write_env(project: Project, s3: bool, chosen: Mapping[str, str]) -> None:
     path = project.env_file
     generated = environment.ensure(path, local_s3=s3, chosen=chosen, has_data=project.has_data)
-    report(f"{path}: {len(generated)} secrets generated, the others kept")
+    kept = len(environment.SECRETS) - len(generated)
+    report(f"{path}: {len(generated)} secrets generated, {kept} kept")
 
 
 @click.command("check")
@@ -81,7 +83,7 @@ def check_machine(env_file: Path, name: str) -> None:
 
 def _check(project: Project, chosen: Mapping[str, str]) -> None:
     settings = {**environment.planned(project.env_file), **chosen}
-    findings = checks.check(settings, project.is_running)
+    findings = checks.check(settings, project.held_ports)
     for finding in findings:
         report(f"{finding.name + ':':<15}{finding.found}")
     if faults := [finding for finding in findings if finding.remedy]:
@@ -98,13 +100,23 @@ def _check(project: Project, chosen: Mapping[str, str]) -> None:
 def up(env_file: Path, name: str, s3: bool, web_port: int | None, flower_port: int | None) -> None:
     """Check, write .env, build, start, and run a task on every queue."""
     project, chosen = Project(name, env_file), _chosen(web_port, flower_port)
-    _check(project, chosen)
-    _write_env(project, s3, chosen)
-    report("building the images: minutes at the first time, then seconds")
-    compose.build(project)
-    stack = compose.start(project)
-    _try_every_queue(stack)
+    with project.alone():
+        _check(project, chosen)
+        _write_env(project, s3, chosen)
+        report("building the images: minutes at the first time, then seconds")
+        compose.build(project)
+        stack = compose.start(project)
+        _try_every_queue(stack)
+    _name_unread_dags(stack)
     print_addresses(stack, f"ADMIN_PASSWORD in {env_file}", f"FLOWER_PASSWORD in {env_file}")
+
+
+def _name_unread_dags(stack: Stack) -> None:
+    """Say which DAG files Airflow could not import, and where it says why."""
+    found = stack.answer(lambda: stack.api.get("importErrors"))["import_errors"]
+    if found:
+        files = ", ".join(sorted(str(error["filename"]) for error in found))
+        report(f"not imported: {files}; the reason is in Airflow, at the top of the list of DAGs")
 
 
 def _try_every_queue(stack: Stack) -> None:
@@ -128,14 +140,20 @@ def _try_every_queue(stack: Stack) -> None:
 @click.option("--volumes", is_flag=True, help="Delete the data too: database, models, logs.")
 def down(name: str, volumes: bool) -> None:
     """Stop and remove the containers; their data stay."""
-    compose.stop(Project(name, Path()), volumes=volumes)
+    project = Project(name, Path())
+    with project.alone():
+        compose.stop(project, volumes=volumes)
 
 
 @click.command()
 @project_option
 def logs(name: str) -> None:
     """Follow the containers' logs."""
-    Project(name, Path()).of_running("logs", "--follow", "--tail", "50")
+    project = Project(name, Path())
+    if not project.containers():
+        raise DeployError(f"no stack {name} runs; start it with `make up`")
+    with contextlib.suppress(KeyboardInterrupt):  # the way to leave it
+        project.of_running("logs", "--follow", "--tail", "50")
 
 
 @click.command()

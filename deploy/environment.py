@@ -64,7 +64,9 @@ def read(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise DeployError(f"{path} is missing; run `make env`, which writes it") from None
+        raise DeployError(
+            f"{path} is missing; restore it, or run `make env`, which writes a new one"
+        ) from None
     return _parse(lines, path)
 
 
@@ -116,9 +118,10 @@ def ensure(
     found = read(path) if path.exists() else {}
     for name in SECRETS:
         if name in found and (fault := _fault(name, found[name])):
-            raise DeployError(
-                f"{name} in {path} {fault}; delete the line and run `make env`, which generates one"
-            )
+            bound = name in BOUND_TO_DATA and has_data()
+            remedy = "restore what this stack's database was made with"
+            other = "delete the line and run `make env`, which generates one"
+            raise DeployError(f"{name} in {path} {fault}; {remedy if bound else other}")
     missing = [name for name in SECRETS if name not in found]
     if (lost := sorted(BOUND_TO_DATA.intersection(missing))) and has_data():
         raise DeployError(
@@ -182,8 +185,8 @@ def _fault(name: str, value: str) -> str:
         return f"has {len(value)} characters, fewer than {least}"
     if not _SAFE.fullmatch(value):
         return "has characters that cannot stand in an address (allowed: A-Z a-z 0-9 _ = . ~ -)"
-    if _PLACEHOLDER.search(value):
-        return "is a placeholder"
+    if word := _PLACEHOLDER.search(value):
+        return f"is a placeholder: it holds {word[0]!r}"
     if name == "FERNET_KEY" and not _is_fernet_key(value):
         return "is no key of 32 bytes in URL-safe base64"
     return ""

@@ -7,6 +7,7 @@ packages away from Airflow's.
 
 import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +19,7 @@ from airflow.sdk.exceptions import (
     AirflowRescheduleException,
 )
 
-from fleet.process import CommandProcess, die_with_parent
+from fleet.process import TERM_GRACE_SECONDS, CommandProcess, die_with_parent
 
 EXIT_BAD_INPUT, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75  # 75 is EX_TEMPFAIL of sysexits.h
 TRY_AGAIN_AFTER = timedelta(seconds=10)
@@ -98,6 +99,8 @@ class CommandOperator(BaseOperator):
         ended = f"`{' '.join(words)}` ended with " + (
             f"signal {-status}" if status < 0 else f"exit status {status}"
         )
+        if self._must_end and status == -signal.SIGKILL:
+            ended += f", not having ended {TERM_GRACE_SECONDS:.0f} s after SIGTERM"
         if self._must_end or (status == EXIT_TRY_AGAIN and _may_try_again(context)):
             self.log.info("%s: to be tried again, which spends no retry", ended)
             raise AirflowRescheduleException(datetime.now(UTC) + TRY_AGAIN_AFTER)

@@ -63,7 +63,7 @@ def deploy(*words: str) -> subprocess.CompletedProcess:
 
 
 def faults(environment: dict[str, str] | None = None) -> dict[str, checks.Finding]:
-    found = checks.check(environment or {}, lambda: environment is None)
+    found = checks.check(environment or {}, lambda: {8080, 5555} if environment is None else set())
     return {finding.name: finding for finding in found if finding.remedy}
 
 
@@ -115,7 +115,10 @@ def test_an_old_or_missing_plugin_is_named_with_its_remedy(answering, plugin, ve
     assert "Traceback" not in ended.stderr
 
 
-PROJECT = [{"Service": "redis", "State": "running"}, {"Service": "init", "State": "exited"}]
+PROJECT = [
+    {"Service": "redis", "State": "running", "Publishers": [{"PublishedPort": 6379}]},
+    {"Service": "init", "State": "exited", "Publishers": None},
+]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,9 @@ PROJECT = [{"Service": "redis", "State": "running"}, {"Service": "init", "State"
 )
 def test_what_runs_is_read_from_every_compose(answering, listed, tmp_path):
     answering(engine(), **{"compose_-p": listed})
-    assert Project("any", tmp_path / ".env").is_running()
+    project = Project("any", tmp_path / ".env")
+    assert [each["Service"] for each in project.running()] == ["redis"]
+    assert project.held_ports() == {6379}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +144,26 @@ def test_music_that_the_workers_could_not_read_is_named(answering, folder, remed
         (tmp_path / "genres" / "rock").chmod(0o755)
     finding = faults({"AUDIO_DIR": folder})["AUDIO_DIR"]
     assert remedy in finding.found + finding.remedy
+
+
+def test_a_folder_without_music_is_named(answering, tmp_path):
+    answering(engine())
+    (tmp_path / "rock").mkdir()
+    fault = faults({"AUDIO_DIR": str(tmp_path)})["AUDIO_DIR"]
+    assert fault.found == f"no folder in {tmp_path} holds a file"
+
+
+def test_two_starts_of_a_project_at_once_are_one(answering, tmp_path):
+    answering(engine())
+    project = Project(f"test-{tmp_path.name}", tmp_path / ".env")
+    with project.alone():
+        for words in (("up", "--env-file", str(tmp_path / ".env")), ("down",)):
+            ended = deploy(*words, "--project", project.name)
+            assert ended.returncode == 1
+            assert "another start or stop of test-" in ended.stderr
+    assert not (tmp_path / ".env").exists()
+    with project.alone():
+        pass
 
 
 def test_secrets_are_not_made_where_nobody_knows_whether_there_is_a_database(answering, tmp_path):
@@ -168,13 +193,13 @@ def test_secrets_of_a_database_that_is_there_are_not_made_anew(answering, tmp_pa
 def test_an_engine_that_does_not_answer_is_one_line(answering, fault, remedy):
     answering(None, fault)
     with pytest.raises(DeployError, match=remedy):
-        checks.check({}, lambda: False)
+        checks.check({}, set)
 
 
 def test_no_docker_at_all_is_one_line(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(DeployError, match="install Docker Engine"):
-        checks.check({}, lambda: False)
+        checks.check({}, set)
 
 
 def test_a_taken_port_is_named_unless_the_stack_holds_it(answering):
@@ -187,8 +212,12 @@ def test_a_taken_port_is_named_unless_the_stack_holds_it(answering):
         assert port in fault["WEB_PORT"].found
         assert "WEB_PORT in .env" in fault["WEB_PORT"].remedy
         assert "'no' is no port" in fault["FLOWER_PORT"].found
-        running = checks.check({"WEB_PORT": port}, lambda: True)
-        assert "WEB_PORT" not in {finding.name for finding in running}
+        running = checks.check({"WEB_PORT": port}, lambda: {int(port)})
+        assert [each.remedy for each in running if each.name == "WEB_PORT"] == [""]
+        moved = checks.check({"WEB_PORT": port}, lambda: {8080})
+        assert all(each.remedy for each in moved if each.name == "WEB_PORT")
+    same = faults({"WEB_PORT": "5555"})
+    assert same["WEB_PORT"].found == "port 5555 is FLOWER_PORT too"
 
 
 def test_a_gpu_wants_its_driver_and_toolkit_where_it_is_asked_for(answering, tmp_path, monkeypatch):

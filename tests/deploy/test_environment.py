@@ -70,8 +70,14 @@ def test_a_secret_that_is_none_is_refused_by_name_and_not_shown(path, name, valu
     assert path.read_bytes() == before
 
 
+def test_a_bad_secret_of_a_database_is_to_be_restored(path):
+    with_secrets(path, ADMIN_PASSWORD="changeme")
+    with pytest.raises(DeployError, match="fewer than 16; restore what this stack's database"):
+        environment.ensure(path, has_data=lambda: True)
+
+
 def test_a_missing_file_and_a_line_that_is_none_are_named(path):
-    with pytest.raises(DeployError, match="is missing; run `make env`"):
+    with pytest.raises(DeployError, match="is missing; restore it, or run `make env`"):
         environment.read(path)
     path.write_text("# all well\nWEB_PORT 8080\n")
     with pytest.raises(DeployError, match="line 2 is no NAME=value"):
