@@ -105,3 +105,33 @@ def log_of(stack: ComposeStack, run: Run, task: str) -> str:
         return json.dumps(stack.api.get(f"{address}?full_content=true"))
     except NotFoundError:  # not begun
         return ""
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed: the pages are not looked at")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    quiet += ["--disable-component-update", "--disable-sync", "--no-proxy-server"]
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def page(browser, stack, project):
+    """A page that is logged in to Airflow."""
+    page = browser.new_page(viewport={"width": 1400, "height": 850})
+    page.set_default_timeout(60_000)
+    page.goto(f"{stack.web_address}/auth/login/")
+    page.fill("#username", "admin")
+    page.fill("#password", environment.read(project.env_file)["ADMIN_PASSWORD"])
+    page.click("input[type=submit]")
+    page.wait_for_url(f"{stack.web_address}/**")
+    return page

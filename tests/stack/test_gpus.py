@@ -69,7 +69,7 @@ def start(project: Project, n_workers: int) -> None:
     project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
 
 
-def test_a_misspelt_queue_is_an_import_error_and_other_files_dags_run(with_gpus):
+def test_a_misspelt_queue_is_an_import_error_and_other_files_dags_run(with_gpus, page):
     def errors() -> list[dict]:
         return with_gpus.api.get("importErrors")["import_errors"]
 
@@ -82,6 +82,10 @@ def test_a_misspelt_queue_is_an_import_error_and_other_files_dags_run(with_gpus)
     )
     assert not with_gpus.api.exists("dags/misspelt")
     assert finish(trigger(with_gpus, {}, "fleet_check")) == "success"
+    page.goto(f"{with_gpus.web_address}/")
+    page.get_by_text("Import Error").first.click()
+    page.get_by_text("misspelt.py").first.click()
+    page.get_by_text("names queue 'trianing', which no worker serves").first.wait_for()
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])

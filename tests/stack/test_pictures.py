@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,6 @@ from deploy import environment
 from deploy.demo import Run, trigger
 
 pytestmark = pytest.mark.timeout(900)
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed: the pages are not looked at")
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    quiet += ["--disable-component-update", "--disable-sync", "--no-proxy-server"]
-    with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -41,19 +25,6 @@ def run(stack) -> Run:
     run = trigger(stack, {"model": "shufflenet_v2_x0_5", "epochs": 1, "seed": 8})
     assert finish(run) == "success", run.rows()
     return run
-
-
-@pytest.fixture(scope="module")
-def page(browser, stack, project):
-    """A page that is logged in to Airflow."""
-    page = browser.new_page(viewport={"width": 1400, "height": 850})
-    page.set_default_timeout(60_000)
-    page.goto(f"{stack.web_address}/auth/login/")
-    page.fill("#username", "admin")
-    page.fill("#password", environment.read(project.env_file)["ADMIN_PASSWORD"])
-    page.click("input[type=submit]")
-    page.wait_for_url(f"{stack.web_address}/**")
-    return page
 
 
 TASKS = ("scan", "extract", "split", "train", "evaluate")
