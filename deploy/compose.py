@@ -84,16 +84,14 @@ class Project:
         Raises:
             DeployError: one is at it.
         """
-        descriptor = _open_lock(Path(tempfile.gettempdir()) / f"{self.name}.lock")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with os.fdopen(_open_lock(Path(tempfile.gettempdir()) / f"{self.name}.lock")) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DeployError(
+                    f"another start or stop of {self.name} is at it; wait until it has ended"
+                ) from None
             yield
-        except BlockingIOError:
-            raise DeployError(
-                f"another start or stop of {self.name} is at it; wait until it has ended"
-            ) from None
-        finally:
-            os.close(descriptor)
 
     def has_data(self) -> bool:
         """Whether the project has a database, running or not.
