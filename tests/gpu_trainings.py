@@ -4,9 +4,10 @@ A training's parent is its task's process, the parent of that its supervisor (on
 processes), and the parent of that the worker.
 """
 
+import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,8 @@ GPU_LOCKS = Path("/var/tmp/music-genre-gpus")
 VICTIMS = ("trainer", "task process", "supervisor", "worker")
 SWEEP = "music_genre_sweep"
 FREE_SECONDS = 10.0
+COMPUTING_SECONDS = 5.0
+"""Between the start of a training's computing and its end by a kill: some checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -85,69 +88,66 @@ def log_of(stack: Stack, run: Run, map_index: int, attempt: int) -> str:
         return ""
 
 
+KILLS = int(os.environ.get("KILLS", "1"))
+ROUNDS = [VICTIMS] if KILLS == 1 else [(kind,) * KILLS for kind in VICTIMS]
+"""What is killed in one sweep, a training each: one of every kind, or one kind KILLS times."""
+
+
 @dataclass
 class Kills:
     """What came of killing."""
 
-    kind: str
-    free_seconds: list[float] = field(default_factory=list)
-    """From each kill to the end of the last process that it orphaned."""
-    hit: dict[int, int] = field(default_factory=dict)
-    """Seed → how often its training ended by a kill."""
+    free_seconds: dict[int, float] = field(default_factory=dict)
+    """Seed of the training whose process was killed → seconds until all that it orphaned ended."""
+    hit: set[int] = field(default_factory=set)
+    """Seeds of all trainings that ended by a kill: a worker takes its others along."""
 
 
-def kill_each_once(
-    run: Run, kind: str, seeds: range, kill: Callable[[psutil.Process], None] = psutil.Process.kill
-) -> Kills:
-    """Kill a process of each training once, some seconds after it began to compute.
+def kill_each_once(run: Run, seeds: range, kinds: Sequence[str]) -> Kills:
+    """Kill -9 a process of each training once, some seconds after it began to compute.
 
     Returns when the run has ended. Sees all the time that no GPU has two trainings, and after each
     kill that what it left is gone in time.
     """
-    done, began = Kills(kind), {}
+    done, began = Kills(), dict[int, tuple[int, float]]()
     while run.state() not in ("success", "failed"):
         found = trainings(seeds)
         assert_one_a_gpu(found)
-        for training in found:
-            if training.seed not in done.hit and training.is_computing():
-                began.setdefault(training.seed, time.monotonic())
-        ready = [
-            each
-            for each in found
-            if each.seed not in done.hit and time.monotonic() - began.get(each.seed, 1e12) > 6
-        ]
-        if ready:
-            _kill(ready[0], found, done, kill)
+        for each in found:
+            pid, _ = began.get(each.seed, (0, 0.0))
+            if pid != each.process.pid and each.is_computing():
+                began[each.seed] = (each.process.pid, time.monotonic())
+        for each in found:
+            pid, since = began.get(each.seed, (0, 0.0))
+            ready = pid == each.process.pid and time.monotonic() - since > COMPUTING_SECONDS
+            if ready and each.seed not in done.free_seconds:
+                _kill(each, kinds[seeds.index(each.seed)], found, done)
+                break
         time.sleep(0.2)
+    shown = {kinds[seeds.index(seed)]: f"{took:.2f} s" for seed, took in done.free_seconds.items()}
+    print(f"{len(done.free_seconds)} killed; the GPU was free after {shown}")
     return done
 
 
-def _kill(
-    training: Training,
-    others: list[Training],
-    done: Kills,
-    kill: Callable[[psutil.Process], None],
-) -> None:
+def _kill(training: Training, kind: str, others: list[Training], done: Kills) -> None:
     try:
-        victim = training.victim(done.kind)
+        victim = training.victim(kind)
         orphans = [training.process, *victim.children(recursive=True)]
     except (psutil.NoSuchProcess, AttributeError):  # it has just ended by itself
         return
     began = time.monotonic()
-    kill(victim)
+    victim.kill()
     _, alive = psutil.wait_procs(orphans, timeout=FREE_SECONDS)
-    assert alive == [], f"outlived the {done.kind} by {FREE_SECONDS} s: {alive}"
-    done.free_seconds.append(time.monotonic() - began)
+    assert alive == [], f"outlived the {kind} by {FREE_SECONDS} s: {alive}"
+    done.free_seconds[training.seed] = time.monotonic() - began
     pids = {process.pid for process in orphans}
-    for each in others:
-        if each.process.pid in pids:
-            done.hit[each.seed] = done.hit.get(each.seed, 0) + 1
+    done.hit.update(each.seed for each in others if each.process.pid in pids)
 
 
 def assert_all_resumed(stack: Stack, run: Run, done: Kills, seeds: range) -> None:
     """Every training succeeded in the end, and those that were killed went on from a step > 0."""
     assert run.state() == "success", run.rows()
-    assert set(done.hit) == set(seeds)
+    assert set(done.free_seconds) == done.hit == set(seeds)
     for instance in train_instances(stack, run):
         seed, index = list(seeds)[instance["map_index"]], instance["map_index"]
         tries = range(1, instance["try_number"] + 1)

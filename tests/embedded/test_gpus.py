@@ -3,14 +3,12 @@
 `KILLS=10` kills each kind of process ten times instead of once.
 """
 
-import os
-
 import pytest
 from conftest import N_GPUS, wait_until
 from test_training import finish
 
 from tests.gpu_trainings import (
-    VICTIMS,
+    ROUNDS,
     assert_all_resumed,
     assert_one_a_gpu,
     kill_each_once,
@@ -20,7 +18,6 @@ from tests.gpu_trainings import (
 )
 
 pytestmark = pytest.mark.timeout(1800)
-KILLS = int(os.environ.get("KILLS", "1"))
 
 
 def test_the_pool_has_a_slot_for_each_gpu(stack):
@@ -48,13 +45,10 @@ def test_side_by_side_each_training_has_a_gpu_of_its_own_and_a_third_waits_in_th
     assert names == [f"shufflenet_v2_x0_5, seed {seed}" for seed in seeds]
 
 
-@pytest.mark.parametrize("kind", VICTIMS)
-def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, kind):
-    first = 20_000 + 100 * VICTIMS.index(kind)
-    seeds = range(first, first + KILLS)
+@pytest.mark.parametrize("kinds", ROUNDS, ids=lambda kinds: "-".join(dict.fromkeys(kinds)))
+def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, kinds):
+    first = 20_000 + 100 * ROUNDS.index(kinds)
+    seeds = range(first, first + len(kinds))
     run = sweep(stack, seeds, epochs=14)
-    done = kill_each_once(run, kind, seeds)
-    print(
-        f"{kind}: killed {len(done.free_seconds)} times, free after {max(done.free_seconds):.2f} s"
-    )
+    done = kill_each_once(run, seeds, kinds)
     assert_all_resumed(stack, run, done, seeds)
