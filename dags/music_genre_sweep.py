@@ -27,30 +27,20 @@ def candidates(split: str, params: dict[str, Any] | None = None) -> list[list[st
     ]
 
 
+def every(default: list[Any], item: dict[str, Any], title: str, what: str) -> Param:
+    """A parameter that is a list, of which every item is tried."""
+    limits: dict[str, Any] = {"type": "array", "items": item, "minItems": 1, "uniqueItems": True}
+    return Param(default, title=title, description=f"{what}, one a line", **limits)
+
+
 with DAG(
     "music_genre_sweep",
     schedule=None,
     is_paused_upon_creation=False,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params=parameters(
-        models=Param(
-            ["resnet18"],
-            type="array",
-            items={"type": "string", **MODEL},
-            minItems=1,
-            uniqueItems=True,
-            title="Models",
-            description="torchvision classification models by their names, one a line.",
-        ),
-        seeds=Param(
-            [0, 1, 2, 3],
-            type="array",
-            items={"type": "integer", **SEED},
-            minItems=1,
-            uniqueItems=True,
-            title="Seeds",
-            description="Of weights and order, one a line.",
-        ),
+        models=every(["resnet18"], {"type": "string", **MODEL}, "Models", "torchvision's names"),
+        seeds=every([0, 1, 2, 3], {"type": "integer", **SEED}, "Seeds", "of weights and order"),
     ),
     doc_md=__doc__,
     tags=["music-genre"],

@@ -12,10 +12,12 @@ from fleet import contract
 
 LEFT = {
     "demo": "all that was started has been stopped",
+    "down": "what is left goes on: `make down` again",
+    "down-local": "what is left goes on: `make down-local` again",
     "up": "what was started goes on: `make up` again, or `make down`",
     "up-local": "what was started goes on: `make up-local` again, or `make down-local`",
 }
-"""What becomes of a stack whose start is interrupted."""
+"""What becomes of a stack whose start or stop is interrupted; the other commands change none."""
 
 
 class _Commands(click.Group):

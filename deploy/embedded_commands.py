@@ -1,7 +1,9 @@
 """The commands of the embedded stack: processes of this machine, without Docker."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -23,7 +25,7 @@ DEMO_PARAMETERS = {
 }
 """What fits into a minute on two cores; measured in docs/decisions/0005-demo-recipe.md."""
 
-PORT = click.IntRange(0, 65535)
+Command = TypeVar("Command", bound=Callable[..., Any])
 state_option = click.option(
     "--state",
     "folder",
@@ -31,20 +33,20 @@ state_option = click.option(
     default=REPOSITORY / ".local-stack",
     help="Folder of the embedded stack: all its data, secrets and logs.",
 )
-web_port_option = click.option(
-    "--web-port",
-    type=PORT,
-    default=8080,
-    show_default=True,
-    help="Airflow's port on loopback; 0: a free one.",
-)
-flower_port_option = click.option(
-    "--flower-port",
-    type=PORT,
-    default=5555,
-    show_default=True,
-    help="Flower's port; 0: a free one.",
-)
+
+
+def _port_option(name: str, server: str, default: int) -> Callable[[Command], Command]:
+    return click.option(
+        f"--{name}-port",
+        type=click.IntRange(0, 65535),
+        default=default,
+        show_default=True,
+        help=f"{server}'s port on loopback; 0: a free one.",
+    )
+
+
+web_port_option = _port_option("web", "Airflow", 8080)
+flower_port_option = _port_option("flower", "Flower", 5555)
 
 
 @click.command()

@@ -124,8 +124,9 @@ def kill_each_once(run: Run, seeds: range, kinds: Sequence[str]) -> Kills:
                 _kill(each, kinds[seeds.index(each.seed)], found, done)
                 break
         time.sleep(0.2)
-    shown = {kinds[seeds.index(seed)]: f"{took:.2f} s" for seed, took in done.free_seconds.items()}
-    print(f"{len(done.free_seconds)} killed; the GPU was free after {shown}")
+    for kind in dict.fromkeys(kinds):
+        took = [s for seed, s in done.free_seconds.items() if kinds[seeds.index(seed)] == kind]
+        print(f"{kind}: killed {len(took)} times, GPU free after at most {max(took):.2f} s")
     return done
 
 

@@ -109,3 +109,19 @@ def test_the_demo_music_is_what_its_table_says():
     for row in rows:
         assert row["licence"]
         assert f"| {row['source_package']} |" in text
+
+
+@pytest.mark.parametrize(
+    ("fact", "places"),
+    [
+        (
+            '"/var/tmp/music-genre-gpus"',
+            ("deploy/compose.py", "music_genre/config.py", "tests/gpu_trainings.py"),
+        ),
+        ("/var/tmp/music-genre-gpus", ("docker-compose.yml", "docs/least-privilege.md")),
+        ('"MUSIC_GENRE_LARGER_GPU"', ("fleet/worker.py", "music_genre/device.py")),
+    ],
+)
+def test_what_packages_that_may_not_import_each_other_agree_on_is_the_same(fact, places):
+    for place in places:
+        assert fact in (REPOSITORY / place).read_text(), place
