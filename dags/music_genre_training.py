@@ -1,12 +1,13 @@
 """Train and evaluate a music-genre model, the Python-operator way: each task is one command.
 
-Audio → `scan` (catalogue) → `extract` (mel-spectrogram images, in shards side by side) → `split`
-(by recording) on the **cpu** queue; → `train` (a torchvision CNN) → `evaluate` (accuracy with its
-interval, confusion matrix) on the **gpu** queue.
+`pull` (the data at their version) → `scan` (catalogue) → `extract` (mel-spectrogram images, in
+shards side by side) → `split` (by recording) on the **cpu** queue; → `train` (a torchvision CNN) →
+`evaluate` (accuracy with its interval, confusion matrix) on the **gpu** queue; → `publish` (bytes
+to the DVC remote, and a commit that says what the model comes from) on the **cpu** queue.
 
 A step whose inputs and settings are unchanged finds its former output and does no work, so a daily
-run over the same music is short. Results lie in the artifacts folder, at the addresses that each
-task returns.
+run over the same music is short and publishes nothing. Results lie in the artifacts folder, at the
+addresses that each task returns.
 """
 
 from datetime import timedelta
@@ -14,7 +15,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from fleet.operators import CommandOperator
-from fleet.pipeline import MODEL, SEED, parameters, preprocess, train_command
+from fleet.pipeline import MODEL, SEED, parameters, preprocess, publish, train_command
 
 with DAG(
     "music_genre_training",
@@ -54,4 +55,4 @@ with DAG(
         command=["music-genre", "evaluate", "--run", "{{ ti.xcom_pull('train')['run'] }}"],
     )
 
-    split >> train >> evaluate
+    split >> train >> evaluate >> publish("{{ ti.xcom_pull('train')['run'] }}")

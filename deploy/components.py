@@ -55,7 +55,7 @@ class Component:
 def components(state: State) -> dict[str, Component]:
     """Every process of the stack by name, servers first."""
     control = _airflow_environment(state) | _control_secrets(state)
-    worker = _airflow_environment(state) | _worker_environment(state)
+    worker = _versions(state) | _airflow_environment(state) | _worker_environment(state)
     airflow = [str(AIRFLOW_PYTHON.with_name("airflow"))]
     fleet = [str(AIRFLOW_PYTHON), "-m", "fleet"]
     web = ["--host", "127.0.0.1", "--port", str(state.launch().web)]
@@ -197,6 +197,14 @@ def _worker_environment(state: State) -> dict[str, str]:
     return {
         "PATH": f"{ml_programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "MUSIC_GENRE_ARTIFACTS": str(state.artifacts),
+    }
+
+
+def _versions(state: State) -> dict[str, str]:
+    """Where data and models are published to, unless the stack's own settings say otherwise."""
+    return {
+        "MUSIC_GENRE_GIT": str(state.versions / "music-genre.git"),
+        "MUSIC_GENRE_DVC_REMOTE": str(state.versions / "dvc"),
     }
 
 

@@ -17,7 +17,7 @@ from deploy.errors import DeployError
 from deploy.stack import Stack
 
 DAG_ID = "music_genre_training"
-TASK_ORDER = ("scan", "extract", "split", "train", "evaluate")
+TASK_ORDER = ("pull", "scan", "extract", "split", "train", "evaluate", "publish")
 POLL_SECONDS = 1.0
 FINAL_STATES = ("success", "failed")
 
@@ -216,12 +216,14 @@ def summarise(run: Run, console: Console) -> None:
     """
     show_workers(run, console)
     train, evaluation = run.result("train"), run.result("evaluate")
+    published = run.result("publish")
     low, high = evaluation["accuracy_interval"]
     lines = {
         "test accuracy": f"{evaluation['accuracy']:.3f}, 95% interval {low:.3f} to {high:.3f}, "
         f"{evaluation['n_tracks']} tracks",
         "computed on": train["device_name"],
         "model": train["run"],
+        "published": f"{published['path']} of {published['repository']}",
         "pictures": evaluation["evaluation"],
         "task logs": run.logs,
     }

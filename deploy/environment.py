@@ -166,6 +166,7 @@ def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str
         "S3_BUCKET": bucket,
         "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
         "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER": f"s3://{bucket}/logs",
+        "MUSIC_GENRE_DVC_REMOTE": f"s3://{bucket}/dvc",
     }
     for name, value in wanted.items():
         if found.get(name) and found[name] != value:

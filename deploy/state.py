@@ -64,6 +64,8 @@ class State:
         self.logs = self.folder / "logs"
         self.task_logs = self.logs / "tasks"
         self.artifacts = self.folder / "artifacts"
+        self.versions = self.folder / "versions"
+        """The Git repository of data and models, and the DVC remote of their bytes."""
         self.airflow_home = self.folder / "airflow"
         self.postgres = self.folder / "postgres"
         self.redis = self.folder / "redis"

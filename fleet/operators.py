@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -46,13 +46,19 @@ class CommandOperator(BaseOperator):
     Args:
         command: program and arguments, templated; no shell, so nothing in a run's parameters is
             ever interpreted.
+        asset: what the command makes. Its event carries the result; there is none where the
+            result says `"reused": true`, for then nothing new was made.
     """
 
     template_fields: Sequence[str] = ("command",)
 
-    def __init__(self, *, command: Sequence[Any], **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.command = command
+    def __init__(
+        self, *, command: Sequence[Any], asset: Asset | None = None, **arguments: Any
+    ) -> None:
+        # An alias, for an asset among the outlets would have an event whatever the result is.
+        outlets = [AssetAlias(asset.name)] if asset else []
+        super().__init__(**{"outlets": outlets, **arguments})
+        self.command, self.asset = command, asset
         self._process: CommandProcess | None = None
         self._last_line = ""
         self._must_end = False
@@ -77,7 +83,11 @@ class CommandOperator(BaseOperator):
             self._process.terminate()
         status = self._process.stream(self._on_stdout, self.log.info)
         self._raise_for(status, words, context)
-        return self._result(words)
+        result = self._result(words)
+        if self.asset and not result.get("reused"):
+            alias = AssetAlias(self.asset.name)
+            context["outlet_events"][alias].add(self.asset, extra=result)
+        return result
 
     def on_kill(self) -> None:
         """Pass SIGTERM on; `execute` goes on and sees how the command ends."""

@@ -4,11 +4,17 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from airflow.sdk import Param
+from airflow.sdk import Asset, Param
 
-from fleet.contract import queues
+from fleet.contract import PUBLISHING_POOL, queues
 from fleet.operators import CommandOperator
 
+DATA_SET = Asset("music_genre_data_set")
+"""Has an event when the audio is another than before."""
+FEATURES = Asset("music_genre_features")
+"""Has an event when there are images, or a split of them, that there were not before."""
+PUBLISHED_MODEL = Asset("music_genre_model")
+"""Has an event when a model was published; its extras are the model's name, commit and metrics."""
 N_SHARDS = 4  # extract's tasks; more than the CPU workers' slots only waits
 GPU_QUEUES = [queue.name for queue in queues().values() if queue.resource == "gpu"]
 MODEL: dict[str, Any] = {
@@ -25,7 +31,14 @@ def parameters(**own: Param) -> dict[str, Param]:
         type="string",
         minLength=1,
         title="Data address",
-        description="Folder with one folder of audio files per genre.",
+        description="Folder with one folder of audio files per genre, or dvc:PATH of the "
+        "repository of versions.",
+    )
+    revision = Param(
+        "",
+        type="string",
+        title="Data revision",
+        description="Branch, tag or commit of dvc:PATH; empty: the newest.",
     )
     shared = {
         "optimizer": Param("sgd", type="string", enum=["sgd", "adam", "adamw", "rmsprop"]),
@@ -46,15 +59,18 @@ def parameters(**own: Param) -> dict[str, Param]:
             description="One of larger GPUs for what is out of memory on others.",
         ),
     }
-    return {"audio": data, **own, **shared}
+    return {"audio": data, "revision": revision, **own, **shared}
 
 
 def preprocess(split_seed: str) -> CommandOperator:
-    """Add the tasks `scan` → `extract` (in shards side by side) → `split`; returns the last."""
+    """Add `pull` → `scan` → `extract` (in shards side by side) → `split`; returns the last."""
+    wanted = ["--data", "{{ params.audio }}", "--revision", "{{ params.revision }}"]
+    pull = CommandOperator(task_id="pull", queue="cpu", command=["music-genre", "pull", *wanted])
     scan = CommandOperator(
         task_id="scan",
         queue="cpu",
-        command=["music-genre", "scan", "--audio", "{{ params.audio }}"],
+        command=["music-genre", "scan", "--audio", "{{ ti.xcom_pull('pull')['audio'] }}"],
+        asset=DATA_SET,
     )
     catalogue = ["--catalogue", "{{ ti.xcom_pull('scan')['catalogue'] }}"]
     extract = CommandOperator.partial(
@@ -70,8 +86,9 @@ def preprocess(split_seed: str) -> CommandOperator:
         task_id="split",
         queue="cpu",
         command=["music-genre", "split", *catalogue, *images, "--seed", split_seed],
+        asset=FEATURES,
     )
-    scan >> extract >> split
+    pull >> scan >> extract >> split
     return split
 
 
@@ -90,3 +107,20 @@ def train_command(split: str, model: Any, seed: Any, others: Callable[[str], Any
         *("--epochs", others("epochs"), "--learning-rate", others("learning_rate")),
     ]
     return [str(word) for word in words]
+
+
+def publish(run: str) -> CommandOperator:
+    """Add the task `publish` of a trained and measured model.
+
+    Args:
+        run: address of the run folder.
+    """
+    origin = ["--airflow-run", "{{ dag.dag_id }}/{{ run_id }}"]
+    data = ["--data-version", "{{ ti.xcom_pull('pull')['version'] }}"]
+    return CommandOperator(
+        task_id="publish",
+        queue="cpu",
+        pool=PUBLISHING_POOL,
+        command=["music-genre", "publish", "--run", run, *origin, *data],
+        asset=PUBLISHED_MODEL,
+    )

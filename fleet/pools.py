@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.models.pool import Pool
 
-from fleet.contract import Queue, pools, queues
+from fleet.contract import PUBLISHING_POOL, Queue, pools, queues
 
 ANSWER_SECONDS = 3.0
 """How long answers are collected; a live worker gives its in hundredths."""
@@ -57,9 +57,10 @@ def _ask_workers() -> dict[str, dict[str, Any]]:
 
 def make_missing_pools() -> None:
     """Make the pools that are not there, so that their tasks run before the first `sync_pools`."""
-    for name in pools(queues()):
+    wanted = dict.fromkeys(pools(queues()), "not yet counted")
+    for name, description in {**wanted, PUBLISHING_POOL: "one publishes at a time"}.items():
         if Pool.get_pool(name) is None:
-            Pool.create_or_update_pool(name, 1, "not yet counted", include_deferred=False)
+            Pool.create_or_update_pool(name, 1, description, include_deferred=False)
 
 
 def describe(its_queues: list[Queue], workers: Mapping[str, Mapping[str, Any]]) -> tuple[int, str]:

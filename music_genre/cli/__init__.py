@@ -9,10 +9,13 @@ from music_genre.cli.first_names import (
 )
 from music_genre.cli.group import commands
 from music_genre.cli.stages import device, evaluate, extract, predict, scan, split, train
+from music_genre.cli.versions import publish, pull
 
 __all__ = ["commands"]
 
-for _command in (scan, extract, split, train, evaluate, predict, device):  # data flow first
+for _command in (pull, scan, extract, split, train, evaluate, publish):  # the data flow first
+    commands.add_command(_command)
+for _command in (predict, device):
     commands.add_command(_command)
 for _command in (create_image_features_from_audio, train_using_image_features):
     commands.add_command(_command)

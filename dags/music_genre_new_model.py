@@ -1,0 +1,39 @@
+"""An example of what may follow a new model: it runs whenever one was published, and tells of it.
+
+The schedule is the asset `music_genre_model`, whose event carries what `publish` returned. A run of
+`music_genre_training` that found nothing new has no such event.
+"""
+
+import logging
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from fleet.pipeline import PUBLISHED_MODEL
+
+logger = logging.getLogger(__name__)
+
+
+@task(queue="cpu")
+def tell(triggering_asset_events: Any = None) -> list[str]:
+    """Name each new model with its accuracy, and how to get it; returns the names."""
+    models = [event.extra for event in triggering_asset_events[PUBLISHED_MODEL]]
+    for model in models:
+        low, high = model["accuracy_interval"]
+        logger.info(
+            "%s: accuracy %.3f (%.3f to %.3f) on %d tracks; git clone --branch %s %s, then "
+            "dvc pull -R %s",
+            *(model["model"], model["accuracy"], low, high, model["n_tracks"]),
+            *(model["tag"], model["repository"], model["path"]),
+        )
+    return [model["model"] for model in models]
+
+
+with DAG(
+    "music_genre_new_model",
+    schedule=[PUBLISHED_MODEL],
+    is_paused_upon_creation=False,
+    doc_md=__doc__,
+    tags=["music-genre"],
+):
+    tell()

@@ -1,0 +1,10 @@
+"""Data and models under version control: bytes in a DVC remote, what they are in Git.
+
+The only room that speaks DVC and Git.
+"""
+
+from music_genre.versioning.access import Access
+from music_genre.versioning.data import publish_data, pull
+from music_genre.versioning.model import publish_run
+
+__all__ = ["Access", "publish_data", "publish_run", "pull"]

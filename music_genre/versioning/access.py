@@ -1,0 +1,52 @@
+"""Where the versions are kept, and what opens that."""
+
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from music_genre import artifacts
+from music_genre.errors import InputError
+
+S3: Final = "s3://"
+
+
+@dataclass(frozen=True)
+class Access:
+    """A Git repository, the DVC remote of its bytes, and files that hold what opens the first.
+
+    What opens an S3 is found as Amazon's own tools find it: in the environment, a credentials
+    file, or the machine's role.
+    """
+
+    git: str
+    """Address of the repository; a local folder that is not there is made one."""
+    remote: str
+    """Address of the DVC remote: s3://bucket/folder, or a local folder."""
+    credentials: Path | None = None
+    """Lines https://user:token@host, as `git credential-store` reads them."""
+    key: Path | None = None
+    """Private SSH key."""
+    known_hosts: Path | None = None
+    """SSH keys of the repository's host."""
+
+    def __post_init__(self) -> None:
+        if urllib.parse.urlsplit(self.git).password:
+            raise InputError(
+                "the address of the Git repository holds a password, which would show in process "
+                "lists; write the line into a file of credentials instead"
+            )
+        scheme, separator, _ = self.remote.partition("://")
+        if separator and scheme != "s3":
+            raise InputError(
+                f"{self.remote}: not a DVC remote that is known here; give s3://bucket/folder or "
+                "a folder"
+            )
+        if not separator:
+            object.__setattr__(self, "remote", str(artifacts.local_path(self.remote)))
+
+    @property
+    def local_git(self) -> Path | None:
+        """The repository where it is a folder of this machine, else nothing."""
+        is_url = "://" in self.git or (":" in self.git and not self.git.startswith("/"))
+        return None if is_url else Path(self.git).absolute()

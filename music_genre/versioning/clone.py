@@ -1,0 +1,308 @@
+"""A clone of the repository of versions for one task: its own, and gone with the task."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import random
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from music_genre import artifacts
+from music_genre.errors import InputError, MusicGenreError, TemporaryError
+from music_genre.versioning.access import Access
+
+logger = logging.getLogger(__name__)
+
+BRANCH: Final = "main"
+"""Of a repository that has none yet."""
+SECONDS: Final = 300.0
+"""The longest that one call of Git may take."""
+ATTEMPTS: Final = 20
+"""How often a push is tried while others push."""
+NAME: Final = "music-genre"
+OURS: Final = {
+    "commit.gpgsign": "false",
+    "tag.gpgsign": "false",
+    "core.hooksPath": os.devnull,
+    "http.lowSpeedLimit": "1",
+    "http.lowSpeedTime": "30",
+    "advice.detachedHead": "false",
+    "init.defaultBranch": BRANCH,
+}
+"""Settings that hold whatever the user's own are."""
+OVERTAKEN: Final = (
+    *("[rejected]", "cannot lock ref", "failed to update ref", "incorrect old value"),
+    *("reference already exists", "failed to lock", "atomic push failed"),
+)
+"""What Git says where another push came first."""
+AWAY: Final = (
+    *("Could not resolve host", "Connection refused", "timed out", "Connection reset"),
+    *("Network is unreachable", "early EOF", "error: 5", "No route to host", "Operation too slow"),
+    *("Couldn't connect", "Could not connect", "Failed to connect"),
+    *("Temporary failure in name resolution", "No space left", "unexpected disconnect"),
+)
+"""What it says where the repository cannot be reached, or has no room."""
+KNOWN: Final = {
+    "Authentication failed": "the user or token is refused",
+    "could not read Username": "it wants a user and a token",
+    "Permission denied (publickey": "the SSH key is refused",
+    "Host key verification failed": "its host's SSH key is not among the known ones",
+    "Permission denied": "its files may not be written",
+    "insufficient permission": "its files may not be written",
+    "Read-only file system": "its files may not be written",
+    "unable to create temporary object directory": "its files may not be written",
+    "The requested URL returned error: 403": "the token may not do it",
+    "access denied": "it may only be read",
+    "does not appear to be a git repository": "there is no repository",
+    "not found": "there is no repository, or it may not be seen",
+    "hook declined": "its own rules refuse the commit",
+    "protected branch": "its own rules refuse the commit",
+}
+"""What it says -> what that means."""
+REMEDY: Final = "check the address, and the file of credentials or the SSH key"
+
+
+class OvertakenError(TemporaryError):
+    """Another push came first."""
+
+
+class Clone:
+    """A folder of files at one commit."""
+
+    def __init__(self, folder: Path, access: Access) -> None:
+        self.folder, self._access = folder, access
+
+    def git(self, *words: str) -> str:
+        """Run Git in the clone; returns what it printed."""
+        return _run(self._access, *words, folder=self.folder)
+
+    @property
+    def head(self) -> str:
+        """The commit that the files are of; empty where there is none yet."""
+        return self._read("rev-parse", "--verify", "--quiet", "HEAD")
+
+    @property
+    def branch(self) -> str:
+        """The branch that is published to: the repository's own default."""
+        return self._read("symbolic-ref", "--short", "HEAD") or BRANCH
+
+    def last_change(self, path: str) -> str:
+        """The last commit that changed a path; empty where none did."""
+        return self._read("log", "-1", "--format=%H", "--", path) if self.head else ""
+
+    def commit(self, path: str, message: str) -> bool:
+        """Commit what is in a folder; False where it is as the last commit has it."""
+        self.git("add", "--all", "--", path)
+        if not self.git("status", "--porcelain", "--", path):
+            return False
+        self.git("commit", "--quiet", "--message", message)
+        return True
+
+    def rehearse(self) -> None:
+        """Ask whether the repository takes a push, before there is work to lose.
+
+        Raises:
+            InputError: it does not.
+            TemporaryError: it cannot be reached.
+        """
+        local = self._access.local_git
+        if local and not os.access(local / "objects", os.W_OK):
+            raise InputError(f"{local}: its files may not be written; {REMEDY}")
+        with contextlib.suppress(OvertakenError):
+            self.git("push", "--quiet", "--dry-run", "origin", f"HEAD:refs/heads/{self.branch}")
+
+    def push(self, tag: str) -> str:
+        """Push the commits with a tag, all or nothing, on top of whatever others pushed.
+
+        Args:
+            tag: its name, to which a number is added.
+
+        Returns:
+            The tag.
+
+        Raises:
+            TemporaryError: the repository cannot be reached, or others were always quicker.
+            InputError: it refuses.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._push(tag)
+            except OvertakenError:
+                if attempt:
+                    time.sleep(random.uniform(0.1, 0.5) * attempt)  # noqa: S311
+        raise TemporaryError(
+            f"{self._access.git}: others pushed first {ATTEMPTS} times; try again later"
+        )
+
+    def _push(self, tag: str) -> str:
+        self.git("fetch", "--quiet", "--tags", "origin")
+        branch, onto = self.branch, f"origin/{self.branch}"
+        if self._read("rev-parse", "--verify", "--quiet", onto):
+            self._rebase(onto)
+        number = len(self.git("tag", "--list", f"{tag}.v*").split()) + 1
+        named = f"{tag}.v{number}"
+        self.git("tag", "--annotate", "--message", self._read("log", "-1", "--format=%s"), named)
+        try:
+            self.git(
+                *("push", "--quiet", "--atomic", "origin"),
+                *(f"HEAD:refs/heads/{branch}", f"refs/tags/{named}"),
+            )
+        except MusicGenreError:
+            self.git("tag", "--delete", named)
+            raise
+        return named
+
+    def _rebase(self, onto: str) -> None:
+        try:
+            self.git("rebase", "--quiet", onto)
+        except InputError as error:
+            raise TemporaryError(
+                f"{self._access.git}: another push changed the same files ({error}); try again"
+            ) from None
+
+    def _read(self, *words: str) -> str:
+        """Run Git where to find nothing is no fault."""
+        try:
+            return self.git(*words).strip()
+        except InputError:
+            return ""
+
+
+@contextmanager
+def cloned(access: Access, store: Path, revision: str = "") -> Iterator[Clone]:
+    """Clone the repository into a folder that is removed at the end.
+
+    Args:
+        access: the repository and what opens it.
+        store: the artifact folder.
+        revision: branch, tag or commit; by default the newest of the repository's own branch.
+
+    Raises:
+        InputError: there is no such repository or revision, or it is refused.
+        TemporaryError: it cannot be reached.
+    """
+    work = store / "versions" / "clones"
+    work.mkdir(parents=True, exist_ok=True)
+    _sweep(work)
+    if access.local_git:
+        make_repository(access.local_git)
+    folder = work / f"{artifacts.TEMPORARY}{uuid.uuid4().hex}"
+    folder.mkdir()
+    held = _hold(folder)
+    try:
+        _run(access, "clone", "--quiet", access.git, str(folder))
+        clone = Clone(folder, access)
+        if revision:
+            clone.git("checkout", "--quiet", revision)
+        yield clone
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def make_repository(folder: Path) -> None:
+    """Make a bare repository where there is nothing yet, whole or not at all."""
+    if folder.exists() and any(folder.iterdir()):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f"{artifacts.TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        _run(None, "init", "--quiet", "--bare", f"--initial-branch={BRANCH}", str(temporary))
+        temporary.rename(folder)
+    except OSError:
+        if not any(folder.iterdir()):  # else another was quicker
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _hold(folder: Path) -> int:
+    """Mark a clone as in use until this process ends."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _sweep(work: Path) -> None:
+    """Remove the clones of processes that were killed."""
+    for folder in work.iterdir():
+        try:
+            os.close(_hold(folder))
+        except OSError:  # in use, or gone meanwhile
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(access: Access | None, *words: str, folder: Path | None = None) -> str:
+    """Run Git.
+
+    Raises:
+        OvertakenError: another push came first.
+        TemporaryError: the repository cannot be reached.
+        InputError: Git refuses; says why.
+    """
+    command = ["git", *_settings(access), *words]
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env=_environment(access),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=SECONDS,
+        )
+    except FileNotFoundError:
+        raise InputError("git is not installed on this machine; install it") from None
+    except subprocess.TimeoutExpired:
+        raise TemporaryError(f"git {words[0]}: took longer than {SECONDS:.0f} s") from None
+    if ended.returncode:
+        where = access.git if access else words[-1]
+        raise _fault(f"{where}: git {words[0]}", ended.stderr.decode("utf-8", "replace"))
+    return ended.stdout.decode("utf-8", "replace")
+
+
+def _settings(access: Access | None) -> list[str]:
+    settings = dict(OURS)
+    if access and access.credentials:
+        # Only asked: it would else try to write there what it was told.
+        settings["credential.helper"] = (
+            f'!f() {{ test "$1" != get || git credential-store --file "{access.credentials}" get; '
+            "}; f"
+        )
+    return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+
+
+def _environment(access: Access | None) -> dict[str, str]:
+    author = {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", NAME), ("EMAIL", f"{NAME}@localhost"))
+    }
+    fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
+    if access and access.key:
+        hosts = f" -o UserKnownHostsFile={access.known_hosts}" if access.known_hosts else ""
+        options = "-o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=15"
+        fixed["GIT_SSH_COMMAND"] = f"ssh -i '{access.key}' {options}{hosts}"
+    return {**author, **os.environ, **fixed}
+
+
+def _fault(what: str, said: str) -> MusicGenreError:
+    """Put what Git said into one line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    shown = next((line for line in lines if "fatal:" in line or "error:" in line), "")
+    shown = (shown or (lines or ["nothing said"])[-1]).partition(": ")[2] or said[:200]
+    for words, meaning in KNOWN.items():
+        if words in said:
+            return InputError(f"{what}: {meaning} ({shown}); {REMEDY}")
+    if any(words in said for words in AWAY):
+        return TemporaryError(f"{what}: cannot be reached ({shown}); check the network")
+    if any(words in said for words in OVERTAKEN):
+        return OvertakenError(f"{what}: {shown}")
+    return InputError(f"{what}: {shown}; {REMEDY}")

@@ -1,0 +1,152 @@
+"""Bring a data set at a revision here, and publish one."""
+
+import errno
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from music_genre import artifacts
+from music_genre.errors import InputError
+from music_genre.versioning import storage
+from music_genre.versioning.access import Access
+from music_genre.versioning.clone import Clone, cloned
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "dvc:"
+"""Begins the address of data under version control; what follows is a path in the repository."""
+NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+TRACKS: Final = "tracks.csv"
+
+
+def pull(address: str, store: Path, access: Access | None, revision: str = "") -> dict[str, Any]:
+    """Bring a data set here, or find that it is.
+
+    Args:
+        address: a folder, which stays where it is; or dvc:PATH, data under version control.
+        store: the artifact folder; data lie below it by what they hold.
+        access: repository and remote; needed for dvc:PATH.
+        revision: branch, tag or commit; by default the newest.
+
+    Returns:
+        The result: audio address and version, which is empty for a folder.
+
+    Raises:
+        InputError: there are no such data at that revision, or repository or remote refuse.
+        TemporaryError: one of them cannot be reached.
+    """
+    if not address.startswith(PREFIX):
+        folder = artifacts.local_path(address)
+        if revision:
+            raise InputError(f"{address}: a folder has no revision {revision}; give dvc:PATH")
+        if not artifacts.is_folder(folder):
+            raise InputError(f"{folder}: no such folder; give one, or dvc:PATH of a repository")
+        return {"audio": str(folder), "version": "", "reused": True}
+    if access is None:
+        raise InputError(f"{address}: needs a repository and its remote; give --git and --remote")
+    with cloned(access, store, revision) as clone, storage.opened(clone, store, access) as repo:
+        name = _check(address.removeprefix(PREFIX))
+        tracked = clone.folder / f"{name}.dvc"
+        if not tracked.is_file():
+            known = ", ".join(_data_sets(clone)) or "none"
+            at = f" at revision {revision}" if revision else ""
+            raise InputError(f"{access.git}: has no data {name}{at}; has {known}")
+        table = tracked.parent / TRACKS
+        origins = artifacts.file_checksum(table) if table.is_file() else ""
+        key = artifacts.content_key(storage.checksum(repo, str(tracked)), origins)
+        folder = store / "data" / key
+        reused = folder.is_dir()
+        if not reused:
+            storage.probe(access)
+            storage.pull(repo, str(tracked), access)
+            _settle([clone.folder / name, table], folder)
+        version = f"{address}@{clone.last_change(str(Path(name).parent))}"
+    return {"audio": str(folder / Path(name).name), "version": version, "reused": reused}
+
+
+def _check(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r}: no name of data; use letters, digits, - _ . and /")
+    return name
+
+
+def _data_sets(clone: Clone) -> list[str]:
+    found = (file.relative_to(clone.folder) for file in clone.folder.rglob("*.dvc"))
+    return sorted(
+        str(file.with_suffix("")) for file in found if file.parts[0] not in {".dvc", "models"}
+    )
+
+
+def _settle(pulled: list[Path], folder: Path) -> None:
+    """Move a whole data set to its place, where another process may have put it meanwhile."""
+    whole = pulled[0].parent / f"{artifacts.TEMPORARY}whole"
+    whole.mkdir()
+    for path in pulled:
+        if path.exists():
+            path.rename(whole / path.name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        whole.rename(folder)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+
+
+def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[str, Any]:
+    """Put a folder of audio under version control; what was published before is not sent again.
+
+    Args:
+        folder: holds the genre folders; a tracks.csv beside it is kept in Git.
+        name: of the data set, a folder of the repository.
+        store: the artifact folder.
+        access: repository and remote.
+
+    Returns:
+        The result: address for `pull`, commit, tag; reused where nothing has changed.
+
+    Raises:
+        InputError: there is no such folder, or repository or remote refuse.
+        TemporaryError: one of them cannot be reached.
+    """
+    if not artifacts.is_folder(folder) or not any(folder.iterdir()):
+        raise InputError(f"{folder}: no such folder, or empty; give the one of the genre folders")
+    path = _check(f"{name}/{folder.name}")
+    storage.probe(access)
+    with cloned(access, store) as clone, storage.opened(clone, store, access) as repo:
+        clone.rehearse()
+        n_files = _place_all(folder, clone.folder / path)
+        tracked = storage.add(repo, [clone.folder / path])
+        storage.push(repo, tracked, access)
+        storage.verify(repo, tracked, access)
+        reused, tag = not clone.commit(name, f"Data {path}: {n_files} files"), ""
+        if not reused:
+            tag = clone.push(f"data/{name}")
+        commit = clone.last_change(name)
+    address = f"{PREFIX}{path}"
+    return {
+        "data": address,
+        "version": f"{address}@{commit}",
+        "commit": commit,
+        "tag": tag,
+        "repository": access.git,
+        "remote": access.remote,
+        "n_files": n_files,
+        "reused": reused,
+    }
+
+
+def _place_all(folder: Path, into: Path) -> int:
+    """Put the audio into a clone, and its table beside it; returns the number of files."""
+    n_files = 0
+    for parent, _, names in os.walk(folder):
+        for file in (Path(parent, name) for name in names):
+            if file.is_file():
+                storage.place(file.resolve(), into / file.relative_to(folder))
+                n_files += 1
+    table = into.parent / TRACKS
+    table.unlink(missing_ok=True)
+    if (beside := folder.parent / TRACKS).is_file():
+        table.write_bytes(beside.read_bytes())
+    return n_files

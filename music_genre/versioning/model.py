@@ -1,0 +1,151 @@
+"""Publish a trained model: its bytes to the DVC remote, then what it is and comes from to Git."""
+
+import hashlib
+import logging
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from music_genre import __version__, artifacts, runs
+from music_genre.errors import InputError
+from music_genre.versioning import storage
+from music_genre.versioning.access import Access
+from music_genre.versioning.clone import cloned
+
+logger = logging.getLogger(__name__)
+
+FOLDER: Final = "models"
+TABLES: Final = "evaluation.tar"
+"""The run's tables and pictures, packed: small files are slow on an object store."""
+SHOWN: Final = ("accuracy", "accuracy_interval", "macro_f1", "n_tracks")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A finished, measured run."""
+
+    run: Path
+    settings: runs.RunSettings
+    checkpoint: Path
+    split: Path
+    metrics: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Torchvision's name of the model, and the run's key."""
+        return f"{self.settings.config.model}-{self.settings.key}"
+
+
+def publish_run(
+    run: Path, store: Path, access: Access, *, airflow_run: str = "", data_version: str = ""
+) -> dict[str, Any]:
+    """Publish a run: add, push, verify, commit, push with a tag.
+
+    In this order, so that no commit ever names bytes that the remote has not; and every step can
+    be done again, so that the same call completes what was cut off anywhere.
+
+    Args:
+        run: what `train` made and `evaluate` measured.
+        store: the artifact folder; clones and DVC's cache are below it.
+        access: repository and remote.
+        airflow_run: what Airflow calls the run that made the model.
+        data_version: what `pull` printed.
+
+    Returns:
+        The result: name, commit, tag, metrics; reused where the repository has it all already.
+
+    Raises:
+        InputError: the run is not finished and measured, or repository or remote refuse.
+        TemporaryError: one of them cannot be reached.
+    """
+    published = read_run(run)
+    storage.probe(access)
+    with cloned(access, store) as clone, storage.opened(clone, store, access) as repo:
+        clone.rehearse()
+        path = f"{FOLDER}/{published.name}"
+        tracked = storage.add(repo, lay_out(published, clone.folder / path))
+        storage.push(repo, tracked, access)
+        storage.verify(repo, tracked, access)
+        origin = {"Airflow-Run": airflow_run, "Data-Version": data_version}
+        reused, tag = not clone.commit(path, message(published, origin)), ""
+        if reused:
+            logger.info("%s: published before, with the same bytes; no commit", published.name)
+        else:
+            tag = clone.push(f"model/{published.name}")
+        commit = clone.last_change(path)
+    where = {"model": published.name, "path": path, "commit": commit, "tag": tag}
+    shown = {name: published.metrics[name] for name in SHOWN}
+    return {**where, "repository": access.git, "remote": access.remote, **shown, "reused": reused}
+
+
+def read_run(run: Path) -> Published:
+    """Find all that makes a model.
+
+    Raises:
+        InputError: something is missing; says which command makes it.
+    """
+    settings, split = runs.read_settings(run)
+    finished = runs.read_finished(run)
+    if finished is None:
+        raise InputError(f"{run}: its training has not finished; run train again to resume it")
+    metrics = artifacts.read_record(run / "evaluation" / "metrics.json", "run evaluate first")
+    checkpoint = run / finished["checkpoint"]
+    if not checkpoint.is_file():
+        raise InputError(f"{run}: its checkpoint {checkpoint.name} is gone; train again")
+    return Published(run, settings, checkpoint, split, metrics)
+
+
+def lay_out(published: Published, folder: Path) -> list[Path]:
+    """Make a model's folder: texts for Git to keep, and what DVC is to keep, which is returned.
+
+    The folder is a run folder: `predict --run` takes it once DVC has brought the checkpoint.
+    """
+    for old in folder.glob("*.dvc"):
+        old.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    run = published.run
+    for text in (run / "settings.json", run / "training.json", run / "evaluation/metrics.json"):
+        (folder / text.name).write_bytes(text.read_bytes())
+    weights = folder / published.checkpoint.name
+    storage.place(published.checkpoint, weights)
+    tables = sorted(file for file in (run / "evaluation").iterdir() if file.is_file())
+    split = [published.split / name for name in ("split.csv", "split.json", "rejected.csv")]
+    found = [file for file in (run / "history.csv", *split, *tables) if file.is_file()]
+    pack(found, folder / TABLES)
+    return [weights, folder / TABLES]
+
+
+def pack(files: list[Path], into: Path) -> None:
+    """Pack files so that the same contents give the same bytes."""
+    with tarfile.open(into, "w", format=tarfile.PAX_FORMAT) as tar:
+        for file in files:
+            info = tarfile.TarInfo(file.name)
+            info.size = file.stat().st_size
+            with file.open("rb") as contents:
+                tar.addfile(info, contents)
+
+
+def message(published: Published, origin: dict[str, str]) -> str:
+    """Write a commit's message: what the model is worth, and as trailers what it comes from."""
+    metrics, settings = published.metrics, published.settings
+    low, high = metrics["accuracy_interval"]
+    accuracy = f"accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f})"
+    trailers = {
+        "Data-Hash": settings.data_key,
+        "Split-Hash": settings.split_key,
+        "Code-Version": code_version(),
+        **origin,
+    }
+    lines = [f"{name}: {' '.join(value.split())}" for name, value in trailers.items() if value]
+    title = f"Model {published.name}: {accuracy} on {metrics['n_tracks']} tracks"
+    return "\n".join([title, "", *lines])
+
+
+def code_version() -> str:
+    """Name this package's version and, by their hash, the very files of it that run."""
+    folder = Path(__file__).resolve().parent.parent
+    digest = hashlib.blake2b(digest_size=6)
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    return f"{__version__}+{digest.hexdigest()}"

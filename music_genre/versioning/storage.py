@@ -1,0 +1,234 @@
+"""The bytes of versions: DVC in a clone, with a cache that all clones share."""
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+# Read when dvc is loaded.
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+from dvc.config import ConfigError
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from music_genre import artifacts
+from music_genre.errors import InputError, MusicGenreError, TemporaryError
+from music_genre.versioning import s3
+from music_genre.versioning.access import S3, Access
+from music_genre.versioning.clone import Clone
+
+REMOTE: Final = "storage"
+"""The remote's name in .dvc/config."""
+SECONDS: Final = 30
+"""How long S3 may be silent."""
+N_REQUESTS: Final = 16
+"""How many objects are looked at side by side."""
+LOGGERS: Final = ("dvc", "dvc_objects", "dvc_data", "dvc_s3", "s3fs")
+
+
+def probe(access: Access) -> None:
+    """Make sure that the remote can be listed, written and read.
+
+    Raises:
+        InputError: it cannot, and why.
+        TemporaryError: it does not answer.
+        OSError: a folder cannot be written.
+    """
+    if access.remote.startswith(S3):
+        s3.probe(access.remote)
+        return
+    folder = Path(access.remote)
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.write_text(folder / s3.PROBE, "")
+
+
+class _Faults(logging.Handler):
+    """Keeps what DVC only logs: why a file could not be moved."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.first: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and self.first is None:
+            self.first = record.exc_info[1]
+
+
+@contextmanager
+def _in_words(what: str) -> Iterator[None]:
+    """Turn what DVC raises, or logs, into this package's errors; let it print nothing."""
+    handler = _Faults()
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(each.handlers, each.propagate) for each in loggers]
+    for each in loggers:
+        each.handlers, each.propagate = [handler], False
+    try:
+        yield
+    except MusicGenreError:
+        raise
+    except (DvcException, ConfigError, OSError) as error:
+        raise _fault(what, handler.first or error) from None
+    finally:
+        for each, (handlers, propagate) in zip(loggers, before, strict=True):
+            each.handlers, each.propagate = handlers, propagate
+
+
+def _fault(what: str, error: BaseException) -> MusicGenreError | OSError:
+    """Put a fault of the disk, or of S3, into words."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+        error.filename = error.filename or what
+        return error
+    return s3.in_words(what, error)
+
+
+@contextmanager
+def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
+    """Open DVC in a clone, and begin it there where it is not in use yet.
+
+    Raises:
+        InputError: the repository's bytes are kept at another remote.
+    """
+    s3.be_compatible()
+    with _in_words(f"{access.git}: DVC"):
+        if not (clone.folder / ".dvc" / "config").exists():
+            _begin(clone, access)
+        cache = store / "versions" / "cache"
+        own: dict[str, Any] = {
+            "core": {"site_cache_dir": str(clone.folder / ".dvc" / "tmp" / "site")},
+            "cache": {"dir": str(cache), "type": "reflink,hardlink,copy"},
+        }
+        if access.remote.startswith(S3):
+            own["remote"] = {REMOTE: {"read_timeout": SECONDS, "connect_timeout": SECONDS}}
+        repo = Repo(str(clone.folder), config=own, _wait_for_lock=True)
+    try:
+        _check_remote(repo, access)
+        yield repo
+    finally:
+        repo.close()
+
+
+def _begin(clone: Clone, access: Access) -> None:
+    repo = Repo.init(str(clone.folder))
+    try:
+        with repo.config.edit("repo") as config:
+            config["core"] = {"remote": REMOTE, "analytics": False}
+            config["remote"] = {REMOTE: {"url": access.remote}}
+    finally:
+        repo.close()
+    clone.commit(".", f"Keep bytes by DVC at {access.remote}")
+
+
+def _check_remote(repo: Repo, access: Access) -> None:
+    found = repo.config["remote"].get(REMOTE, {}).get("url", "none")
+    if found.rstrip("/") != access.remote.rstrip("/"):
+        raise InputError(
+            f"{access.git}: its .dvc/config keeps bytes at {found} (remote {REMOTE}), not at "
+            f"{access.remote}; give that address, or move the bytes and change .dvc/config"
+        )
+
+
+def place(file: Path, into: Path) -> None:
+    """Put a file into a clone without a second copy, where the storage can."""
+    into.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, into)
+    except OSError:  # another storage, or one without links
+        shutil.copyfile(file, into)
+
+
+def add(repo: Repo, paths: Sequence[Path]) -> list[str]:
+    """Have DVC track files or folders of the clone; returns its .dvc files."""
+    with _in_words(f"{repo.root_dir}: dvc add"):
+        # Without relink: it would make the cache's file of the one that was placed.
+        stages = repo.add([str(path) for path in paths], relink=False)
+    return [str(stage.path) for stage in stages]
+
+
+def push(repo: Repo, tracked: Sequence[str], access: Access) -> None:
+    """Bring what .dvc files name to the remote.
+
+    Raises:
+        InputError: the remote refuses.
+        TemporaryError: it does not answer.
+    """
+    with _in_words(f"{access.remote}: dvc push"):
+        repo.push(list(tracked))
+
+
+def verify(repo: Repo, tracked: Sequence[str], access: Access) -> None:
+    """See every object on the remote, whole; send again what is not.
+
+    Raises:
+        TemporaryError: one is still not there.
+    """
+    with _in_words(f"{access.remote}: verifying"):
+        cache, remote = repo.cache.local, repo.cloud.get_remote_odb()
+        oids = _oids(repo, tracked)
+        for oid in _missing(cache, remote, oids):
+            remote.fs.makedirs(remote.fs.parent(remote.oid_to_path(oid)))
+            remote.fs.put_file(cache.oid_to_path(oid), remote.oid_to_path(oid))
+        if missing := _missing(cache, remote, oids):
+            raise TemporaryError(
+                f"{access.remote}: {len(missing)} of {len(oids)} objects are not there whole after "
+                f"the push (the first: {missing[0]}); nothing was committed; try again"
+            )
+
+
+def _oids(repo: Repo, tracked: Sequence[str]) -> list[str]:
+    used: Iterable[Any] = repo.used_objs(targets=list(tracked)).values()
+    return sorted({found.value for objects in used for found in objects})
+
+
+def _missing(cache: Any, remote: Any, oids: Sequence[str]) -> list[str]:
+    """Name the objects that the remote has not, or in another size; on a disk, with other bytes."""
+    invalidate = getattr(remote.fs.fs, "invalidate_cache", lambda: None)
+    invalidate()
+
+    def is_there(oid: str) -> bool:
+        path = remote.oid_to_path(oid)
+        try:
+            n_bytes = remote.fs.info(path)["size"]
+        except FileNotFoundError:
+            return False
+        same = bool(n_bytes == Path(cache.oid_to_path(oid)).stat().st_size)
+        return same and (remote.fs.protocol != "local" or _md5(path) == oid.partition(".")[0])
+
+    with ThreadPoolExecutor(N_REQUESTS) as threads:
+        return [
+            oid for oid, found in zip(oids, threads.map(is_there, oids), strict=True) if not found
+        ]
+
+
+def _md5(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def checksum(repo: Repo, tracked: str) -> str:
+    """Read the MD5 of what a .dvc file names.
+
+    Raises:
+        InputError: it is damaged, or names more than one thing.
+    """
+    with _in_words(f"{tracked}: reading"):
+        outs = [out for stage in repo.stage.load_all(tracked) for out in stage.outs]
+    if len(outs) != 1 or not outs[0].hash_info:
+        raise InputError(f"{tracked}: names {len(outs)} outputs with checksums, not one")
+    return str(outs[0].hash_info.value)
+
+
+def pull(repo: Repo, tracked: str, access: Access) -> None:
+    """Bring what a .dvc file names into the clone.
+
+    Raises:
+        InputError: the remote has not all of it, or refuses.
+        TemporaryError: it does not answer.
+    """
+    with _in_words(f"{access.remote}: dvc pull"):
+        repo.pull([tracked])

@@ -1,0 +1,130 @@
+"""What is wrong with an S3 is one line before any work; a push that breaks commits nothing."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from music_genre.versioning import s3
+from tests.fakes.s3 import Store, serving
+
+KEY, SECRET, TOKEN = "AKIATESTKEY0000", "test+very/secret", "test-session-token"
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
+    """A scripted S3, which this process speaks to."""
+    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    with serving() as (address, store):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        yield store
+
+
+@pytest.fixture
+def publish(trained: Path, tmp_path: Path) -> list[str]:
+    """The words that publish a run to the bucket `b`."""
+    options = ["--git", tmp_path / "versions.git", "--remote", "s3://b/dvc"]
+    options += ["--artifacts", tmp_path / "store"]
+    return ["publish", "--run", *map(str, [trained, *options])]
+
+
+def commits(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "versions.git"
+    if not folder.exists():
+        return []
+    listed = ["git", "-C", str(folder), "rev-list", "--all"]
+    return subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "code", "exit_code", "words"),
+    [
+        ("GET", 404, "NoSuchBucket", 1, "there is no such bucket"),
+        ("GET", 403, "InvalidAccessKeyId", 1, "the access key is unknown"),
+        ("GET", 403, "SignatureDoesNotMatch", 1, "the secret key is not that of the access key"),
+        ("GET", 400, "ExpiredToken", 1, "the session token has expired"),
+        ("GET", 400, "InvalidToken", 1, "the session token is not valid"),
+        ("GET", 403, "AccessDenied", 1, "s3://b/dvc: listing: the credentials may not do it"),
+        ("PUT", 403, "AccessDenied", 1, "s3://b/dvc: writing: the credentials may not do it"),
+        ("GET", 301, "PermanentRedirect", 1, "in another region"),
+        ("GET", 403, "RequestTimeTooSkewed", 1, "clock"),
+        ("GET", 503, "SlowDown", 75, "the service is in trouble"),
+        ("GET", 418, "Teapot", 1, "refused with Teapot"),
+    ],
+)
+def test_a_refusal_is_one_line_before_any_work(
+    run: Run,
+    store: Store,
+    publish: list[str],
+    tmp_path: Path,
+    method: str,
+    status: int,
+    code: str,
+    exit_code: int,
+    words: str,
+) -> None:
+    store.refused[method] = (status, code)
+    refused = run(*publish)
+    assert refused.code == exit_code
+    assert words in refused.error
+    assert commits(tmp_path) == []
+    assert not (tmp_path / "store" / "versions").exists()
+    for secret in (KEY, SECRET, TOKEN):
+        assert secret not in refused.stdout + refused.stderr
+
+
+def test_every_remedy_has_a_code_that_services_answer() -> None:
+    assert set(s3.SAME.values()) <= set(s3.REMEDIES)
+
+
+def test_without_credentials(
+    run: Run, store: Store, publish: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    refused = run(*publish)
+    assert refused.code == 1
+    assert "no credentials were found; set AWS_ACCESS_KEY_ID" in refused.error
+
+
+def test_without_a_network(
+    run: Run, store: Store, publish: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    refused = run(*publish)
+    assert refused.code == 75
+    assert "http://127.0.0.1:1 does not answer" in refused.error
+
+
+def test_a_token_that_expires_during_the_push_commits_nothing_and_a_new_one_completes(
+    run: Run, store: Store, publish: list[str], tmp_path: Path
+) -> None:
+    store.refused["PUT"], store.patience["PUT"] = (400, "ExpiredToken"), 1  # the probe
+    refused = run(*publish)
+    assert refused.code == 1
+    assert "s3://b/dvc: dvc push: the session token has expired" in refused.error
+    assert commits(tmp_path) == []
+    store.refused.clear()
+    done = run(*publish)
+    assert done.code == 0, done.stderr
+    assert len(commits(tmp_path)) == 2
+    assert sum(key.startswith("/b/dvc/files/md5/") for key in store.objects) == 2
+
+
+def test_nothing_secret_is_written_anywhere(
+    run: Run, store: Store, publish: list[str], tmp_path: Path
+) -> None:
+    done = run(*publish)
+    assert done.code == 0, done.stderr
+    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+        for secret in (KEY, SECRET, TOKEN):
+            assert secret.encode() not in file.read_bytes(), file
+    assert not any(each.encode() in b"".join(store.objects.values()) for each in (SECRET, TOKEN))
