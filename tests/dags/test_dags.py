@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from fleet.contract import queues
+from fleet.contract import PUBLISHING_POOL, queues
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DAG_FILES = sorted((REPOSITORY / "dags").glob("*.py"))
@@ -70,17 +70,19 @@ def test_every_task_is_a_command_of_its_name_with_documented_options(commands):
 def test_training_goes_to_the_gpu_queue_and_preprocessing_to_the_cpu_queue(dags):
     queue_of = {task.task_id: task.queue for task in dags["music_genre_training"].tasks}
     assert queue_of == {
+        "pull": "cpu",
         "scan": "cpu",
         "extract": "cpu",
         "split": "cpu",
         "train": "gpu",
         "evaluate": "gpu",
+        "publish": "cpu",
     }
 
 
 def test_the_stages_follow_each_other(dags):
     order = [task.task_id for task in dags["music_genre_training"].topological_sort()]
-    assert order == ["scan", "extract", "split", "train", "evaluate"]
+    assert order == ["pull", "scan", "extract", "split", "train", "evaluate", "publish"]
 
 
 def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags):
@@ -100,7 +102,7 @@ def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags):
 
 def test_the_stages_of_a_sweep_follow_each_other(dags):
     order = [task.task_id for task in dags["music_genre_sweep"].topological_sort()]
-    assert order == ["scan", "extract", "split", "candidates", "train", "evaluate"]
+    assert order == ["pull", "scan", "extract", "split", "candidates", "train", "evaluate"]
     for earlier, later in itertools.pairwise(order):
         assert dags["music_genre_sweep"].get_task(later).upstream_task_ids == {earlier}
 
@@ -118,7 +120,7 @@ def test_run_parameters_have_choices_and_limits(dags):
     assert set(params.get_param("gpu_queue").schema["enum"]) <= set(queues())
     assert set(params) == {
         *("audio", "model", "optimizer", "criterion", "epochs", "learning_rate", "seed"),
-        "gpu_queue",
+        *("gpu_queue", "revision"),
     }
 
 
@@ -129,6 +131,24 @@ def test_run_parameters_have_choices_and_limits(dags):
 def test_a_parameter_out_of_bounds_is_refused(dags, name, value):
     with pytest.raises(ValueError, match=str(value) if value != "" else "non-empty"):
         dags["music_genre_training"].params.get_param(name).resolve(value)
+
+
+def test_one_publishes_at_a_time(dags):
+    assert dags["music_genre_training"].get_task("publish").pool == PUBLISHING_POOL
+
+
+def test_what_is_made_has_an_asset_each(dags):
+    tasks = dags["music_genre_training"].tasks
+    made = {task.task_id: task.asset.name for task in tasks if getattr(task, "asset", None)}
+    assert made == {
+        "scan": "music_genre_data_set",
+        "split": "music_genre_features",
+        "publish": "music_genre_model",
+    }
+    follower = dags["music_genre_new_model"]
+    assert [asset.name for asset in follower.timetable.asset_condition.objects] == [
+        "music_genre_model"
+    ]
 
 
 def test_it_runs_daily_and_is_not_paused(dags):

@@ -2,16 +2,21 @@
 
 import base64
 import json
+import re
+import shutil
+import subprocess
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
-from conftest import secrets_of
+from conftest import secrets_of, wait_until
 
 from deploy.airflow_api import path
+from deploy.components import DEMO_MUSIC, ENVIRONMENTS, components
 from deploy.demo import DAG_ID, Run, trigger
 from deploy.errors import DeployError
 from deploy.supervisor import supervisord_process
@@ -39,17 +44,19 @@ def run(stack):
 def test_every_task_ran_on_a_worker_of_its_queue(run):
     rows = run.rows()
     assert [row.name for row in rows] == [
+        "pull",
         "scan",
         *(f"extract {shard}" for shard in (1, 2, 3, 4)),
         "split",
         "train",
         "evaluate",
+        "publish",
     ]
     for row in rows:
         assert row.state == "success"
         assert row.worker.partition("@")[0] == row.queue
-    assert {row.queue for row in rows[-2:]} == {"gpu"}
-    assert {row.queue for row in rows[:-2]} == {"cpu"}
+    on_gpu = {row.name for row in rows if row.queue == "gpu"}
+    assert on_gpu == {"train", "evaluate"}
 
 
 def test_artifacts_lie_where_the_results_say(stack, run):
@@ -68,21 +75,93 @@ def test_the_log_of_the_training_is_readable_by_the_api(stack, run):
     assert "no NVIDIA GPU is visible" in text or run.result("train")["device"] != "cpu"
 
 
+def test_the_model_is_published_with_what_it_comes_from(stack, run):
+    published = run.result("publish")
+    message = git(stack, "log", "-1", "--format=%B", published["tag"])
+    assert f"Airflow-Run: {DAG_ID}/{run.run_id}" in message
+    assert re.search(r"^Data-Hash: [0-9a-f]{12}$", message, re.M)
+    accuracy = run.result("evaluate")["accuracy"]
+    assert f"accuracy {accuracy:.3f}" in message
+    (event,) = events_of(stack, run)
+    assert event["extra"]["accuracy"] == accuracy
+    assert event["extra"]["commit"] == published["commit"]
+
+
+def test_a_dag_runs_on_the_new_model(stack, run):
+    """It waits for no schedule: the event alone starts it."""
+    address = path("dags", "music_genre_new_model", "dagRuns")
+    wait_until(lambda: stack.api.get(f"{address}?state=success")["dag_runs"], 60)
+    (told, *_) = stack.api.get(f"{address}?state=success&order_by=id")["dag_runs"]
+    rows = Run(stack, "music_genre_new_model", told["dag_run_id"])
+    assert run.result("publish")["model"] in json.dumps(rows._xcom("tell", "return_value", -1))
+
+
+def git(stack, *words: str) -> str:
+    command = ["git", "-C", str(stack.state.versions / "music-genre.git"), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def events_of(stack, run: Run) -> list[dict]:
+    """The events of published models that a run made."""
+    listed = stack.api.get(f"assets/events?source_run_id={quote(run.run_id)}&limit=100")
+    found = [each for each in listed["asset_events"] if each["source_run_id"] == run.run_id]
+    return [each for each in found if each["source_task_id"] == "publish"]
+
+
 def test_a_second_run_finds_its_work_done(stack, run):
+    n_commits = git(stack, "rev-list", "--count", "main")
+    began = time.monotonic()
     second = trigger(stack, FAST)
     assert finish(second) == "success"
+    seconds = time.monotonic() - began
+    print(f"the second, identical run took {seconds:.1f} s")
+    assert seconds < 40
+    assert second.result("publish")["reused"] is True
+    assert git(stack, "rev-list", "--count", "main") == n_commits
+    assert events_of(stack, second) == []
     extracted = [second.result("extract", shard) for shard in range(4)]
     assert sum(each["n_extracted"] for each in extracted) == 0
     assert second.result("train")["reused"] is True
     assert second.result("train")["run"] == run.result("train")["run"]
 
 
+def test_ten_tracks_more_are_ten_extracted(stack, run, tmp_path):
+    """The data are a version of a repository here, and the second run takes the newest."""
+    music = tmp_path / "genres"
+    shutil.copytree(DEMO_MUSIC, music)
+    kept = sorted(music.rglob("*.ogg"))[::20][:10]
+    away = [path.rename(tmp_path / path.name) for path in kept]
+    publish(stack, music)
+    versioned = {**FAST, "audio": "dvc:demo/genres"}
+    first = trigger(stack, versioned)
+    assert finish(first) == "success", first.rows()
+    assert first.result("scan")["n_tracks"] == 193
+    for path_, at in zip(away, kept, strict=True):
+        path_.rename(at)
+        with at.open("ab") as file:  # another than the ten that were extracted before
+            file.write(b"\0")
+    publish(stack, music)
+    second = trigger(stack, versioned)
+    assert finish(second) == "success", second.rows()
+    assert second.result("pull")["version"] != first.result("pull")["version"]
+    assert sum(second.result("extract", shard)["n_extracted"] for shard in range(4)) == 10
+    assert second.result("train")["reused"] is False
+
+
+def publish(stack, music: Path) -> None:
+    """As a user does by hand, with the worker's own addresses."""
+    environment = components(stack.state)["cpu-worker"].environment
+    words = ["music-genre", "publish", "--data", str(music), "--name", "demo"]
+    program = str(ENVIRONMENTS / "ml" / "bin" / words[0])
+    subprocess.run([program, *words[1:]], check=True, env=environment)
+
+
 def test_a_bad_data_address_fails_at_once_and_says_why(stack):
     run = trigger(stack, {**FAST, "audio": "/no/such/folder"})
     assert finish(run) == "failed"
-    scan = next(row for row in run.rows() if row.name == "scan")
-    assert scan.state == "failed"
-    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "scan")
+    pull = next(row for row in run.rows() if row.name == "pull")
+    assert pull.state == "failed"
+    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "pull")
     assert stack.api.get(address)["try_number"] == 1
     assert "/no/such/folder" in json.dumps(stack.api.get(f"{address}/logs/1?full_content=true"))
 

@@ -1,0 +1,127 @@
+"""Run Git, and say in one line what it refuses."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from music_genre.errors import InputError, MusicGenreError, TemporaryError
+from music_genre.versioning.access import Access
+
+BRANCH: Final = "main"
+"""Of a repository that has none yet."""
+SECONDS: Final = 300.0
+"""The longest that one call of Git may take."""
+NAME: Final = "music-genre"
+OURS: Final = {
+    "commit.gpgsign": "false",
+    "tag.gpgsign": "false",
+    "core.hooksPath": os.devnull,
+    "http.lowSpeedLimit": "1",
+    "http.lowSpeedTime": "30",
+    "advice.detachedHead": "false",
+    "init.defaultBranch": BRANCH,
+}
+"""Settings that hold whatever the user's own are."""
+OVERTAKEN: Final = (
+    *("[rejected]", "cannot lock ref", "failed to update ref", "incorrect old value"),
+    *("reference already exists", "failed to lock", "atomic push failed"),
+)
+"""What Git says where another push came first."""
+AWAY: Final = (
+    *("Could not resolve host", "Connection refused", "timed out", "Connection reset"),
+    *("Network is unreachable", "early EOF", "error: 5", "No route to host", "Operation too slow"),
+    *("Couldn't connect", "Could not connect", "Failed to connect"),
+    *("Temporary failure in name resolution", "No space left", "unexpected disconnect"),
+)
+"""What it says where the repository cannot be reached, or has no room."""
+KNOWN: Final = {
+    "Authentication failed": "the user or token is refused",
+    "could not read Username": "it wants a user and a token",
+    "Permission denied (publickey": "the SSH key is refused",
+    "Host key verification failed": "its host's SSH key is not among the known ones",
+    "Permission denied": "its files may not be written",
+    "insufficient permission": "its files may not be written",
+    "Read-only file system": "its files may not be written",
+    "unable to create temporary object directory": "its files may not be written",
+    "The requested URL returned error: 403": "the token may not do it",
+    "access denied": "it may only be read",
+    "does not appear to be a git repository": "there is no repository",
+    "not found": "there is no repository, or it may not be seen",
+    "hook declined": "its own rules refuse the commit",
+    "protected branch": "its own rules refuse the commit",
+}
+"""What it says -> what that means."""
+REMEDY: Final = "check the address, and the file of credentials or the SSH key"
+
+
+class OvertakenError(TemporaryError):
+    """Another push came first."""
+
+
+def run(access: Access | None, *words: str, folder: Path | None = None) -> str:
+    """Run Git; returns what it printed.
+
+    Raises:
+        OvertakenError: another push came first.
+        TemporaryError: the repository cannot be reached.
+        InputError: Git refuses; says why.
+    """
+    command = ["git", *_settings(access), *words]
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env=_environment(access),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=SECONDS,
+        )
+    except FileNotFoundError:
+        raise InputError("git is not installed on this machine; install it") from None
+    except subprocess.TimeoutExpired:
+        raise TemporaryError(f"git {words[0]}: took longer than {SECONDS:.0f} s") from None
+    if ended.returncode:
+        where = access.git if access else words[-1]
+        raise _fault(f"{where}: git {words[0]}", ended.stderr.decode("utf-8", "replace"))
+    return ended.stdout.decode("utf-8", "replace")
+
+
+def _settings(access: Access | None) -> list[str]:
+    settings = dict(OURS)
+    if access and access.credentials:
+        # Only asked: it would else try to write there what it was told.
+        settings["credential.helper"] = (
+            f'!f() {{ test "$1" != get || git credential-store --file "{access.credentials}" get; '
+            "}; f"
+        )
+    return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+
+
+def _environment(access: Access | None) -> dict[str, str]:
+    author = {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", NAME), ("EMAIL", f"{NAME}@localhost"))
+    }
+    fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
+    if access and access.key:
+        hosts = f" -o UserKnownHostsFile={access.known_hosts}" if access.known_hosts else ""
+        options = "-o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=15"
+        fixed["GIT_SSH_COMMAND"] = f"ssh -i '{access.key}' {options}{hosts}"
+    return {**author, **os.environ, **fixed}
+
+
+def _fault(what: str, said: str) -> MusicGenreError:
+    """Put what Git said into one line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    shown = next((line for line in lines if "fatal:" in line or "error:" in line), "")
+    shown = (shown or (lines or ["nothing said"])[-1]).partition(": ")[2] or said[:200]
+    for words, meaning in KNOWN.items():
+        if words in said:
+            return InputError(f"{what}: {meaning} ({shown}); {REMEDY}")
+    if any(words in said for words in AWAY):
+        return TemporaryError(f"{what}: cannot be reached ({shown}); check the network")
+    if any(words in said for words in OVERTAKEN):
+        return OvertakenError(f"{what}: {shown}")
+    return InputError(f"{what}: {shown}; {REMEDY}")
