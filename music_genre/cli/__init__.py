@@ -3,6 +3,7 @@
 Stages are imported inside their commands, so that help answers without loading torch.
 """
 
+from music_genre.cli.fetch import fetch
 from music_genre.cli.first_names import (
     create_image_features_from_audio,
     train_using_image_features,
@@ -15,7 +16,7 @@ __all__ = ["commands"]
 
 for _command in (pull, scan, extract, split, train, evaluate, publish):  # the data flow first
     commands.add_command(_command)
-for _command in (predict, device):
+for _command in (predict, device, fetch):
     commands.add_command(_command)
 for _command in (create_image_features_from_audio, train_using_image_features):
     commands.add_command(_command)

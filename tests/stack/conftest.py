@@ -65,6 +65,15 @@ def stack(project: Project) -> ComposeStack:
         assert subprocess.check_output(words, text=True) == "", kind
 
 
+@pytest.fixture(scope="session")
+def with_s3(stack, project):
+    """The same stack, given the profile `s3` while it runs, with nothing published yet."""
+    up = deploy("up", "--project", project.name, "--env-file", str(project.env_file), "--s3")
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
+    return stack
+
+
 def container(service: str, number: int = 1) -> str:
     return f"{NAME}-{service}-{number}"
 

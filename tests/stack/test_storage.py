@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from conftest import deploy, finish, inside, log_of, wait_until
+from conftest import finish, inside, log_of, wait_until
 
 from deploy import environment
 from deploy.demo import Run, trigger
@@ -25,14 +25,6 @@ print(*(each["Key"] for each in listed.get("Contents", [])), sep="\\n")
 
 def objects(*words: str) -> subprocess.CompletedProcess:
     return inside("cpu-worker", "python", "-c", SCRIPT, *words)
-
-
-@pytest.fixture(scope="module")
-def with_s3(stack, project):
-    """The same stack, given the profile `s3` while it runs."""
-    up = deploy("up", "--project", project.name, "--env-file", str(project.env_file), "--s3")
-    assert up.returncode == 0, up.stdout + up.stderr
-    return stack
 
 
 @pytest.fixture(scope="module")

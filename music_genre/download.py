@@ -1,0 +1,131 @@
+"""Download a large file: in parts after a cut, and whole under its name or not at all."""
+
+import http.client
+import logging
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Final
+
+from music_genre import artifacts
+from music_genre.config import Progress, silent
+from music_genre.errors import InputError, TemporaryError
+
+logger = logging.getLogger(__name__)
+
+SECONDS: Final = 30.0
+"""How long a server may be silent."""
+ATTEMPTS: Final = 5
+"""How often it is asked again without a byte more."""
+BLOCK: Final = 1 << 20
+BROKEN: Final = (
+    http.client.HTTPException,
+    urllib.error.URLError,
+    TimeoutError,
+    ConnectionError,
+)
+"""What the end of a connection raises."""
+LASTING: Final = {400, 401, 403, 404, 405, 410, 451}
+"""Answers that no patience changes."""
+
+
+def download(address: str, into: Path, progress: Progress = silent) -> Path:
+    """Download a file, going on where an earlier attempt was cut off.
+
+    Args:
+        address: https:// or http://.
+        into: the folder; the file has the name that the address ends in, and until it is whole
+            one that ends in .part.
+        progress: told (bytes, bytes in all).
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: the address is none, or the server has no such file.
+        TemporaryError: the server does not answer, or cut the file off; what came is kept.
+        OSError: it cannot be written.
+    """
+    parts = urllib.parse.urlsplit(address)
+    name = Path(urllib.parse.unquote(parts.path)).name
+    if parts.scheme not in {"http", "https"} or not parts.netloc or not name:
+        raise InputError(f"{address}: no address of a file; give https://host/file")
+    whole, part = into / name, into / f"{name}.part"
+    if whole.exists():
+        return whole
+    into.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            _go_on(address, part, progress)
+            break
+        except BROKEN as error:
+            failures = failures + 1 if _size(part) == before else 0
+            logger.info("%s: cut off at %d bytes: %s", address, _size(part), _reason(error))
+            if failures >= ATTEMPTS:
+                raise TemporaryError(
+                    f"{address}: {_reason(error)}; {_size(part)} bytes are kept in {part}, and the "
+                    "same command goes on from there"
+                ) from None
+            time.sleep(min(2.0**failures, 30) if failures else 0)
+    part.replace(whole)
+    artifacts.sync_folder(into)
+    return whole
+
+
+def _go_on(address: str, part: Path, progress: Progress) -> None:
+    """Append what is missing of a file.
+
+    Raises:
+        InputError: the server has no such file.
+        Exception: of urllib or http.client, when the connection breaks.
+    """
+    have = _size(part)
+    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+    try:
+        answer = urllib.request.urlopen(request, timeout=SECONDS)  # noqa: S310 (checked above)
+    except urllib.error.HTTPError as error:
+        with error:
+            _judge(address, error, part)
+            return
+    with answer, part.open("ab") as file:
+        if have and answer.status != http.client.PARTIAL_CONTENT:  # it sends all of it again
+            file.truncate(0)
+            have = 0
+        total = have + int(answer.headers.get("Content-Length") or 0)
+        while block := answer.read(BLOCK):
+            file.write(block)
+            progress(file.tell(), total)
+        file.flush()
+        os.fsync(file.fileno())
+        if file.tell() < total:
+            raise ConnectionError(f"{file.tell()} of {total} bytes came")
+
+
+def _judge(address: str, error: urllib.error.HTTPError, part: Path) -> None:
+    """Tell a part that is whole already from faults."""
+    whole = error.headers.get("Content-Range", "").rpartition("/")[2]
+    if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if whole == str(_size(part)):
+            return
+        part.unlink()  # of another file than the server's
+        raise ConnectionError("the part on the disk is none of the server's file")
+    if error.code in LASTING:
+        raise InputError(f"{address}: the server answers {error.code} {error.reason}; mend it")
+    raise ConnectionError(f"the server answers {error.code} {error.reason}")
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+    return " ".join(str(reason).split())
+
+
+def _size(part: Path) -> int:
+    try:
+        return part.stat().st_size
+    except FileNotFoundError:
+        return 0

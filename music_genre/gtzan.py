@@ -1,0 +1,153 @@
+"""Fetch GTZAN, on which genre classifiers are compared, and say what is wrong in it."""
+
+import hashlib
+import logging
+import re
+import shutil
+import tarfile
+import uuid
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+from music_genre import artifacts, assignment
+from music_genre.config import Progress, silent
+from music_genre.download import download
+from music_genre.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+ADDRESS: Final = "https://huggingface.co/datasets/marsyas/gtzan/resolve/main/data/genres.tar.gz"
+CHECKSUM: Final = "24347e0223d2ba798e0a558c4c172d9d4a19c00bb7963fe055d183dadb4ef2c6"
+"""SHA-256 of the archive as its author offered it. Source: torchaudio.datasets.GTZAN."""
+FOLDER: Final = "genres_original"
+MEMBER: Final = re.compile(
+    r"(?:^|/)(?:genres|genres_original)/([a-z]+)/(\1\.\d{5}\.(?:wav|au))", re.ASCII
+)
+"""What is taken out of an archive; a name can lead nowhere else."""
+N_TRACKS, N_GENRES = 1000, 10
+UNREADABLE: Final = "jazz.00054.wav"
+"""Of the archives with WAV files that went round, many hold no audio in it."""
+FILTERED: Final = "gtzan-fault-filtered"
+
+
+def fetch(
+    source: str, into: Path, *, checksum: str = "", progress: Progress = silent
+) -> dict[str, Any]:
+    """Bring GTZAN into a folder of genre folders.
+
+    Args:
+        source: address of the archive, or one that is there already (.tar.gz, .tar, .zip).
+        into: gets the folder `genres_original`; a downloaded archive stays beside it.
+        checksum: SHA-256 that the archive must have; by default that of the author's archive
+            where it is downloaded from `ADDRESS`, none for others.
+        progress: told (bytes, bytes in all) of the download.
+
+    Returns:
+        The result: audio address, counts, and the known faults.
+
+    Raises:
+        InputError: the archive is another, damaged, or none of GTZAN.
+        TemporaryError: the download was cut off; the same call goes on.
+        OSError: the disk is full.
+    """
+    folder = into / FOLDER
+    reused = folder.is_dir()
+    if not reused:
+        is_address = "://" in source
+        archive = download(source, into, progress) if is_address else artifacts.local_path(source)
+        check(archive, checksum or (CHECKSUM if source == ADDRESS else ""), remove=is_address)
+        unpack(archive, folder)
+    return {"audio": str(folder), **report(folder), "reused": reused}
+
+
+def check(archive: Path, checksum: str, *, remove: bool) -> None:
+    """Compare an archive's SHA-256.
+
+    Args:
+        archive: the file.
+        checksum: 64 hexadecimal digits, or nothing to compare with.
+        remove: delete a file that has another, so that it is downloaded anew.
+    """
+    if not archive.is_file():
+        raise InputError(f"{archive}: no such file; give the archive, or the address of one")
+    if not checksum:
+        return
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != checksum.lower():
+        if remove:
+            archive.unlink()
+        raise InputError(
+            f"{archive}: has SHA-256 {found}, not {checksum}; "
+            + ("it was removed: fetch it again" if remove else "get it from its source again")
+        )
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Take the tracks out of an archive, all or none.
+
+    Only names of tracks are taken, so no member leads out of the folder or to anything else.
+    """
+    temporary = folder.with_name(f"{artifacts.TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        n_tracks = 0
+        with _members(archive) as members:
+            for name, contents in members:
+                if match := MEMBER.search(name):
+                    _write(contents, temporary / match[1] / match[2])
+                    n_tracks += 1
+        if not n_tracks:
+            raise InputError(f"{archive}: holds no genres/<genre>/<genre>.00000.wav; is it GTZAN?")
+        for path in (temporary, *temporary.iterdir()):
+            artifacts.sync_folder(path)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(contents: IO[bytes], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as out:
+        shutil.copyfileobj(contents, out)
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
+    """Open an archive; yields the names and contents of its plain files."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                yield ((each.filename, zipped.open(each)) for each in zipped.infolist())
+        else:
+            with tarfile.open(archive) as tar:
+                opened = ((each.name, tar.extractfile(each)) for each in tar if each.isreg())
+                yield ((name, contents) for name, contents in opened if contents)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise InputError(
+            f"{archive}: not a whole archive ({error or 'it ends too early'}); get it again"
+        ) from None
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """Count the tracks and name what is known to be wrong with them."""
+    tracks = sorted(path for path in folder.glob("*/*") if path.is_file())
+    genres = Counter(path.parent.name for path in tracks)
+    if len(tracks) != N_TRACKS or len(genres) != N_GENRES:
+        logger.warning(
+            "%s: %d tracks of %d genres; GTZAN has %d of %d",
+            *(folder, len(tracks), len(genres), N_TRACKS, N_GENRES),
+        )
+    clean = assignment.read(FILTERED).splits
+    n_faulty = sum(path.stem not in clean for path in tracks)
+    logger.warning(
+        "%d of the tracks are repetitions, mislabelled or distorted (Sturm 2013); `split "
+        "--assigned-by %s` leaves them out and keeps artists apart",
+        *(n_faulty, FILTERED),
+    )
+    if any(path.name == UNREADABLE for path in tracks):
+        logger.warning("%s can often not be decoded; `scan` will say so", UNREADABLE)
+    return {"n_tracks": len(tracks), "n_faulty": n_faulty, "genres": dict(sorted(genres.items()))}

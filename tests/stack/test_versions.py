@@ -1,0 +1,168 @@
+"""Data and models under version control, on the stack's own S3, which checks signatures."""
+
+import json
+import subprocess
+import time
+from datetime import datetime
+
+import pytest
+from conftest import NAME, REPOSITORY, container, finish, inside, log_of
+
+from deploy import environment
+from deploy.airflow_api import path
+from deploy.demo import DAG_ID, Run, trigger
+
+pytestmark = pytest.mark.timeout(900)
+FAST = {"model": "shufflenet_v2_x0_5", "epochs": 1, "seed": 14}
+MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
+REPOSITORY_OF_VERSIONS = "/versions/music-genre.git"
+
+
+@pytest.fixture(scope="module")
+def run(with_s3) -> Run:
+    run = trigger(with_s3, FAST)
+    assert finish(run) == "success", run.rows()
+    return run
+
+
+def worker(*command: str, **variables: str) -> subprocess.CompletedProcess:
+    given = [word for pair in variables.items() for word in ("-e", "=".join(pair))]
+    words = ["docker", "exec", *given, container("cpu-worker"), *command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300)
+
+
+def git(*words: str) -> str:
+    ended = worker("git", "-C", REPOSITORY_OF_VERSIONS, *words)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_a_clean_clone_elsewhere_predicts_the_same(with_s3, run, project):
+    """By `git clone`, `dvc pull` and `predict` in a container that has nothing of the stack's."""
+    published = run.result("publish")
+    assert published["remote"] == "s3://music-genre/dvc"
+    values = environment.read(project.env_file)
+    given = [f"{name}={values[name]}" for name in values if name.startswith("AWS_")]
+    script = (
+        f"git clone -q {REPOSITORY_OF_VERSIONS} /tmp/clone && cd /tmp/clone && "
+        "dvc config --local core.site_cache_dir /tmp/site && "
+        f"dvc pull -q -R {published['path']} && "
+        f"music-genre predict --json --run {published['path']} /music/techno"
+    )
+    there = subprocess.run(
+        [
+            *("docker", "run", "--rm", "--network", f"{NAME}_work", "--tmpfs", "/tmp:exec"),
+            *("-v", f"{NAME}_versions:/versions:ro", "-v", f"{MUSIC}:/music:ro"),
+            *(word for each in given if each.partition("=")[2] for word in ("-e", each)),
+            *("music-genre-classif:test", "sh", "-c", script),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert there.returncode == 0, there.stderr
+    music = f"{container('gpu-worker')}:/tmp/music"
+    tar = subprocess.run(["tar", "-C", str(MUSIC), "-c", "techno"], capture_output=True, check=True)
+    words = ["docker", "exec", "-i", container("gpu-worker"), "sh", "-c"]
+    unpack = "mkdir -p /tmp/music && tar -C /tmp/music -x"
+    subprocess.run([*words, unpack], input=tar.stdout, check=True)
+    own = inside(
+        *("gpu-worker", "music-genre", "predict", "--json"),
+        *("--run", run.result("train")["run"], "/tmp/music/techno"),
+    )
+    assert own.returncode == 0, own.stderr + music
+    here = [json.loads(line)["probabilities"] for line in own.stdout.splitlines()]
+    elsewhere = [json.loads(line)["probabilities"] for line in there.stdout.splitlines()]
+    assert here == elsewhere != []
+
+
+def test_an_identical_run_trains_nothing_commits_nothing_and_is_short(with_s3, run):
+    before = git("rev-list", "--count", "main")
+    second = trigger(with_s3, FAST)
+    assert finish(second) == "success"
+    assert second.result("train")["reused"] is True
+    assert second.result("publish")["reused"] is True
+    assert git("rev-list", "--count", "main") == before
+    about = with_s3.api.get(path("dags", DAG_ID, "dagRuns", second.run_id))
+    began, ended = (datetime.fromisoformat(about[name]) for name in ("start_date", "end_date"))
+    print(f"an identical run: {(ended - began).total_seconds():.1f} s")
+    assert (ended - began).total_seconds() < 40
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "words"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, 1, "s3://music-genre/dvc: listing: the secret key"),
+        ({"MUSIC_GENRE_DVC_REMOTE": "s3://no-such-bucket/dvc"}, 1, "there is no such bucket"),
+        ({"AWS_ACCESS_KEY_ID": "s3:nobody"}, 1, "s3://music-genre/dvc: listing: the "),
+        ({"AWS_ENDPOINT_URL": "http://s3:1"}, 75, "http://s3:1 does not answer"),
+        ({"AWS_ENDPOINT_URL": "http://no-such-host.invalid"}, 75, "does not answer"),
+    ],
+)
+def test_what_is_wrong_with_the_storage_is_one_line(with_s3, run, variables, code, words):
+    before = git("rev-list", "--all", "--count")
+    ended = worker("music-genre", "publish", "--run", run.result("train")["run"], **variables)
+    assert ended.returncode == code, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert git("rev-list", "--all", "--count") == before
+
+
+@pytest.mark.parametrize("order", [("pause", "unpause"), ("stop", "start")], ids=lambda o: o[0])
+def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_completes(
+    with_s3, run, order
+):
+    data = f"/artifacts/random-{order[0]}"
+    make = f"mkdir -p {data}/a && for i in $(seq 40); do head -c 8M /dev/urandom >{data}/a/$i; done"
+    assert worker("sh", "-c", make).returncode == 0
+    publish = ["music-genre", "publish", "--data", data, "--name", f"random-{order[0]}"]
+    before = git("rev-list", "--all", "--count")
+    words = ["docker", "exec", container("cpu-worker"), *publish]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as cut:
+        while not n_pushing():
+            time.sleep(0.05)
+        subprocess.run(["docker", order[0], container("s3")], check=True)
+        began = time.monotonic()
+        stdout, stderr = cut.communicate(timeout=600)
+    print(f"{order[0]}: noticed after {time.monotonic() - began:.0f} s: {stderr}")
+    subprocess.run(["docker", order[1], container("s3")], check=True)
+    assert cut.returncode == 75, stdout + stderr
+    (line,) = stderr.splitlines()
+    assert "does not answer" in line or "in trouble" in line
+    assert git("rev-list", "--all", "--count") == before
+    time.sleep(2)
+    done = worker(*publish)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["reused"] is False
+    assert int(git("rev-list", "--all", "--count")) == int(before) + 1
+
+
+def n_pushing() -> int:
+    """How many connections to S3 the worker has."""
+    table = inside("cpu-worker", "cat", "/proc/net/tcp").stdout
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return sum(row[2].endswith(":208D") and row[3] == "01" for row in rows)
+
+
+def test_the_key_is_nowhere_but_in_the_environment(with_s3, run, project):
+    """Not in logs, rendered fields, XComs, volumes, Git, images' histories or process lists."""
+    values = environment.read(project.env_file)
+    secrets = {name: values[name] for name in ("S3_SECRET_KEY", "REDIS_WORKER_PASSWORD")}
+    dump = inside("postgres", "pg_dump", "-U", "airflow", "airflow")
+    assert run.run_id in dump.stdout
+    listed = subprocess.check_output(["ps", "-eo", "args"], text=True)
+    images = [f"music-genre/{name}:test" for name in ("cpu-worker", "gpu-worker", "airflow")]
+    histories = "".join(
+        subprocess.check_output(["docker", "history", "--no-trunc", image], text=True)
+        for image in images
+    )
+    logs = "".join(log_of(with_s3, run, task) for task in ("pull", "scan", "split", "publish"))
+    words = ["docker", "compose", "-p", project.name, "logs", "--no-color"]
+    logs += subprocess.run(words, cwd="/", capture_output=True, text=True, check=True).stdout
+    everything = {"database": dump.stdout, "processes": listed, "images": histories, "logs": logs}
+    for name, secret in secrets.items():
+        for where, text in everything.items():
+            assert secret not in text, f"{name} in {where}"
+        for folder in ("/artifacts", "/versions", "/opt/airflow/logs"):
+            found = worker("grep", "-rlF", "--", secret, folder)
+            assert (found.returncode, found.stdout) == (1, ""), f"{name} in {folder}"
