@@ -114,13 +114,14 @@ def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
 
 
 def _begin(clone: Clone, access: Access) -> None:
-    repo = Repo.init(str(clone.folder))
-    try:
-        with repo.config.edit("repo") as config:
-            config["core"] = {"remote": REMOTE, "analytics": False}
-            config["remote"] = {REMOTE: {"url": access.remote}}
-    finally:
-        repo.close()
+    """Write what `dvc init` writes, which would want a cache outside of the clone."""
+    (clone.folder / ".dvc").mkdir(exist_ok=True)
+    (clone.folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    (clone.folder / ".dvc" / "config").write_text(
+        f"[core]\n    remote = {REMOTE}\n    analytics = false\n"
+        f"['remote \"{REMOTE}\"']\n    url = {access.remote}\n"
+    )
+    (clone.folder / ".dvcignore").touch()
     clone.commit(".", f"Keep bytes by DVC at {access.remote}")
 
 
