@@ -132,7 +132,7 @@ def synthetic(given: argparse.Namespace, model_name: str) -> tuple[float, str]:
         optimizer.step()
     wait(chosen)
     speed = SYNTHETIC_STEPS * int(given.batch_size) / (time.monotonic() - began)
-    bfloat16 = model.computes_in_bfloat16(chosen.type, network)
+    bfloat16 = model.computes_in_bfloat16(chosen.type, network, given.crop_frames)
     return speed, "bfloat16" if bfloat16 else "float32"
 
 

@@ -23,21 +23,29 @@ EVALUATION_BATCH: Final = 64
 """Crops in one forward pass."""
 
 
-def autocast(device: torch.device, network: nn.Module) -> torch.autocast:
+LEAST_BFLOAT16_FRAMES: Final = 64
+"""Narrower crops leave strided convolutions columns as few as their stride, for which oneDNN's
+AMX kernels read memory that nobody wrote: NaN, found with torch 2.15, tests/ml/test_model.py."""
+
+
+def autocast(device: torch.device, network: nn.Module, crop_frames: int) -> torch.autocast:
     """Compute in bfloat16 where it pays."""
-    pays = computes_in_bfloat16(device.type, network)
+    pays = computes_in_bfloat16(device.type, network, crop_frames)
     return torch.autocast(device.type, torch.bfloat16, enabled=pays)
 
 
-def computes_in_bfloat16(device_type: str, network: nn.Module) -> bool:
+def computes_in_bfloat16(device_type: str, network: nn.Module, crop_frames: int) -> bool:
     """Tell whether bfloat16 pays: on GPUs, and on CPUs that multiply it, but for depthwise models.
 
-    Measured with AVX-512 BF16, two cores, training: resnet18 2.1 times as fast as in float32,
-    squeezenet1_1 1.6; shufflenet_v2_x0_5 as fast; efficientnet_b0 1.5 and mobilenet_v3_small 2.3
-    times slower. Where it must be emulated (AVX2) resnet18 is 15 times slower.
+    On CPUs it is not used for crops of fewer than `LEAST_BFLOAT16_FRAMES` frames. Measured with
+    AVX-512 BF16, two cores, training: resnet18 2.1 times as fast as in float32, squeezenet1_1
+    1.6; shufflenet_v2_x0_5 as fast; efficientnet_b0 1.5 and mobilenet_v3_small 2.3 times slower.
+    Where it must be emulated (AVX2) resnet18 is 15 times slower.
     """
     if device_type == "cuda":
         return True
+    if crop_frames < LEAST_BFLOAT16_FRAMES:
+        return False
     able = torch.cpu.get_capabilities()
     depthwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in network.modules())
     return not depthwise and any(able.get(name) for name in ("amx_bf16", "avx512_bf16"))
@@ -183,7 +191,7 @@ def track_probabilities(
     parts = []
     with (
         torch.inference_mode(),
-        contextlib.nullcontext() if exact else autocast(images.device, network),
+        contextlib.nullcontext() if exact else autocast(images.device, network, crop_frames),
     ):
         for first in range(0, len(tracks), EVALUATION_BATCH):
             batch = slice(first, first + EVALUATION_BATCH)

@@ -106,7 +106,7 @@ def add_gradients(
         The loss, a scalar, detached.
     """
     network.train()
-    with model.autocast(crops.device, network):
+    with model.autocast(crops.device, network, crops.shape[-1]):
         logits = network(crops)
     logits = logits.float()
     loss = criterion(logits, labels)

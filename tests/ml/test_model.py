@@ -1,5 +1,6 @@
 """Torchvision's models on grey crops, and tracks' probabilities."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from music_genre import model, tensors
+from music_genre import device, model, tensors
 from music_genre.errors import InputError
 
 
@@ -144,20 +145,43 @@ def test_other_files_of_weights_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("able", "name", "expected"),
+    ("able", "name", "crop_frames", "expected"),
     [
-        ({"avx512_bf16": True}, "resnet18", True),
-        ({"amx_bf16": True}, "resnet18", True),
-        ({"avx2": True}, "resnet18", False),
-        ({"avx512_bf16": True}, "mobilenet_v3_small", False),
+        ({"avx512_bf16": True}, "resnet18", 128, True),
+        ({"amx_bf16": True}, "resnet18", 128, True),
+        ({"amx_bf16": True}, "resnet18", 32, False),
+        ({"avx2": True}, "resnet18", 128, False),
+        ({"avx512_bf16": True}, "mobilenet_v3_small", 128, False),
     ],
 )
 def test_bfloat16_is_for_processors_and_models_that_it_makes_faster(
-    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], name: str, expected: bool
+    monkeypatch: pytest.MonkeyPatch,
+    able: dict[str, bool],
+    name: str,
+    crop_frames: int,
+    expected: bool,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    network = model.build(name, 3, 128, 128, 0)
-    assert model.computes_in_bfloat16("cpu", network) is expected
-    assert model.computes_in_bfloat16("cuda", network)
-    with model.autocast(torch.device("cpu"), network):
+    network = model.build(name, 3, 128, crop_frames, 0)
+    assert model.computes_in_bfloat16("cpu", network, crop_frames) is expected
+    assert model.computes_in_bfloat16("cuda", network, crop_frames)
+    with model.autocast(torch.device("cpu"), network, crop_frames):
         assert torch.is_autocast_enabled("cpu") is expected
+
+
+def leave_nan_in_freed_memory(*_: object) -> None:
+    for n_values in (100, 1000, 10_000, 100_000, 1_000_000, 3_000_000) * 4:
+        torch.full((n_values,), math.nan)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet"])
+@pytest.mark.parametrize("crop_frames", [32, model.LEAST_BFLOAT16_FRAMES])
+def test_a_model_reads_no_memory_that_nobody_wrote(name: str, crop_frames: int) -> None:
+    """On a processor with AMX it did, in bfloat16 and of crops that were narrow."""
+    device.choose("cpu")  # which has freed memory given out again
+    network = model.build(name, 3, 128, crop_frames, 0).train()
+    for module in network.modules():
+        module.register_forward_pre_hook(leave_nan_in_freed_memory)
+    crops = torch.randn(6, 1, 128, crop_frames).contiguous(memory_format=torch.channels_last)
+    with model.autocast(crops.device, network, crop_frames):
+        assert torch.isfinite(network(crops)).all()
