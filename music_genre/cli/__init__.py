@@ -14,9 +14,9 @@ from music_genre.cli.versions import publish, pull
 
 __all__ = ["commands"]
 
-for _command in (pull, scan, extract, split, train, evaluate, publish):  # the data flow first
+for _command in (fetch, pull, scan, extract, split, train, evaluate, publish):  # the data flow
     commands.add_command(_command)
-for _command in (predict, device, fetch):
+for _command in (predict, device):
     commands.add_command(_command)
 for _command in (create_image_features_from_audio, train_using_image_features):
     commands.add_command(_command)

@@ -103,11 +103,14 @@ def test_extract_loads_no_torch(prepared: Prepared, tmp_path: Path) -> None:
 
 def test_commands_are_listed_in_the_order_of_the_data_flow(run: Run) -> None:
     assert list(commands.commands) == [
+        "fetch",
+        "pull",
         "scan",
         "extract",
         "split",
         "train",
         "evaluate",
+        "publish",
         "predict",
         "device",
         "create-image-features-from-audio",
