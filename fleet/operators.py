@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import (
     AirflowRescheduleException,
 )
 
+from fleet.credentials import with_s3_connection
 from fleet.process import TERM_GRACE_SECONDS, CommandProcess, die_with_parent
 
 EXIT_BAD_INPUT, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75  # 75 is EX_TEMPFAIL of sysexits.h
@@ -48,17 +49,24 @@ class CommandOperator(BaseOperator):
             ever interpreted.
         asset: what the command makes. Its event carries the result; there is none where the
             result says `"reused": true`, for then nothing new was made.
+        s3_connection: id of the Airflow connection whose credentials the command gets; where
+            there is none, it has the worker's.
     """
 
     template_fields: Sequence[str] = ("command",)
 
     def __init__(
-        self, *, command: Sequence[Any], asset: Asset | None = None, **arguments: Any
+        self,
+        *,
+        command: Sequence[Any],
+        asset: Asset | None = None,
+        s3_connection: str | None = None,
+        **arguments: Any,
     ) -> None:
         # An alias, for an asset among the outlets would have an event whatever the result is.
         outlets = [AssetAlias(asset.name)] if asset else []
         super().__init__(**{"outlets": outlets, **arguments})
-        self.command, self.asset = command, asset
+        self.command, self.asset, self.s3_connection = command, asset, s3_connection
         self._process: CommandProcess | None = None
         self._last_line = ""
         self._must_end = False
@@ -67,7 +75,8 @@ class CommandOperator(BaseOperator):
         """Run the command to its end.
 
         Raises:
-            AirflowFailException: exit 1 or 2, or exit 0 with a result that is none.
+            AirflowFailException: exit 1 or 2, exit 0 with a result that is none, or a connection
+                without credentials.
             AirflowRescheduleException: exit 75, or ended for SIGTERM.
             AirflowException: any other exit.
         """
@@ -75,8 +84,11 @@ class CommandOperator(BaseOperator):
         context["ti"].xcom_push("worker", worker_name())
         words = [str(word) for word in self.command]
         self.log.info("%s runs: %s", worker_name(), " ".join(words))
+        environment = command_environment(os.environ)
+        if self.s3_connection:
+            environment = with_s3_connection(environment, self.s3_connection)
         try:
-            self._process = CommandProcess(words, command_environment(os.environ))
+            self._process = CommandProcess(words, environment)
         except FileNotFoundError as error:
             raise AirflowFailException(f"{error}; install the command on this worker") from error
         if self._must_end:  # SIGTERM came before there was a process to pass it on to

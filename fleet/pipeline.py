@@ -15,6 +15,9 @@ FEATURES = Asset("music_genre_features")
 """Has an event when there are images, or a split of them, that there were not before."""
 PUBLISHED_MODEL = Asset("music_genre_model")
 """Has an event when a model was published; its extras are the model's name, commit and metrics."""
+S3_CONNECTION = "music_genre_s3"
+"""Airflow connection that opens the DVC remote; where it is not defined, the worker's own
+credentials do."""
 N_SHARDS = 4  # extract's tasks; more than the CPU workers' slots only waits
 GPU_QUEUES = [queue.name for queue in queues().values() if queue.resource == "gpu"]
 MODEL: dict[str, Any] = {
@@ -65,7 +68,12 @@ def parameters(**own: Param) -> dict[str, Param]:
 def preprocess(split_seed: str) -> CommandOperator:
     """Add `pull` → `scan` → `extract` (in shards side by side) → `split`; returns the last."""
     wanted = ["--data", "{{ params.audio }}", "--revision", "{{ params.revision }}"]
-    pull = CommandOperator(task_id="pull", queue="cpu", command=["music-genre", "pull", *wanted])
+    pull = CommandOperator(
+        task_id="pull",
+        queue="cpu",
+        command=["music-genre", "pull", *wanted],
+        s3_connection=S3_CONNECTION,
+    )
     scan = CommandOperator(
         task_id="scan",
         queue="cpu",
@@ -123,4 +131,5 @@ def publish(run: str) -> CommandOperator:
         pool=PUBLISHING_POOL,
         command=["music-genre", "publish", "--run", run, *origin, *data],
         asset=PUBLISHED_MODEL,
+        s3_connection=S3_CONNECTION,
     )

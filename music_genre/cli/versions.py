@@ -1,5 +1,6 @@
 """The commands of version control."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,13 @@ def given_file(text: str) -> Path | None:
     path = address(text)
     if not path.exists():
         raise click.BadParameter(f"{path} does not exist.")
-    return path if path.is_file() and path.stat().st_size else None
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    if not os.access(path, os.R_OK):
+        raise click.BadParameter(
+            f"{path} may not be read by user {os.getuid()}; give the file to that user."
+        )
+    return path
 
 
 _access_options = (

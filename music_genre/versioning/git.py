@@ -46,6 +46,8 @@ KNOWN: Final = {
     "unable to create temporary object directory": "its files may not be written",
     "The requested URL returned error: 403": "the token may not do it",
     "access denied": "it may only be read",
+    "marked as read only": "it may only be read",
+    "does not have write access": "it may only be read",
     "does not appear to be a git repository": "there is no repository",
     "not found": "there is no repository, or it may not be seen",
     "hook declined": "its own rules refuse the commit",

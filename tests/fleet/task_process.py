@@ -38,14 +38,17 @@ class Task:
         return json.loads(text)
 
 
-def start_task(*command: str, rescheduled_since=None, **environment: str) -> Task:
+def start_task(
+    *command: str, rescheduled_since=None, s3_connection=None, **environment: str
+) -> Task:
     report, theirs = os.pipe()
     ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
         os.environ.update(environment)
-        _run(command, tell, theirs, rescheduled_since)
+        operator = CommandOperator(task_id="task", command=command, s3_connection=s3_connection)
+        _run(operator, tell, theirs, rescheduled_since)
     os.close(theirs)
     os.close(tell)
     with open(ready, "rb") as file:
@@ -53,10 +56,10 @@ def start_task(*command: str, rescheduled_since=None, **environment: str) -> Tas
     return Task(pid, report)
 
 
-def _run(command: tuple[str, ...], ready: int, report: int, rescheduled_since) -> None:
+def _run(operator: CommandOperator, ready: int, report: int, rescheduled_since) -> None:
     """Never returns; a fork of pytest must not go on as pytest."""
     try:
-        outcome = _execute(command, ready, rescheduled_since)
+        outcome = _execute(operator, ready, rescheduled_since)
         with open(report, "w") as file:
             json.dump(outcome, file)
     finally:
@@ -64,9 +67,8 @@ def _run(command: tuple[str, ...], ready: int, report: int, rescheduled_since) -
         os._exit(0)
 
 
-def _execute(command: tuple[str, ...], ready: int, rescheduled_since) -> dict:
+def _execute(operator: CommandOperator, ready: int, rescheduled_since) -> dict:
     pushed = {}
-    operator = CommandOperator(task_id="task", command=command)
     operator._cached_logger = recorder = Recorder()
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
     os.close(ready)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from music_genre.versioning import s3
+from music_genre.versioning import git, s3
 from tests.fakes.s3 import Store, serving
 
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 KEY, SECRET, TOKEN = "AKIATESTKEY0000", "test+very/secret", "test-session-token"
 
 
@@ -83,6 +84,14 @@ def test_a_refusal_is_one_line_before_any_work(
 
 def test_every_remedy_has_a_code_that_services_answer() -> None:
     assert set(s3.SAME.values()) <= set(s3.REMEDIES)
+
+
+def test_the_docs_list_every_refusal() -> None:
+    """By what is wrong, as its line begins to say it."""
+    docs = (REPOSITORY / "docs" / "versions.md").read_text(encoding="utf-8")
+    said = {text.partition(";")[0] for text in s3.REMEDIES.values()} | set(git.KNOWN.values())
+    said |= {"no credentials were found", "does not answer", "the service is in trouble"}
+    assert {words for words in said if words not in docs} == set()
 
 
 def test_without_credentials(

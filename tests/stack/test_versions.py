@@ -108,6 +108,23 @@ def test_what_is_wrong_with_the_storage_is_one_line(with_s3, run, variables, cod
     assert git("rev-list", "--all", "--count") == before
 
 
+def test_an_airflow_connection_takes_the_place_of_the_workers_credentials(with_s3, project):
+    values = environment.read(project.env_file)
+    wrong = {"connection_id": "music_genre_s3", "conn_type": "aws", "password": "wrong-secret"}
+    wrong["login"] = values["AWS_ACCESS_KEY_ID"]
+    with_s3.api.post("connections", wrong)
+    run = trigger(with_s3, FAST)
+    assert finish(run) == "failed"
+    line = "s3://music-genre/dvc: listing: the secret key is not that of the access key"
+    assert line in log_of(with_s3, run, "publish")
+    assert "wrong-secret" not in log_of(with_s3, run, "publish")
+    right = wrong | {"password": values["AWS_SECRET_ACCESS_KEY"]}
+    with_s3.api.patch(path("connections", "music_genre_s3"), right)
+    again = {"dag_run_id": run.run_id, "task_ids": ["publish"], "dry_run": False}
+    with_s3.api.post(path("dags", DAG_ID, "clearTaskInstances"), again)
+    assert finish(run) == "success"
+
+
 @pytest.mark.parametrize("order", [("pause", "unpause"), ("stop", "start")], ids=lambda o: o[0])
 def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_completes(
     with_s3, run, order
@@ -119,8 +136,8 @@ def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_compl
     before = git("rev-list", "--all", "--count")
     words = ["docker", "exec", container("cpu-worker"), *publish]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as cut:
-        while not n_pushing():
-            time.sleep(0.05)
+        while n_connections() < 3:  # the probe has one
+            assert cut.poll() is None, cut.communicate()
         subprocess.run(["docker", order[0], container("s3")], check=True)
         began = time.monotonic()
         stdout, stderr = cut.communicate(timeout=600)
@@ -128,6 +145,7 @@ def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_compl
     subprocess.run(["docker", order[1], container("s3")], check=True)
     assert cut.returncode == 75, stdout + stderr
     (line,) = stderr.splitlines()
+    assert "s3://music-genre/dvc: dvc push: " in line
     assert "does not answer" in line or "in trouble" in line
     assert git("rev-list", "--all", "--count") == before
     time.sleep(2)
@@ -137,7 +155,7 @@ def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_compl
     assert int(git("rev-list", "--all", "--count")) == int(before) + 1
 
 
-def n_pushing() -> int:
+def n_connections() -> int:
     """How many connections to S3 the worker has."""
     table = inside("cpu-worker", "cat", "/proc/net/tcp").stdout
     rows = [line.split() for line in table.splitlines()[1:]]
