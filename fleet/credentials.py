@@ -25,7 +25,8 @@ def with_s3_connection(environment: dict[str, str], connection_id: str) -> dict[
         The new environment; `environment` itself where there is no such connection.
 
     Raises:
-        AirflowFailException: the connection holds no credentials and none are found beside it.
+        AirflowFailException: the connection holds no credentials and none are found beside it,
+            or its role is refused.
     """
     try:
         Connection.get(connection_id)
@@ -33,9 +34,17 @@ def with_s3_connection(environment: dict[str, str], connection_id: str) -> dict[
         return environment
     # Costs a task a second, and most have no connection.
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+    from botocore.exceptions import ClientError
 
     hook = AwsBaseHook(aws_conn_id=connection_id, client_type="s3")
-    if hook.get_session().get_credentials() is None:
+    try:
+        has_credentials = hook.get_session().get_credentials() is not None
+    except ClientError as error:
+        raise AirflowFailException(
+            f"the Airflow connection {connection_id}: its role_arn is refused ({error}); mend its "
+            "extras, or the credentials that assume the role"
+        ) from None
+    if not has_credentials:
         raise AirflowFailException(
             f"the Airflow connection {connection_id} holds no credentials; set its login (access "
             "key) and password (secret key), or the extra role_arn, or delete it"

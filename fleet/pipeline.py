@@ -10,7 +10,7 @@ from fleet.contract import PUBLISHING_POOL, queues
 from fleet.operators import CommandOperator
 
 DATA_SET = Asset("music_genre_data_set")
-"""Has an event when the audio is another than before."""
+"""Has an event when there is audio that was never catalogued before."""
 FEATURES = Asset("music_genre_features")
 """Has an event when there are images, or a split of them, that there were not before."""
 PUBLISHED_MODEL = Asset("music_genre_model")

@@ -1,12 +1,15 @@
 """Fetch GTZAN, on which genre classifiers are compared, and say what is wrong in it."""
 
+import gzip
 import hashlib
 import logging
+import lzma
 import re
 import shutil
 import tarfile
 import uuid
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +18,7 @@ from typing import IO, Any, Final
 
 from music_genre import artifacts, assignment
 from music_genre.config import Progress, silent
-from music_genre.download import download
+from music_genre.download import BLOCK, download
 from music_genre.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -23,9 +26,14 @@ logger = logging.getLogger(__name__)
 ADDRESS: Final = "https://huggingface.co/datasets/marsyas/gtzan/resolve/main/data/genres.tar.gz"
 CHECKSUM: Final = "24347e0223d2ba798e0a558c4c172d9d4a19c00bb7963fe055d183dadb4ef2c6"
 """SHA-256 of the archive as its author offered it. Source: torchaudio.datasets.GTZAN."""
+DAMAGED: Final = (
+    *(tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+    *(EOFError, ValueError, RuntimeError),  # the last of an encrypted one
+)
+"""What reading an archive raises that is not whole."""
 FOLDER: Final = "genres_original"
 MEMBER: Final = re.compile(
-    r"(?:^|/)(?:genres|genres_original)/([a-z]+)/(\1\.\d{5}\.(?:wav|au))", re.ASCII
+    r"(?:^|/)(?:genres|genres_original)/([a-z]+)/(\1\.\d{5}\.(?:wav|au))\Z", re.ASCII
 )
 """What is taken out of an archive; a name can lead nowhere else."""
 N_TRACKS, N_GENRES = 1000, 10
@@ -60,7 +68,12 @@ def fetch(
         is_address = "://" in source
         archive = download(source, into, progress) if is_address else artifacts.local_path(source)
         check(archive, checksum or (CHECKSUM if source == ADDRESS else ""), remove=is_address)
-        unpack(archive, folder)
+        try:
+            unpack(archive, folder)
+        except InputError:
+            if is_address:
+                archive.unlink()  # else it would be taken again
+            raise
     return {"audio": str(folder), **report(folder), "reused": reused}
 
 
@@ -126,7 +139,9 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
             with tarfile.open(archive) as tar:
                 opened = ((each.name, tar.extractfile(each)) for each in tar if each.isreg())
                 yield ((name, contents) for name, contents in opened if contents)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
+                while tar.fileobj and tar.fileobj.read(BLOCK):
+                    pass  # up to the checksum at its end
+    except DAMAGED as error:
         raise InputError(
             f"{archive}: not a whole archive ({error or 'it ends too early'}); get it again"
         ) from None

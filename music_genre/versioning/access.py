@@ -22,7 +22,8 @@ class Access:
     git: str
     """Address of the repository; a local folder that is not there is made one."""
     remote: str
-    """Address of the DVC remote: s3://bucket/folder, or a local folder."""
+    """Address of the DVC remote, s3://bucket/folder or a local folder, for a repository that has
+    none yet."""
     credentials: Path | None = None
     """Lines https://user:token@host, as `git credential-store` reads them."""
     key: Path | None = None
@@ -31,10 +32,12 @@ class Access:
     """SSH keys of the repository's host."""
 
     def __post_init__(self) -> None:
-        if urllib.parse.urlsplit(self.git).password:
+        address = urllib.parse.urlsplit(self.git)
+        if address.password or (address.username and address.scheme.startswith("http")):
             raise InputError(
-                "the address of the Git repository holds a password, which would show in process "
-                "lists; write the line into a file of credentials instead"
+                "the address of the Git repository holds a user or password, and a token is "
+                "either; they would show in process lists: write the line into a file of "
+                "credentials, and give the address without"
             )
         scheme, separator, _ = self.remote.partition("://")
         if separator and scheme != "s3":

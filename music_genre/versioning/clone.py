@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 20
 """How often a push is tried while others push."""
+OWN: Final = f"{artifacts.TEMPORARY}{os.uname().nodename}-"
+"""What this host's clones begin with."""
+OLD_SECONDS: Final = 86_400.0
+"""No task with a clone takes as long."""
 
 
 class Clone:
@@ -44,9 +48,28 @@ class Clone:
         """The branch that is published to: the repository's own default."""
         return self._read("symbolic-ref", "--short", "HEAD") or git.BRANCH
 
-    def last_change(self, path: str) -> str:
-        """The last commit that changed a path; empty where none did."""
-        return self._read("log", "-1", "--format=%H", "--", path) if self.head else ""
+    def last_change(self, *paths: str) -> str:
+        """The last commit that changed one of the paths; empty where none did."""
+        return self._read("log", "-1", "--format=%H", "--", *paths) if self.head else ""
+
+    def trailer(self, commit: str, name: str) -> str:
+        """Read a trailer of a commit's message; empty where it has none."""
+        return self._read("log", "-1", f"--format=%(trailers:key={name},valueonly)", commit)
+
+    def tag_of(self, commit: str) -> str:
+        """The first tag of a commit; empty where it has none."""
+        return next(iter(self._read("tag", "--points-at", commit).split()), "")
+
+    def checkout(self, revision: str) -> None:
+        """Take the files of a branch, tag or commit, or of the newest where it is empty.
+
+        Raises:
+            InputError: there is no such revision.
+        """
+        if revision.startswith("-"):
+            raise InputError(f"{revision}: no revision; give a branch, tag or commit")
+        if revision:
+            self.git("checkout", "--quiet", revision, "--")  # else it may be a path
 
     def commit(self, path: str, message: str) -> bool:
         """Commit what is in a folder; False where it is as the last commit has it."""
@@ -64,7 +87,8 @@ class Clone:
             TemporaryError: it cannot be reached.
         """
         local = self._access.local_git
-        if local and not os.access(local / "objects", os.W_OK):
+        objects = local and local / "objects"
+        if objects and objects.is_dir() and not os.access(objects, os.W_OK):
             raise InputError(f"{local}: its files may not be written; {git.REMEDY}")
         with contextlib.suppress(git.OvertakenError):
             self.git("push", "--quiet", "--dry-run", "origin", f"HEAD:refs/heads/{self.branch}")
@@ -76,7 +100,7 @@ class Clone:
             tag: its name, to which a number is added.
 
         Returns:
-            The tag.
+            The tag; empty where others pushed the same meanwhile.
 
         Raises:
             TemporaryError: the repository cannot be reached, or others were always quicker.
@@ -95,10 +119,11 @@ class Clone:
     def _push(self, tag: str) -> str:
         self.git("fetch", "--quiet", "--tags", "origin")
         branch, onto = self.branch, f"origin/{self.branch}"
-        if self._read("rev-parse", "--verify", "--quiet", onto):
+        if pushed := self._read("rev-parse", "--verify", "--quiet", onto):
             self._rebase(onto)
-        number = len(self.git("tag", "--list", f"{tag}.v*").split()) + 1
-        named = f"{tag}.v{number}"
+            if self.head == pushed:
+                return ""
+        named = self._next(tag)
         self.git("tag", "--annotate", "--message", self._read("log", "-1", "--format=%s"), named)
         try:
             self.git(
@@ -109,6 +134,11 @@ class Clone:
             self.git("tag", "--delete", named)
             raise
         return named
+
+    def _next(self, tag: str) -> str:
+        names = self.git("tag", "--list", f"{tag}.v*").split()
+        numbers = [name.removeprefix(f"{tag}.v") for name in names]
+        return f"{tag}.v{max([0, *(int(each) for each in numbers if each.isdecimal())]) + 1}"
 
     def _rebase(self, onto: str) -> None:
         try:
@@ -139,19 +169,13 @@ def cloned(access: Access, store: Path, revision: str = "") -> Iterator[Clone]:
         InputError: there is no such repository or revision, or it is refused.
         TemporaryError: it cannot be reached.
     """
-    work = store / "versions" / "clones"
-    work.mkdir(parents=True, exist_ok=True)
-    _sweep(work)
     if access.local_git:
         make_repository(access.local_git)
-    folder = work / f"{artifacts.TEMPORARY}{uuid.uuid4().hex}"
-    folder.mkdir()
-    held = _hold(folder)
+    folder, held = _take(store / "versions" / "clones")
     try:
         git.run(access, "clone", "--quiet", access.git, str(folder))
         clone = Clone(folder, access)
-        if revision:
-            clone.git("checkout", "--quiet", revision)
+        clone.checkout(revision)
         yield clone
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -174,18 +198,45 @@ def make_repository(folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _hold(folder: Path) -> int:
-    """Mark a clone as in use until this process ends."""
+def _take(work: Path) -> tuple[Path, int]:
+    """Make a folder that is marked as in use until this process ends."""
+    work.mkdir(parents=True, exist_ok=True)
+    entry = _hold(work, fcntl.LOCK_EX)  # nobody sees a folder that is not marked yet
+    try:
+        _sweep(work)
+        folder = work / f"{OWN}{uuid.uuid4().hex}"
+        folder.mkdir()
+        return folder, _hold(folder)
+    finally:
+        os.close(entry)
+
+
+def _hold(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
+    """Lock a folder; returns the descriptor whose end is the lock's.
+
+    Raises:
+        OSError: it is in use, or gone.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
 def _sweep(work: Path) -> None:
-    """Remove the clones of processes that were killed."""
+    """Remove the clones of processes that were killed; another host's only when they are old.
+
+    For the storage that hosts share may not carry their locks.
+    """
     for folder in work.iterdir():
         try:
-            os.close(_hold(folder))
-        except OSError:  # in use, or gone meanwhile
+            is_old = time.time() - folder.stat().st_mtime > OLD_SECONDS
+            held = _hold(folder)
+        except OSError:
             continue
-        shutil.rmtree(folder, ignore_errors=True)
+        if is_old or folder.name.startswith(OWN):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)

@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 
 PREFIX: Final = "dvc:"
 """Begins the address of data under version control; what follows is a path in the repository."""
-NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_PART = r"[A-Za-z0-9_-]+(?:\.(?!lock\b)[A-Za-z0-9_-]+)*"
+NAME: Final = re.compile(f"{_PART}(?:/{_PART})*")
+"""What Git takes in a tag, of `man git-check-ref-format`."""
 TRACKS: Final = "tracks.csv"
 
 
@@ -59,10 +61,10 @@ def pull(address: str, store: Path, access: Access | None, revision: str = "") -
         folder = store / "data" / key
         reused = folder.is_dir()
         if not reused:
-            storage.probe(access)
-            storage.pull(repo, str(tracked), access)
+            storage.probe(repo, write=False)
+            storage.pull(repo, str(tracked))
             _settle([clone.folder / name, table], folder)
-        version = f"{address}@{clone.last_change(str(Path(name).parent))}"
+        version = f"{address}@{clone.last_change(*_texts(name))}"
     return {"audio": str(folder / Path(name).name), "version": version, "reused": reused}
 
 
@@ -113,17 +115,16 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
     if not artifacts.is_folder(folder) or not any(folder.iterdir()):
         raise InputError(f"{folder}: no such folder, or empty; give the one of the genre folders")
     path = _check(f"{name}/{folder.name}")
-    storage.probe(access)
     with cloned(access, store) as clone, storage.opened(clone, store, access) as repo:
+        storage.probe(repo, write=True)
         clone.rehearse()
         n_files = _place_all(folder, clone.folder / path)
         tracked = storage.add(repo, [clone.folder / path])
-        storage.push(repo, tracked, access)
-        storage.verify(repo, tracked, access)
-        reused, tag = not clone.commit(name, f"Data {path}: {n_files} files"), ""
-        if not reused:
-            tag = clone.push(f"data/{name}")
-        commit = clone.last_change(name)
+        storage.push(repo, tracked)
+        storage.verify(repo, tracked)
+        is_new = clone.commit(name, f"Data {path}: {n_files} files")
+        tag = clone.push(f"data/{name}") if is_new else ""
+        commit, remote = clone.last_change(*_texts(path)), storage.address(repo)
     address = f"{PREFIX}{path}"
     return {
         "data": address,
@@ -131,17 +132,27 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
         "commit": commit,
         "tag": tag,
         "repository": access.git,
-        "remote": access.remote,
+        "remote": remote,
         "n_files": n_files,
-        "reused": reused,
+        "reused": not tag,
     }
 
 
+def _texts(name: str) -> tuple[str, str]:
+    """What Git keeps of a data set: DVC's file, and the table beside it."""
+    return f"{name}.dvc", str(Path(name).parent / TRACKS)
+
+
 def _place_all(folder: Path, into: Path) -> int:
-    """Put the audio into a clone, and its table beside it; returns the number of files."""
+    """Put the audio into a clone, and its table beside it; returns the number of files.
+
+    Raises:
+        InputError: a name cannot be kept, or a link leads out of the folder.
+    """
     n_files = 0
-    for parent, _, names in os.walk(folder):
-        for file in (Path(parent, name) for name in names):
+    for parent, folders, names in os.walk(folder):
+        for file in (Path(parent, name) for name in [*folders, *names]):
+            _check_file(file, folder)
             if file.is_file():
                 storage.place(file.resolve(), into / file.relative_to(folder))
                 n_files += 1
@@ -150,3 +161,12 @@ def _place_all(folder: Path, into: Path) -> int:
     if (beside := folder.parent / TRACKS).is_file():
         table.write_bytes(beside.read_bytes())
     return n_files
+
+
+def _check_file(file: Path, folder: Path) -> None:
+    if not str(file).isprintable() and os.fsencode(file).decode("utf-8", "replace") != str(file):
+        raise InputError(f"{str(file)!r}: DVC keeps UTF-8 names alone; rename it")
+    leads_out = not file.resolve().is_relative_to(folder.resolve())
+    if file.is_symlink() and (leads_out or file.is_dir()):
+        what = "leads out of the folder" if leads_out else "is a link to a folder"
+        raise InputError(f"{file}: {what}, and is not followed; put there what it leads to")

@@ -1,6 +1,7 @@
 """Run Git, and say in one line what it refuses."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -38,6 +39,7 @@ AWAY: Final = (
 KNOWN: Final = {
     "Authentication failed": "the user or token is refused",
     "could not read Username": "it wants a user and a token",
+    "are too open": "the SSH key's file may be read by others than its owner",
     "Permission denied (publickey": "the SSH key is refused",
     "Host key verification failed": "its host's SSH key is not among the known ones",
     "Permission denied": "its files may not be written",
@@ -54,6 +56,15 @@ KNOWN: Final = {
     "protected branch": "its own rules refuse the commit",
 }
 """What it says -> what that means."""
+ANOTHERS: Final = {
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_PREFIX"),
+}
+"""Variables that would lead into another repository, as where a hook starts this program."""
+SSH: Final = (
+    *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"),
+    *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=2"),
+)
 REMEDY: Final = "check the address, and the file of credentials or the SSH key"
 
 
@@ -90,14 +101,15 @@ def run(access: Access | None, *words: str, folder: Path | None = None) -> str:
 
 
 def _settings(access: Access | None) -> list[str]:
-    settings = dict(OURS)
+    settings = [f"{name}={value}" for name, value in OURS.items()]
     if access and access.credentials:
-        # Only asked: it would else try to write there what it was told.
-        settings["credential.helper"] = (
-            f'!f() {{ test "$1" != get || git credential-store --file "{access.credentials}" get; '
-            "}; f"
-        )
-    return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        # The user's own helpers are left out; ours is only asked, never told.
+        settings += [
+            "credential.helper=",
+            f'credential.helper=!f() {{ test "$1" != get || '
+            f'git credential-store --file "{access.credentials}" get; }}; f',
+        ]
+    return [word for setting in settings for word in ("-c", setting)]
 
 
 def _environment(access: Access | None) -> dict[str, str]:
@@ -107,11 +119,12 @@ def _environment(access: Access | None) -> dict[str, str]:
         for what, value in (("NAME", NAME), ("EMAIL", f"{NAME}@localhost"))
     }
     fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ANOTHERS}
     if access and access.key:
-        hosts = f" -o UserKnownHostsFile={access.known_hosts}" if access.known_hosts else ""
-        options = "-o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=15"
-        fixed["GIT_SSH_COMMAND"] = f"ssh -i '{access.key}' {options}{hosts}"
-    return {**author, **os.environ, **fixed}
+        hosts = ["-o", f"UserKnownHostsFile={access.known_hosts}"] if access.known_hosts else []
+        words = [*SSH, "-i", str(access.key), "-o", "IdentitiesOnly=yes", *hosts]
+        fixed["GIT_SSH_COMMAND"] = shlex.join(words)
+    return {"GIT_SSH_COMMAND": shlex.join(SSH), **author, **inherited, **fixed}
 
 
 def _fault(what: str, said: str) -> MusicGenreError:

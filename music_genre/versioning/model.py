@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 FOLDER: Final = "models"
 TABLES: Final = "evaluation.tar"
 """The run's tables and pictures, packed: small files are slow on an object store."""
+AIRFLOW_RUN: Final = "Airflow-Run"
 SHOWN: Final = ("accuracy", "accuracy_interval", "macro_f1", "n_tracks")
 
 
@@ -60,23 +61,25 @@ def publish_run(
         TemporaryError: one of them cannot be reached.
     """
     published = read_run(run)
-    storage.probe(access)
     with cloned(access, store) as clone, storage.opened(clone, store, access) as repo:
+        storage.probe(repo, write=True)
         clone.rehearse()
         path = f"{FOLDER}/{published.name}"
         tracked = storage.add(repo, lay_out(published, clone.folder / path))
-        storage.push(repo, tracked, access)
-        storage.verify(repo, tracked, access)
-        origin = {"Airflow-Run": airflow_run, "Data-Version": data_version}
-        reused, tag = not clone.commit(path, message(published, origin)), ""
-        if reused:
-            logger.info("%s: published before, with the same bytes; no commit", published.name)
-        else:
-            tag = clone.push(f"model/{published.name}")
+        storage.push(repo, tracked)
+        storage.verify(repo, tracked)
+        origin = {AIRFLOW_RUN: airflow_run, "Data-Version": data_version}
+        is_new = clone.commit(path, message(published, origin))
+        tag = clone.push(f"model/{published.name}") if is_new else ""
         commit = clone.last_change(path)
-    where = {"model": published.name, "path": path, "commit": commit, "tag": tag}
+        if not tag and airflow_run and clone.trailer(commit, AIRFLOW_RUN) == airflow_run:
+            tag = clone.tag_of(commit)  # pushed by a try that was killed before it could say so
+        where = {"repository": access.git, "remote": storage.address(repo)}
+    if not tag:
+        logger.info("%s: published before, with the same bytes; no commit", published.name)
+    which = {"model": published.name, "path": path, "commit": commit, "tag": tag}
     shown = {name: published.metrics[name] for name in SHOWN}
-    return {**where, "repository": access.git, "remote": access.remote, **shown, "reused": reused}
+    return {**which, **where, **shown, "reused": not tag}
 
 
 def read_run(run: Path) -> Published:

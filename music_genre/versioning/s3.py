@@ -52,20 +52,27 @@ SAME: Final = {
 """Other codes of the same faults."""
 
 
-def be_compatible() -> None:
-    """Send checksums only where a service asks: others than Amazon's refuse them.
+ERRORS: Final = (BotoCoreError, ClientError)
+"""What botocore raises."""
 
-    Read when a client is made. Source: the release notes of botocore 1.36.
+
+def be_compatible() -> None:
+    """Send checksums only where a service asks, for others than Amazon's refuse them; retry once.
+
+    Read when a client is made; s3fs tries five times on top of it. Source: the release notes of
+    botocore 1.36; s3fs.core.S3FileSystem.retries.
     """
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
         os.environ.setdefault(name, "when_required")
 
 
-def probe(remote: str) -> None:
-    """List, write and read at a remote, as a push will.
+def probe(remote: str, *, write: bool) -> None:
+    """List at a remote as a pull will, or list, write and read as a push will.
 
     Args:
         remote: s3://bucket/folder.
+        write: whether there is something to push.
 
     Raises:
         InputError: credentials, bucket or rights are not as they must be.
@@ -81,6 +88,8 @@ def probe(remote: str) -> None:
         client: Any = botocore.session.get_session().create_client("s3", config=settings)
         with faults(f"{remote}: listing"):
             client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        if not write:
+            return
         with faults(f"{remote}: writing"):
             client.put_object(Bucket=bucket, Key=key, Body=b"")
         with faults(f"{remote}: reading"):
@@ -92,10 +101,14 @@ def faults(what: str) -> Iterator[None]:
     """Turn what botocore raises into this package's errors."""
     try:
         yield
-    except (BotoCoreError, ClientError, ValueError) as error:
-        if isinstance(error, MusicGenreError):
-            raise
+    except (*ERRORS, ValueError) as error:
         raise in_words(what, error) from None
+
+
+def is_its(error: BaseException) -> bool:
+    """Tell an error of S3's, or of the way there, from one of this machine's storage."""
+    ways = (*ERRORS, ConnectionError, TimeoutError)
+    return any(isinstance(cause, ways) for cause in _causes(error))
 
 
 def in_words(what: str, error: BaseException) -> MusicGenreError:

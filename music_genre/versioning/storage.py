@@ -1,10 +1,10 @@
 """The bytes of versions: DVC in a clone, with a cache that all clones share."""
 
-import errno
 import hashlib
 import logging
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,29 +23,48 @@ from music_genre.versioning import s3
 from music_genre.versioning.access import S3, Access
 from music_genre.versioning.clone import Clone
 
+logger = logging.getLogger(__name__)
+
 REMOTE: Final = "storage"
-"""The remote's name in .dvc/config."""
-SECONDS: Final = 30
-"""How long S3 may be silent."""
+"""The remote's name in the .dvc/config of a new repository."""
+SECONDS: Final = 20
+"""How long S3 may be silent before it is asked again, ten times in all."""
 N_REQUESTS: Final = 16
 """How many objects are looked at side by side."""
 LOGGERS: Final = ("dvc", "dvc_objects", "dvc_data", "dvc_s3", "s3fs")
 
 
-def probe(access: Access) -> None:
-    """Make sure that the remote can be listed, written and read.
+def address(repo: Repo) -> str:
+    """The address of the repository's remote.
+
+    Raises:
+        InputError: it has none.
+    """
+    name = repo.config["core"].get("remote", "").lower()
+    found = repo.config["remote"].get(name, {}).get("url")
+    if not found:
+        raise InputError(
+            f"{repo.root_dir}: its .dvc/config names no default remote; give it one in a clone: "
+            "dvc remote add --default NAME ADDRESS, then commit and push"
+        )
+    return str(found).rstrip("/")
+
+
+def probe(repo: Repo, *, write: bool) -> None:
+    """Make sure that the remote can be read or, to push, written.
 
     Raises:
         InputError: it cannot, and why.
         TemporaryError: it does not answer.
         OSError: a folder cannot be written.
     """
-    if access.remote.startswith(S3):
-        s3.probe(access.remote)
-        return
-    folder = Path(access.remote)
-    folder.mkdir(parents=True, exist_ok=True)
-    artifacts.write_text(folder / s3.PROBE, "")
+    remote = address(repo)
+    if remote.startswith(S3):
+        s3.probe(remote, write=write)
+    elif write:
+        folder = Path(remote)
+        folder.mkdir(parents=True, exist_ok=True)
+        artifacts.write_text(folder / s3.PROBE, "")
 
 
 class _Faults(logging.Handler):
@@ -72,7 +91,7 @@ def _in_words(what: str) -> Iterator[None]:
         yield
     except MusicGenreError:
         raise
-    except (DvcException, ConfigError, OSError) as error:
+    except (DvcException, ConfigError, OSError, sqlite3.Error, *s3.ERRORS) as error:
         raise _fault(what, handler.first or error) from None
     finally:
         for each, (handlers, propagate) in zip(loggers, before, strict=True):
@@ -80,10 +99,12 @@ def _in_words(what: str) -> Iterator[None]:
 
 
 def _fault(what: str, error: BaseException) -> MusicGenreError | OSError:
-    """Put a fault of the disk, or of S3, into words."""
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+    """Put a fault of S3 into words; one of a disk has its own."""
+    if isinstance(error, OSError) and not s3.is_its(error):
         error.filename = error.filename or what
         return error
+    if isinstance(error, sqlite3.Error):  # of DVC's notes of what it has seen
+        return TemporaryError(f"{what}: {error}; is there no space left on device?")
     return s3.in_words(what, error)
 
 
@@ -92,7 +113,7 @@ def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
     """Open DVC in a clone, and begin it there where it is not in use yet.
 
     Raises:
-        InputError: the repository's bytes are kept at another remote.
+        InputError: it cannot be opened, or has no remote.
     """
     s3.be_compatible()
     with _in_words(f"{access.git}: DVC"):
@@ -103,11 +124,9 @@ def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
             "core": {"site_cache_dir": str(clone.folder / ".dvc" / "tmp" / "site")},
             "cache": {"dir": str(cache), "type": "reflink,hardlink,copy"},
         }
-        if access.remote.startswith(S3):
-            own["remote"] = {REMOTE: {"read_timeout": SECONDS, "connect_timeout": SECONDS}}
         repo = Repo(str(clone.folder), config=own, _wait_for_lock=True)
     try:
-        _check_remote(repo, access)
+        _settle_remote(repo, access)
         yield repo
     finally:
         repo.close()
@@ -125,12 +144,15 @@ def _begin(clone: Clone, access: Access) -> None:
     clone.commit(".", f"Keep bytes by DVC at {access.remote}")
 
 
-def _check_remote(repo: Repo, access: Access) -> None:
-    found = repo.config["remote"].get(REMOTE, {}).get("url", "none")
-    if found.rstrip("/") != access.remote.rstrip("/"):
-        raise InputError(
-            f"{access.git}: its .dvc/config keeps bytes at {found} (remote {REMOTE}), not at "
-            f"{access.remote}; give that address, or move the bytes and change .dvc/config"
+def _settle_remote(repo: Repo, access: Access) -> None:
+    """Where a repository keeps its bytes it goes on to; only a new one is told."""
+    found = address(repo)
+    if found.startswith(S3):
+        settings = repo.config["remote"][repo.config["core"]["remote"].lower()]
+        settings |= {"read_timeout": SECONDS, "connect_timeout": SECONDS}
+    if found != access.remote.rstrip("/"):
+        logger.warning(
+            "%s: keeps its bytes at %s, which is used, and not %s", access.git, found, access.remote
         )
 
 
@@ -151,24 +173,24 @@ def add(repo: Repo, paths: Sequence[Path]) -> list[str]:
     return [str(stage.path) for stage in stages]
 
 
-def push(repo: Repo, tracked: Sequence[str], access: Access) -> None:
+def push(repo: Repo, tracked: Sequence[str]) -> None:
     """Bring what .dvc files name to the remote.
 
     Raises:
         InputError: the remote refuses.
         TemporaryError: it does not answer.
     """
-    with _in_words(f"{access.remote}: dvc push"):
+    with _in_words(f"{address(repo)}: dvc push"):
         repo.push(list(tracked))
 
 
-def verify(repo: Repo, tracked: Sequence[str], access: Access) -> None:
+def verify(repo: Repo, tracked: Sequence[str]) -> None:
     """See every object on the remote, whole; send again what is not.
 
     Raises:
         TemporaryError: one is still not there.
     """
-    with _in_words(f"{access.remote}: verifying"):
+    with _in_words(f"{address(repo)}: verifying"):
         cache, remote = repo.cache.local, repo.cloud.get_remote_odb()
         oids = _oids(repo, tracked)
         for oid in _missing(cache, remote, oids):
@@ -176,7 +198,7 @@ def verify(repo: Repo, tracked: Sequence[str], access: Access) -> None:
             remote.fs.put_file(cache.oid_to_path(oid), remote.oid_to_path(oid))
         if missing := _missing(cache, remote, oids):
             raise TemporaryError(
-                f"{access.remote}: {len(missing)} of {len(oids)} objects are not there whole after "
+                f"{address(repo)}: {len(missing)} of {len(oids)} objects are not there whole after "
                 f"the push (the first: {missing[0]}); nothing was committed; try again"
             )
 
@@ -224,12 +246,12 @@ def checksum(repo: Repo, tracked: str) -> str:
     return str(outs[0].hash_info.value)
 
 
-def pull(repo: Repo, tracked: str, access: Access) -> None:
+def pull(repo: Repo, tracked: str) -> None:
     """Bring what a .dvc file names into the clone.
 
     Raises:
         InputError: the remote has not all of it, or refuses.
         TemporaryError: it does not answer.
     """
-    with _in_words(f"{access.remote}: dvc pull"):
+    with _in_words(f"{address(repo)}: dvc pull"):
         repo.pull([tracked])

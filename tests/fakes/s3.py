@@ -1,5 +1,6 @@
 """An S3 that answers as it is told: for what no stand-in of a real one can be made to say."""
 
+import json
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -7,6 +8,13 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+HANG_UP = (0, "")
+"""A refusal that is no answer."""
+
+
+ROLE, ROLE_TOKEN = "/role", "token-of-the-role"
+"""Where the credentials of the machine's role are handed out, and the token among them."""
 
 
 class Store:
@@ -18,6 +26,8 @@ class Store:
         """Method -> status and code of the answer."""
         self.patience: dict[str, int] = {}
         """Method -> how often it is served before it is refused."""
+        self.tokens: set[str] = set()
+        """Session tokens of the requests that were served; empty for one without."""
         self.parts: dict[str, bytes] = {}
         """Of uploads that are not complete."""
 
@@ -58,6 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(204, b"", {})
 
     def do_GET(self) -> None:
+        if self._key == ROLE:
+            self._hand_out()
+            return
         if not self._may():
             return
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
@@ -72,6 +85,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.do_GET()
+
+    def _hand_out(self) -> None:
+        credentials = {"AccessKeyId": "role", "SecretAccessKey": "secret", "Token": ROLE_TOKEN}
+        text = json.dumps({**credentials, "Expiration": "2099-01-01T00:00:00Z"})
+        self._answer(200, text.encode(), {"Content-Type": "application/json"})
 
     def _list(self, prefix: str) -> None:
         found = sorted(key for key in self.server.store.objects if key.startswith(f"/b/{prefix}"))
@@ -91,8 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def _may(self) -> bool:
+        self.server.store.tokens.add(self.headers.get("X-Amz-Security-Token", ""))
         refused = self.server.store.refusal(self.command)
-        if refused:
+        if refused == HANG_UP:
+            self.close_connection = True
+        elif refused:
             self._refuse(*refused)
         return not refused
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Outcome, Run
 
@@ -22,6 +24,8 @@ ODD = {
     "genres/../../outside/outside.00000.wav": b"x",
     "genres/blues/../../blues.00001.wav": b"x",
     "genres/bextract_single.mf": b"x",
+    "genres/blues/blues.00041.wav.bak": b"x",
+    "genres/blues/blues.00041.wav/x": b"x",
     "/etc/genres/blues/passwd": b"x",
     "images_original/blues/blues00000.png": b"x",
 }
@@ -183,6 +187,42 @@ def test_a_damaged_archive_leaves_nothing(run: Run, archive: Path, tmp_path: Pat
     assert failed.code == 1
     assert "not a whole archive" in failed.error
     assert list(into.iterdir()) == []
+
+
+def test_any_damage_of_an_archive_is_found_and_it_is_fetched_again(
+    run: Run, archive: Path, tmp_path: Path
+) -> None:
+    """By what the archive says of itself, where no checksum is given."""
+    whole = archive.read_bytes()
+    random = np.random.default_rng(0)
+    for number, place in enumerate(random.integers(10, len(whole), 40)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        archive.write_bytes(damaged)
+        failed = fetch(run, archive, tmp_path / str(number))
+        assert failed.code == 1, place
+        assert "not a whole archive" in failed.error, place
+    with serving(bytes(damaged)) as (address, plan):
+        source = f"{address}/anew.tar.gz"
+        assert fetch(run, source, tmp_path / "anew").code == 1
+        plan.contents = whole
+        assert fetch(run, source, tmp_path / "anew").code == 0
+    assert_fetched(tmp_path / "anew")
+
+
+def test_an_encrypted_or_damaged_zip_is_one_line(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("genres/blues/blues.00000.wav", bytes(1000) + os.urandom(1000))
+    whole = path.read_bytes()
+    flag = whole.index(b"PK\x01\x02") + 8
+    for place in (flag, 60, 300):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 0x01 if place == flag else 0xFF
+        path.write_bytes(spoilt)
+        failed = fetch(run, path, tmp_path / str(place))
+        assert failed.code == 1, failed.stderr
+        assert "not a whole archive" in failed.error
 
 
 def test_an_archive_of_something_else_is_refused(run: Run, tmp_path: Path) -> None:

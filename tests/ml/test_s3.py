@@ -1,5 +1,6 @@
 """What is wrong with an S3 is one line before any work; a push that breaks commits nothing."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from conftest import Run
 
 from music_genre.versioning import git, s3
-from tests.fakes.s3 import Store, serving
+from tests.fakes.s3 import HANG_UP, ROLE, ROLE_TOKEN, Store, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 KEY, SECRET, TOKEN = "AKIATESTKEY0000", "test+very/secret", "test-session-token"
@@ -77,7 +78,7 @@ def test_a_refusal_is_one_line_before_any_work(
     assert refused.code == exit_code
     assert words in refused.error
     assert commits(tmp_path) == []
-    assert not (tmp_path / "store" / "versions").exists()
+    assert not any("files" in key for key in store.objects)
     for secret in (KEY, SECRET, TOKEN):
         assert secret not in refused.stdout + refused.stderr
 
@@ -128,6 +129,17 @@ def test_a_token_that_expires_during_the_push_commits_nothing_and_a_new_one_comp
     assert sum(key.startswith("/b/dvc/files/md5/") for key in store.objects) == 2
 
 
+@pytest.mark.parametrize(("method", "served"), [("HEAD", 0), ("GET", 2)])
+def test_an_s3_that_hangs_up_after_the_probe_is_one_line(
+    run: Run, store: Store, publish: list[str], tmp_path: Path, method: str, served: int
+) -> None:
+    store.refused[method], store.patience[method] = HANG_UP, served
+    refused = run(*publish)
+    assert refused.code == 75, refused.stderr
+    assert "does not answer" in refused.error
+    assert commits(tmp_path) == []
+
+
 def test_nothing_secret_is_written_anywhere(
     run: Run, store: Store, publish: list[str], tmp_path: Path
 ) -> None:
@@ -137,3 +149,29 @@ def test_nothing_secret_is_written_anywhere(
         for secret in (KEY, SECRET, TOKEN):
             assert secret.encode() not in file.read_bytes(), file
     assert not any(each.encode() in b"".join(store.objects.values()) for each in (SECRET, TOKEN))
+    assert store.tokens == {TOKEN}  # each request had it
+
+
+def test_a_role_of_the_machine_opens_it(
+    run: Run, store: Store, publish: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an instance or a task of Amazon's has it: a service on loopback hands out credentials."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    address = f"{os.environ['AWS_ENDPOINT_URL']}{ROLE}"
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", address)
+    done = run(*publish)
+    assert done.code == 0, done.stderr
+    assert store.tokens == {ROLE_TOKEN}
+
+
+def test_a_key_that_may_only_read_pulls(
+    run: Run, store: Store, music: Path, tmp_path: Path
+) -> None:
+    options = ["--git", tmp_path / "versions.git", "--remote", "s3://b/dvc", "--artifacts"]
+    published = run("publish", "--data", music, "--name", "set", *options, tmp_path / "store")
+    assert published.code == 0, published.stderr
+    store.refused["PUT"] = (403, "AccessDenied")
+    pulled = run("pull", "--data", "dvc:set/music", *options, tmp_path / "elsewhere")
+    assert pulled.code == 0, pulled.stderr
+    assert len(list(Path(pulled.result["audio"]).rglob("*.wav"))) == 15

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from conftest import Outcome, Prepared, Run, write_music
 
 from tests.fakes import git_server
 
+NEEDS_SSH = pytest.mark.skipif(shutil.which("ssh") is None, reason="no SSH client is installed")
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
@@ -170,6 +172,31 @@ main()
 """
 
 
+def test_a_try_that_was_killed_before_it_could_say_so_has_published(
+    run: Run, trained: Path, versions: Versions
+) -> None:
+    """The event of a new model belongs to the run that made it, whichever try tells."""
+    command = ["publish", "--run", trained, *versions.options, "--airflow-run"]
+    assert finish(start("_push", *command, "dag/first", driver=KILLED)).code == -signal.SIGKILL
+    again, later = run(*command, "dag/first"), run(*command, "dag/second")
+    assert again.result["reused"] is False
+    assert again.result["tag"] == versions.ask("tag").strip()
+    assert later.result["reused"] is True
+    assert assert_whole(versions) == 2
+
+
+def test_the_same_run_published_twice_at_once_is_one_commit(
+    trained: Path, copies: list[Path], run: Run, versions: Versions
+) -> None:
+    run("publish", "--run", copies[0], *versions.options)
+    started = [start("publish", "--run", trained, *versions.options) for _ in range(3)]
+    ended = [finish(process) for process in started]
+    assert [each.code for each in ended] == [0, 0, 0], [each.stderr for each in ended]
+    assert sum(not each.result["reused"] for each in ended) == 1
+    assert len(versions.ask("tag").split()) == 2
+    assert assert_whole(versions) == 3
+
+
 @pytest.mark.parametrize("step", ["add", "push", "verify", "commit", "_rebase", "_push"])
 def test_killed_between_steps_it_is_completed_by_the_same_command(
     run: Run, trained: Path, copies: list[Path], versions: Versions, step: str
@@ -230,22 +257,30 @@ def test_a_repository_that_refuses_is_named_and_the_retry_completes(
     assert assert_whole(versions) == 3
 
 
+@pytest.mark.parametrize("place", ["remote", "store", "git"])
 def test_a_full_disk_leaves_all_as_it_was_and_the_retry_completes(
-    run: Run, trained: Path, versions: Versions, tmp_path: Path
+    run: Run, trained: Path, versions: Versions, place: str
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
-    versions.remote.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", versions.remote])
+    small = getattr(versions, place)
+    small.mkdir()
+    if place == "git":
+        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", small], check=True)
+        whole = shutil.copytree(small, small.with_name("whole"))
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small])
     if mounted.returncode:
         pytest.skip("this container may not mount a small disk")
     try:
+        if place == "git":
+            shutil.copytree(whole, small, dirs_exist_ok=True)
+            subprocess.run(["dd", "if=/dev/zero", f"of={small / 'filler'}"], capture_output=True)
         failed = run("publish", "--run", trained, *versions.options)
     finally:
-        subprocess.run(["umount", "--lazy", versions.remote], check=True)
-    assert failed.code == 75
-    assert "No space left on device" in failed.error
-    assert versions.ask("branch") == ""
+        subprocess.run(["umount", "--lazy", small], check=True)
+    assert failed.code == 75, failed.stderr
+    assert "o space left on device" in failed.error
+    assert versions.commits() == []
     assert run("publish", "--run", trained, *versions.options).code == 0
     assert_whole(versions)
 
@@ -277,11 +312,13 @@ def test_a_repository_behind_a_token(
         credentials.write_text(f"http://someone:t0psecret@{host}\n")
         with ThreadPoolExecutor(1) as threads:
             watched = threads.submit(watch)
-            done = run("publish", "--run", trained, *options)
-            over.set()
+            try:
+                done = run("publish", "--run", trained, *options)
+            finally:
+                over.set()
             watched.result()
     assert done.code == 0, done.stderr
-    assert any("git-receive-pack" in words or "push" in words for words in seen)
+    assert any("git\0" in words and "\0push\0" in words for words in seen)
     assert not any("t0psecret" in words for words in seen)
     assert "t0psecret" not in done.stdout + done.stderr + refused.stderr
     for file in (path for path in tmp_path.rglob("*") if path.is_file() and path != credentials):
@@ -307,8 +344,9 @@ def test_a_token_that_may_only_read_is_named_before_any_work(
     [
         ("http://127.0.0.1:1/x.git", 75, "cannot be reached"),
         ("http://no-such-host.invalid/x.git", 75, "cannot be reached"),
-        ("https://someone:secret@host/x.git", 1, "holds a password"),
-        ("ssh://127.0.0.1:1/x.git", 75, "cannot be reached"),
+        ("https://someone:secret@host/x.git", 1, "holds a user or password"),
+        ("https://secret@host/x.git", 1, "holds a user or password"),
+        pytest.param("ssh://127.0.0.1:1/x.git", 75, "cannot be reached", marks=NEEDS_SSH),
     ],
 )
 def test_a_wrong_repository_is_one_line(
@@ -320,13 +358,51 @@ def test_a_wrong_repository_is_one_line(
     assert "secret@" not in refused.error
 
 
-def test_another_remote_than_the_repositorys_is_refused(
-    run: Run, trained: Path, versions: Versions, tmp_path: Path
+def test_a_repository_goes_on_with_the_remote_that_it_has(
+    run: Run,
+    copies: list[Path],
+    versions: Versions,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run("publish", "--run", copies[0], *versions.options)
+    other = tmp_path / "other"
+    done = run("publish", "--run", copies[1], *versions.options, "--remote", other)
+    assert done.result["remote"] == str(versions.remote)
+    assert f"keeps its bytes at {versions.remote}, which is used, and not {other}" in caplog.text
+    assert not other.exists()
+    assert assert_whole(versions) == 3
+
+
+def test_a_remote_that_was_set_up_by_hand_is_used_by_its_own_name(
+    run: Run, trained: Path, versions: Versions
 ) -> None:
     run("publish", "--run", trained, *versions.options)
-    refused = run("publish", "--run", trained, *versions.options, "--remote", tmp_path / "other")
-    assert refused.code == 1
-    assert f"keeps bytes at {versions.remote}" in refused.error
+    anew = versions._replace(git=versions.git.with_name("by hand"))
+    clone, moved = versions.git.with_name("clone"), versions.git.with_name("moved")
+    script = (
+        f"git clone -q {versions.git} {clone} && cd {clone} && "
+        "sed -i s/storage/Mine/ .dvc/config && "
+        f"sed -i 's,url = .*,url = {moved},' .dvc/config && "
+        "git -c user.name=me -c user.email=me@localhost commit -qam moved && "
+        f"git clone -q --bare . '{anew.git}'"
+    )
+    subprocess.run(["sh", "-c", script], check=True)
+    done = run("publish", "--run", trained, *anew.options, "--remote", moved)
+    assert done.result["reused"] is True
+    assert_whole(anew._replace(remote=moved))
+
+
+def test_a_hook_of_another_repository_may_publish(
+    run: Run, trained: Path, versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path / "users"], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "users" / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "users" / ".git" / "index"))
+    assert run("publish", "--run", trained, *versions.options).code == 0
+    monkeypatch.undo()
+    assert assert_whole(versions) == 2
+    assert not (tmp_path / "users" / ".git" / "index").exists()
 
 
 def test_an_unmeasured_run_is_refused(run: Run, copies: list[Path], versions: Versions) -> None:
@@ -379,6 +455,8 @@ def test_a_folder_is_pulled_by_leaving_it_where_it_is(run: Run, music: Path) -> 
         (["--data", "dvc:../x"], "no name of data"),
         (["--data", ".", "--revision", "v1"], "a folder has no revision"),
         (["--data", "dvc:set", "--revision", "v9"], "v9"),
+        (["--data", "dvc:set", "--revision", "models"], "models"),  # a path is no revision
+        (["--data", "dvc:set", "--revision=--help"], "--help: no revision"),
     ],
 )
 def test_what_cannot_be_pulled_is_named(
@@ -388,3 +466,44 @@ def test_what_cannot_be_pulled_is_named(
     refused = run("pull", *words, *versions.options)
     assert refused.code == 1
     assert reason in refused.error
+
+
+def test_a_number_is_never_given_to_two_tags(run: Run, versions: Versions, tmp_path: Path) -> None:
+    music = write_music(tmp_path / "genres", n_tracks=1)
+    tags = []
+    for number in range(3):
+        shutil.copy(music / "bass" / "bass.00000.wav", music / "bass" / f"new{number}.wav")
+        tags.append(
+            run("publish", "--data", music, "--name", "set", *versions.options).result["tag"]
+        )
+        if number == 1:
+            versions.ask("tag", "--delete", tags[0])
+    assert tags == ["data/set.v1", "data/set.v2", "data/set.v3"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda music: (music / "bass" / "b\udcff.wav").touch(), "UTF-8"),
+        (lambda music: (music / "bass" / "out.wav").symlink_to("/etc/hostname"), "leads out"),
+        (lambda music: (music / "blues").symlink_to(music / "bass"), "is a link to a folder"),
+    ],
+)
+def test_what_cannot_be_kept_as_it_is_is_named_before_any_work(
+    run: Run, versions: Versions, tmp_path: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    music = write_music(tmp_path / "genres", n_tracks=1)
+    spoil(music)
+    refused = run("publish", "--data", music, "--name", "set", *versions.options)
+    assert refused.code == 1
+    assert words in refused.error
+    assert not (versions.remote / "files").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a.", "a..b", "x.lock", "-x y", ""])
+def test_a_name_that_no_tag_can_have_is_refused(
+    run: Run, versions: Versions, music: Path, name: str
+) -> None:
+    refused = run("publish", "--data", music, "--name", name, *versions.options)
+    assert refused.code in {1, 2}
+    assert "no name of data" in refused.error or "Give --run" in refused.stderr
