@@ -164,8 +164,8 @@ from music_genre.versioning import clone, storage
 step = sys.argv.pop(1)
 place = storage if hasattr(storage, step) else clone.Clone
 real = getattr(place, step)
-def killed(*arguments):
-    real(*arguments)
+def killed(*arguments, **options):
+    real(*arguments, **options)
     os.kill(os.getpid(), 9)
 setattr(place, step, killed)
 main()
@@ -197,7 +197,7 @@ def test_the_same_run_published_twice_at_once_is_one_commit(
     assert assert_whole(versions) == 3
 
 
-@pytest.mark.parametrize("step", ["add", "push", "verify", "commit", "_rebase", "_push"])
+@pytest.mark.parametrize("step", ["probe", "add", "push", "verify", "commit", "_rebase", "_push"])
 def test_killed_between_steps_it_is_completed_by_the_same_command(
     run: Run, trained: Path, copies: list[Path], versions: Versions, step: str
 ) -> None:

@@ -27,7 +27,7 @@ def run(stack) -> Run:
     return run
 
 
-TASKS = ("scan", "extract", "split", "train", "evaluate")
+TASKS = ("pull", "scan", "extract", "split", "train", "evaluate", "publish")
 
 
 def test_the_grid_of_a_run(page, stack, run, folder):

@@ -15,6 +15,7 @@ from deploy.demo import DAG_ID, Run, trigger
 pytestmark = pytest.mark.timeout(900)
 FAST = {"model": "shufflenet_v2_x0_5", "epochs": 1, "seed": 14}
 MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
+NEW = {"MUSIC_GENRE_GIT": "/tmp/new.git"}
 REPOSITORY_OF_VERSIONS = "/versions/music-genre.git"
 
 
@@ -92,7 +93,7 @@ def test_an_identical_run_trains_nothing_commits_nothing_and_is_short(with_s3, r
     ("variables", "code", "words"),
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, 1, "s3://music-genre/dvc: listing: the secret key"),
-        ({"MUSIC_GENRE_DVC_REMOTE": "s3://no-such-bucket/dvc"}, 1, "there is no such bucket"),
+        (NEW | {"MUSIC_GENRE_DVC_REMOTE": "s3://no-such-bucket/dvc"}, 1, "there is no such bucket"),
         ({"AWS_ACCESS_KEY_ID": "s3:nobody"}, 1, "s3://music-genre/dvc: listing: the "),
         ({"AWS_ENDPOINT_URL": "http://s3:1"}, 75, "http://s3:1 does not answer"),
         ({"AWS_ENDPOINT_URL": "http://no-such-host.invalid"}, 75, "does not answer"),
@@ -123,6 +124,24 @@ def test_an_airflow_connection_takes_the_place_of_the_workers_credentials(with_s
     again = {"dag_run_id": run.run_id, "task_ids": ["publish"], "dry_run": False}
     with_s3.api.post(path("dags", DAG_ID, "clearTaskInstances"), again)
     assert finish(run) == "success"
+
+
+def test_four_that_publish_at_once_lose_nothing(with_s3, run):
+    before = int(git("rev-list", "--count", "main"))
+    make = (
+        "mkdir -p /artifacts/four/$number/a; head -c 1M /dev/urandom >/artifacts/four/$number/a/b"
+    )
+    publish = "music-genre publish --data /artifacts/four/$number --name four-$number &"
+    script = f'for number in 1 2 3 4; do {make}; {publish} all="$all $!"; done; '
+    script += "for each in $all; do wait $each || exit 1; done"
+    ended = worker("sh", "-c", script)
+    assert ended.returncode == 0, ended.stderr
+    published = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [each["reused"] for each in published] == [False] * 4
+    assert int(git("rev-list", "--count", "main")) == before + 4
+    assert git("rev-list", "--merges", "main") == ""  # linear
+    tags = set(git("tag").split())
+    assert {f"data/four-{number}.v1" for number in range(1, 5)} <= tags
 
 
 @pytest.mark.parametrize("order", [("pause", "unpause"), ("stop", "start")], ids=lambda o: o[0])
@@ -181,7 +200,7 @@ def test_the_key_is_nowhere_but_in_the_environment(with_s3, run, project):
     dump = inside("postgres", "pg_dump", "-U", "airflow", "airflow")
     assert run.run_id in dump.stdout
     listed = processes_while("music-genre", "publish", "--run", run.result("train")["run"])
-    assert "git push" in listed or "push --quiet" in listed
+    assert "-m music_genre publish --run" in listed
     images = [f"music-genre/{name}:test" for name in ("cpu-worker", "gpu-worker", "airflow")]
     histories = "".join(
         subprocess.check_output(["docker", "history", "--no-trunc", image], text=True)
