@@ -121,13 +121,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def trained(prepared: Prepared) -> Path:
     """A run that has learned the three genres, and its evaluation; not to be changed.
 
-    Adam at a third and at three times its rate learned them as well, with three seeds each: the
-    last digits of a CPU's arithmetic do not decide here.
+    Three seeds gave each of 18 other tracks its genre with 0.84 and more: the last digits of a
+    CPU's arithmetic do not decide here, as they did after 10 epochs at a third of the rate.
     """
     from music_genre import evaluation, training
     from music_genre.config import Machine, TrainConfig
 
-    config = TrainConfig(epochs=10, batch_size=6, crop_frames=32, optimizer="adam")
+    config = TrainConfig(
+        epochs=15, learning_rate=0.003, batch_size=6, crop_frames=32, optimizer="adam"
+    )
     result = training.train(prepared.split, prepared.store, config, machine=Machine(device="cpu"))
     run = Path(result["run"])
     evaluation.evaluate(run, device_name="cpu")
