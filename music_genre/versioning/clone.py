@@ -126,14 +126,16 @@ class Clone:
         named = self._next(tag)
         self.git("tag", "--annotate", "--message", self._read("log", "-1", "--format=%s"), named)
         try:
-            self.git(
-                *("push", "--quiet", "--atomic", "origin"),
+            said = self.git(
+                *("push", "--porcelain", "--atomic", "origin"),
                 *(f"HEAD:refs/heads/{branch}", f"refs/tags/{named}"),
             )
         except MusicGenreError:
             self.git("tag", "--delete", named)
             raise
-        return named
+        # Made in the same second, another's commit and tag are the very same.
+        is_new = any(row.startswith(("*", " ")) for row in said.splitlines() if "\t" in row)
+        return named if is_new else ""
 
     def _next(self, tag: str) -> str:
         names = self.git("tag", "--list", f"{tag}.v*").split()

@@ -96,7 +96,8 @@ def run(access: Access | None, *words: str, folder: Path | None = None) -> str:
         raise TemporaryError(f"git {words[0]}: took longer than {SECONDS:.0f} s") from None
     if ended.returncode:
         where = access.git if access else words[-1]
-        raise _fault(f"{where}: git {words[0]}", ended.stderr.decode("utf-8", "replace"))
+        said = (ended.stderr + ended.stdout).decode("utf-8", "replace")
+        raise _fault(f"{where}: git {words[0]}", said)
     return ended.stdout.decode("utf-8", "replace")
 
 

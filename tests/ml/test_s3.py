@@ -145,8 +145,12 @@ def test_nothing_secret_is_written_anywhere(
 ) -> None:
     done = run(*publish)
     assert done.code == 0, done.stderr
-    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
-        for secret in (KEY, SECRET, TOKEN):
+    shown = ["git", "-C", str(tmp_path / "versions.git"), "log", "--all", "--patch"]
+    history = subprocess.run(shown, check=True, capture_output=True, text=True).stdout
+    assert "s3://b/dvc" in history
+    for secret in (KEY, SECRET, TOKEN):
+        assert secret not in history
+        for file in (path for path in tmp_path.rglob("*") if path.is_file()):
             assert secret.encode() not in file.read_bytes(), file
     assert not any(each.encode() in b"".join(store.objects.values()) for each in (SECRET, TOKEN))
     assert store.tokens == {TOKEN}  # each request had it

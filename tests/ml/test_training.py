@@ -34,9 +34,9 @@ CONFIG = TrainConfig(
 CPU = Machine(device="cpu")
 
 
-def overfit(images: tensors.Images, **settings: float) -> dict[str, float]:
+def overfit(images: tensors.Images, epochs: int = 40, **settings: float) -> dict[str, float]:
     config = TrainConfig(
-        epochs=40,
+        epochs=epochs,
         batch_size=8,
         crop_frames=32,
         frequency_mask=0,
@@ -67,7 +67,8 @@ def test_the_model_overfits_eight_clips(eight_clips: tensors.Images) -> None:
 
 
 def test_the_average_overfits_them_too(eight_clips: tensors.Images) -> None:
-    assert overfit(eight_clips, ema_decay=0.8)["validation_accuracy"] == 1.0
+    """Its batch norms' statistics settle later, on some processors after 40 epochs."""
+    assert overfit(eight_clips, epochs=80, ema_decay=0.8)["validation_accuracy"] == 1.0
 
 
 def test_a_diverged_training_says_so(prepared: Prepared, tmp_path: Path) -> None:

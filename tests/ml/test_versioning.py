@@ -185,9 +185,19 @@ def test_a_try_that_was_killed_before_it_could_say_so_has_published(
     assert assert_whole(versions) == 2
 
 
+@pytest.mark.parametrize("date", ["", "2026-01-01T00:00:00Z"])
 def test_the_same_run_published_twice_at_once_is_one_commit(
-    trained: Path, copies: list[Path], run: Run, versions: Versions
+    trained: Path,
+    copies: list[Path],
+    run: Run,
+    versions: Versions,
+    monkeypatch: pytest.MonkeyPatch,
+    date: str,
 ) -> None:
+    """Also in the same second, when commit and tag of all of them are the very same objects."""
+    if date:
+        monkeypatch.setenv("GIT_AUTHOR_DATE", date)
+        monkeypatch.setenv("GIT_COMMITTER_DATE", date)
     run("publish", "--run", copies[0], *versions.options)
     started = [start("publish", "--run", trained, *versions.options) for _ in range(3)]
     ended = [finish(process) for process in started]

@@ -210,6 +210,8 @@ def test_the_key_is_nowhere_but_in_the_environment(with_s3, run, project):
     words = ["docker", "compose", "-p", project.name, "logs", "--no-color"]
     logs += subprocess.run(words, cwd="/", capture_output=True, text=True, check=True).stdout
     everything = {"database": dump.stdout, "processes": listed, "images": histories, "logs": logs}
+    everything["git"] = git("log", "--all", "--patch")
+    assert "Airflow-Run: " in everything["git"]
     for name, secret in secrets.items():
         for where, text in everything.items():
             assert secret not in text, f"{name} in {where}"
