@@ -5,27 +5,20 @@ Celery: the scheduler, which sends tasks, the workers and Flower.
 """
 
 import contextlib
-import functools
-import logging
 import os
-from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import billiard
 import psutil
 from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG
-from airflow.sdk.api.client import ServerResponseError
-from celery import current_task, signals
-from celery.exceptions import Ignore, Reject
+from celery import signals
 from celery.worker.control import Panel, inspect_command
 from celery.worker.request import Request
-from httpx import TransportError
 
 from fleet.gpus import SLOTS_VARIABLE, VISIBLE_VARIABLE, slot_gpus
+from fleet.messages import Leases, unless_moot
 
-logger = logging.getLogger(__name__)
 ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
 """Names the file that a worker touches with each heartbeat that it could send to the broker."""
 
@@ -75,44 +68,11 @@ def slots(state: Any) -> dict[str, Any]:  # noqa: ARG001
 
 
 @signals.worker_init.connect
-def ignore_late_messages(sender: Any, **_: Any) -> None:
-    """Wrap the task that all messages name, before pool processes take it over."""
+def hold_messages_by_lease(sender: Any, **_: Any) -> None:
+    """Add the leases, and wrap the task of all messages before pool processes take it over."""
+    sender.app.steps["consumer"].add(Leases)
     task = sender.app.tasks["execute_workload"]
-    task.run = unless_late(task.run)
-
-
-def unless_late(run: Callable[..., None]) -> Callable[..., None]:
-    """Ignore a message that is delivered again when its token has run out.
-
-    Airflow ignores one whose task still runs, but asks for the token first: the refusal became
-    the end of the running task (seen with 3.3.2 and providers-celery 3.26.0). A task that does
-    not run is missed by the scheduler, by its heartbeat or the time-out of queued tasks.
-    Where the webserver does not answer, the message goes back and is asked about again.
-    """
-
-    @functools.wraps(run)
-    def guarded(*arguments: Any, **options: Any) -> None:
-        try:
-            run(*arguments, **options)
-        except (ServerResponseError, TransportError) as error:
-            if not (current_task.request.delivery_info or {}).get("redelivered"):
-                raise
-            if _status(error) == HTTPStatus.FORBIDDEN:
-                logger.warning("ignoring a message that came again after its token had run out")
-                raise Ignore from error
-            if _status(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                logger.warning("putting a message that came again back: %s", error)
-                raise Reject(error, requeue=True) from error
-            raise
-
-    return guarded
-
-
-def _status(error: ServerResponseError | TransportError) -> int:
-    """The answer's status; that of an unavailable server where there was none."""
-    if isinstance(error, ServerResponseError):
-        return error.response.status_code
-    return HTTPStatus.SERVICE_UNAVAILABLE
+    task.run = unless_moot(task.run)
 
 
 @signals.worker_shutting_down.connect

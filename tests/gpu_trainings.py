@@ -21,6 +21,7 @@ GPU_LOCKS = Path("/var/tmp/music-genre-gpus")
 VICTIMS = ("trainer", "task process", "supervisor", "worker")
 SWEEP = "music_genre_sweep"
 FREE_SECONDS = 10.0
+ROUND_SECONDS = 200.0
 COMPUTING_SECONDS = 5.0
 """Between the start of a training's computing and its end by a kill: some checkpoints."""
 
@@ -110,8 +111,10 @@ def kill_each_once(run: Run, seeds: range, kinds: Sequence[str]) -> Kills:
     kill that what it left is gone in time.
     """
     done, began = Kills(), dict[int, tuple[int, float]]()
+    give_up_at = time.monotonic() + ROUND_SECONDS * len(seeds)
     while run.state() not in ("success", "failed"):
         found = trainings(seeds)
+        assert time.monotonic() < give_up_at, (run.rows(), found, done)
         assert_one_a_gpu(found)
         for each in found:
             pid, _ = began.get(each.seed, (0, 0.0))

@@ -3,6 +3,9 @@
 `KILLS=10` kills each kind of process ten times instead of once.
 """
 
+import time
+
+import psutil
 import pytest
 from conftest import N_GPUS, wait_until
 from test_training import finish
@@ -17,7 +20,18 @@ from tests.gpu_trainings import (
     trainings,
 )
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(600)
+TAKEN_SECONDS = 3.0
+"""From a task's being queued until its worker holds the message."""
+
+
+def is_gpu_worker(process: psutil.Process) -> bool:
+    """Whether it is the gpu queue's worker itself, no process of its pool."""
+    try:
+        title = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return title.startswith("[celeryd: gpu@") and ":MainProcess]" in title
 
 
 def test_the_pool_has_a_slot_for_each_gpu(stack):
@@ -52,3 +66,19 @@ def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, ki
     run = sweep(stack, seeds, epochs=14)
     done = kill_each_once(run, seeds, kinds)
     assert_all_resumed(stack, run, done, seeds)
+
+
+def test_a_training_whose_worker_died_before_starting_it_is_started_by_the_next(stack):
+    """As when a machine is lost in the second between the two."""
+    (worker,) = [each for each in psutil.process_iter() if is_gpu_worker(each)]
+    slots = worker.children()
+    for slot in slots:
+        slot.suspend()
+    run = sweep(stack, range(30_000, 30_001), epochs=2)
+    wait_until(lambda: stack.api.get("pools/gpu")["queued_slots"] == 1)
+    time.sleep(TAKEN_SECONDS)
+    for process in (worker, *slots):
+        process.kill()
+    wait_until(lambda: run.state() == "success", seconds=120)
+    (training,) = train_instances(stack, run)
+    assert training["try_number"] == 1

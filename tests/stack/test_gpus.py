@@ -91,7 +91,7 @@ def test_twelve_trainings_share_four_gpus_and_the_urgent_goes_first(with_gpus, n
     start(with_gpus.project, n_workers)
     assert with_gpus.api.get("pools/gpu")["slots"] == 4
     seeds = range(1000 * n_workers, 1000 * n_workers + 12)
-    run = sweep(with_gpus, seeds, epochs=9)
+    run = sweep(with_gpus, seeds, epochs=6)
     wait_until(lambda: len(trainings(seeds)) == 4, seconds=180)
     urgent = trigger(with_gpus, {}, "fleet_check")
     while run.state() not in ("success", "failed"):

@@ -1,0 +1,103 @@
+"""What becomes of a task's message between a worker's taking it and its task's end.
+
+A worker acknowledges a message when its task has ended. Until then kombu's Redis transport keeps it
+aside, with the time at which it was taken, and gives it out again after `visibility_timeout`: only
+then is a worker missed that died before it started the task. So workers hold messages by lease.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Collection, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from airflow.sdk.api.client import ServerResponseError
+from celery import bootsteps, current_task
+from celery.exceptions import Ignore, Reject
+from celery.worker import state
+from httpx import TransportError
+
+logger = logging.getLogger(__name__)
+RENEWAL_SECONDS = 5
+LEASE_SECONDS = 30
+"""A worker that is silent for so long has lost its messages to the others."""
+_MOOT: Mapping[int, str] = {
+    HTTPStatus.FORBIDDEN: "its token has run out",
+    HTTPStatus.NOT_FOUND: "its try is over",
+    HTTPStatus.CONFLICT: "its task is not waiting",
+}
+"""Why the webserver refuses to start what was started, or given up, long before."""
+
+
+class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no types
+    """Renews the leases of this worker's messages, and puts back those that other workers let go.
+
+    A message that is put back while its task runs, because its worker was cut off from Redis, does
+    no harm: the webserver refuses to start the task twice (see `unless_moot`).
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Begin, at the worker's start and whenever it has reached Redis again."""
+        channel = consumer.task_consumer.channel
+        consumer.timer.call_repeatedly(RENEWAL_SECONDS, lambda: self._turn(channel))
+
+    def _turn(self, channel: Any) -> None:
+        renew(channel, [request.message.delivery_tag for request in state.reserved_requests])
+        for tag in put_back(channel):
+            logger.warning("put back message %s, whose worker was silent", tag)
+
+
+def renew(channel: Any, tags: Collection[str]) -> None:
+    """Have the leases of these messages begin now, by the clock of Redis."""
+    with channel.conn_or_acquire() as client:
+        now, _ = client.time()
+        if tags:  # XX: one that was acknowledged meanwhile stays away
+            client.zadd(channel.unacked_index_key, dict.fromkeys(tags, now), xx=True)
+
+
+def put_back(channel: Any) -> list[str]:
+    """Put the messages whose leases have run out back into their queues, and name them."""
+    with channel.conn_or_acquire() as client:
+        now, _ = client.time()
+        index = channel.unacked_index_key
+        tags = client.zrange(index, 0, now - LEASE_SECONDS, byscore=True)
+        for tag in tags:
+            channel.qos.restore_by_tag(tag, client)
+    return [tag.decode() for tag in tags]
+
+
+def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
+    """Ignore a message that comes again when nothing is left to do for it.
+
+    Airflow ignores one whose task still runs, but asks for the token first: the refusal became
+    the end of the running task (seen with 3.3.2 and providers-celery 3.26.0). A task that does
+    not run is missed by the scheduler, by its heartbeat or the time-out of queued tasks.
+    Where the webserver does not answer, the message goes back and is asked about again.
+    """
+
+    @functools.wraps(run)
+    def guarded(*arguments: Any, **options: Any) -> None:
+        try:
+            run(*arguments, **options)
+        except (ServerResponseError, TransportError) as error:
+            if not (current_task.request.delivery_info or {}).get("redelivered"):
+                raise
+            status = _status(error)
+            if status in _MOOT:
+                logger.warning("ignoring a message that came again: %s", _MOOT[status])
+                raise Ignore from error
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.warning("putting a message that came again back: %s", error)
+                raise Reject(error, requeue=True) from error
+            raise
+
+    return guarded
+
+
+def _status(error: ServerResponseError | TransportError) -> int:
+    """The answer's status; that of an unavailable server where there was none."""
+    if isinstance(error, ServerResponseError):
+        return error.response.status_code
+    return HTTPStatus.SERVICE_UNAVAILABLE

@@ -1,0 +1,60 @@
+"""Messages that come again; the leases are tested on a real broker, in tests/embedded."""
+
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from airflow.sdk.api.client import ServerResponseError
+from celery.exceptions import Ignore, Reject
+
+from fleet import messages
+
+
+def refusing(status: int):
+    request = httpx.Request("PATCH", "http://webserver/execution/task-instances/1/run")
+    response = httpx.Response(status, request=request)
+
+    def run(workload: str) -> None:
+        raise ServerResponseError("refused", request=request, response=response)
+
+    return messages.unless_moot(run)
+
+
+@pytest.mark.parametrize(
+    ("again", "status", "raised"),
+    [
+        (True, 403, Ignore),
+        (False, 403, ServerResponseError),
+        (None, 403, ServerResponseError),
+        (True, 500, Reject),
+        (True, 503, Reject),
+        (False, 500, ServerResponseError),
+        (True, 404, Ignore),
+        (True, 409, Ignore),
+        (False, 404, ServerResponseError),
+        (True, 422, ServerResponseError),
+    ],
+)
+def test_only_a_message_that_comes_again_for_nothing_is_ignored(monkeypatch, again, status, raised):
+    request = SimpleNamespace(delivery_info={"redelivered": again})
+    monkeypatch.setattr(messages, "current_task", SimpleNamespace(request=request))
+    with pytest.raises(raised) as caught:
+        refusing(status)("workload")
+    assert raised is not Reject or caught.value.requeue
+
+
+def test_a_message_that_comes_again_while_the_webserver_is_away_goes_back(monkeypatch):
+    def run() -> None:
+        raise httpx.ConnectError("refused")
+
+    for again, raised in ((True, Reject), (False, httpx.ConnectError)):
+        request = SimpleNamespace(delivery_info={"redelivered": again})
+        monkeypatch.setattr(messages, "current_task", SimpleNamespace(request=request))
+        with pytest.raises(raised):
+            messages.unless_moot(run)()
+
+
+def test_what_succeeds_is_left_alone():
+    done = []
+    messages.unless_moot(done.append)("workload")
+    assert done == ["workload"]
