@@ -5,29 +5,18 @@ daemonic children, locks held across a fork), can be signalled and watched, and 
 packages away from Airflow's.
 """
 
-import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
-from airflow.sdk.exceptions import (
-    AirflowException,
-    AirflowFailException,
-    AirflowRescheduleException,
-)
+from airflow.sdk import Asset, BaseOperator, Context
+from airflow.sdk.exceptions import AirflowFailException
 
 from fleet.credentials import with_s3_connection
+from fleet.outcome import alias_of, announce, quoted, raise_for, read_result
 from fleet.process import TERM_GRACE_SECONDS, CommandProcess, die_with_parent
 
-EXIT_BAD_INPUT, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75  # 75 is EX_TEMPFAIL of sysexits.h
-TRY_AGAIN_AFTER = timedelta(seconds=10)
-TRY_AGAIN_FOR = timedelta(hours=1)
-"""A command that asks to be tried again for longer, on a full disk say, fails instead."""
-MAX_RESULT_BYTES = 48 * 1024
-"""XComs go through the api-server into Postgres; addresses belong there, not data."""
 _AIRFLOWS_OWN = ("AIRFLOW", "_AIRFLOW", "CELERY", "FLOWER")
 
 
@@ -63,9 +52,7 @@ class CommandOperator(BaseOperator):
         s3_connection: str | None = None,
         **arguments: Any,
     ) -> None:
-        # An alias, for an asset among the outlets would have an event whatever the result is.
-        outlets = [AssetAlias(asset.name)] if asset else []
-        super().__init__(**{"outlets": outlets, **arguments})
+        super().__init__(**{"outlets": alias_of(asset), **arguments})
         self.command, self.asset, self.s3_connection = command, asset, s3_connection
         self._process: CommandProcess | None = None
         self._last_line = ""
@@ -94,11 +81,12 @@ class CommandOperator(BaseOperator):
         if self._must_end:  # SIGTERM came before there was a process to pass it on to
             self._process.terminate()
         status = self._process.stream(self._on_stdout, self.log.info)
-        self._raise_for(status, words, context)
-        result = self._result(words)
-        if self.asset and not result.get("reused"):
-            alias = AssetAlias(self.asset.name)
-            context["outlet_events"][alias].add(self.asset, extra=result)
+        if status != 0 and self._last_line:
+            self.log.info(self._last_line)
+        raise_for(status, self._ended(status, words), context, must_end=self._must_end)
+        result = read_result(self._last_line, words)
+        self.log.info("result: %s", self._last_line)
+        announce(self.asset, result, context)
         return result
 
     def on_kill(self) -> None:
@@ -113,42 +101,11 @@ class CommandOperator(BaseOperator):
             self.log.info(self._last_line)
         self._last_line = line
 
-    def _raise_for(self, status: int, words: list[str], context: Context) -> None:
-        if status == 0:
-            return
-        if self._last_line:
-            self.log.info(self._last_line)
-        ended = f"`{' '.join(words)}` ended with " + (
-            f"signal {-status}" if status < 0 else f"exit status {status}"
-        )
+    def _ended(self, status: int, words: list[str]) -> str:
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
         if self._must_end and status == -signal.SIGKILL:
-            ended += f", not having ended {TERM_GRACE_SECONDS:.0f} s after SIGTERM"
-        if self._must_end or (status == EXIT_TRY_AGAIN and _may_try_again(context)):
-            self.log.info("%s: to be tried again, which spends no retry", ended)
-            raise AirflowRescheduleException(datetime.now(UTC) + TRY_AGAIN_AFTER)
-        if status in (EXIT_BAD_INPUT, EXIT_USAGE):
-            raise AirflowFailException(f"{ended}: mend what the last lines name; a retry would not")
-        raise AirflowException(f"{ended}; see the last lines of its output above")
-
-    def _result(self, words: list[str]) -> dict[str, Any]:
-        try:
-            result = json.loads(self._last_line)
-        except ValueError:
-            result = None
-        if not isinstance(result, dict) or len(self._last_line.encode()) > MAX_RESULT_BYTES:
-            raise AirflowFailException(
-                f"`{' '.join(words)}` must print a JSON object of at most {MAX_RESULT_BYTES} bytes "
-                f"as its last line, found: {self._last_line[:200]!r}; "
-                "large data belong in an artifact, their address in the result"
-            )
-        self.log.info("result: %s", self._last_line)
-        return result
-
-
-def _may_try_again(context: Context) -> bool:
-    """Whether this try has been rescheduled for less than `TRY_AGAIN_FOR`."""
-    first = context["ti"].get_first_reschedule_date(context)
-    return first is None or datetime.now(UTC) - first < TRY_AGAIN_FOR
+            how += f", not having ended {TERM_GRACE_SECONDS:.0f} s after SIGTERM"
+        return f"{quoted(words)} ended with {how}"
 
 
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:

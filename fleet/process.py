@@ -30,6 +30,36 @@ _READ_BYTES = 64 * 1024
 LineSink = Callable[[str], None]
 
 
+class Lines:
+    """Cuts a stream of bytes into lines of text, each handed on as it comes."""
+
+    def __init__(self, sink: LineSink) -> None:
+        self._sink = sink
+        self._pending = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Hand on the lines that a chunk ends, and pieces of one that is too long."""
+        *lines, rest = (self._pending + chunk).split(b"\n")
+        *pieces, self._pending = _cut(rest)
+        for piece in itertools.chain(*map(_cut, lines), pieces):
+            self._sink(_text(piece))
+
+    def flush(self) -> None:
+        """Hand on a last line that has no end."""
+        if self._pending:
+            self._sink(_text(self._pending))
+            self._pending = b""
+
+
+def _cut(line: bytes) -> list[bytes]:
+    starts = range(0, max(1, len(line)), MAX_LINE_BYTES)
+    return [line[start : start + MAX_LINE_BYTES] for start in starts]
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").rstrip("\r")
+
+
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent dies, and hand it our orphans' orphans.
 
@@ -132,15 +162,15 @@ class _Pipes:
         on_stderr: LineSink,
     ) -> None:
         self._selector = selector
-        self._pending: dict[int, bytes] = {}
+        self._lines: dict[int, Lines] = {}
         for pipe, sink in ((process.stdout, on_stdout), (process.stderr, on_stderr)):
             if pipe is not None:
                 self._register(pipe.fileno(), sink)
 
     def _register(self, fd: int, sink: LineSink) -> None:
         os.set_blocking(fd, False)
-        self._pending[fd] = b""
-        self._selector.register(fd, selectors.EVENT_READ, sink)
+        self._lines[fd] = Lines(sink)
+        self._selector.register(fd, selectors.EVENT_READ)
 
     def read_ready(self, timeout: float, until: int) -> bool:
         """Read what has come within the timeout; say whether `until` became ready."""
@@ -149,43 +179,28 @@ class _Pipes:
             if key.fd == until:
                 ended = True
             else:
-                self._read(key.fd, key.data)
+                self._read(key.fd)
         return ended
 
     def drain(self) -> None:
         """Read on until the pipes are empty, and hand on the last unfinished lines."""
-        for key in [key for key in self._selector.get_map().values() if key.data is not None]:
-            while self._read(key.fd, key.data):
+        for fd in list(self._lines):
+            while self._read(fd):
                 pass
-            self._flush(key.fd, key.data)
+            self._lines[fd].flush()
 
-    def _read(self, fd: int, sink: LineSink) -> bool:
+    def _read(self, fd: int) -> bool:
         try:
             chunk = os.read(fd, _READ_BYTES)
         except BlockingIOError:
             return False
         if not chunk:
-            self._selector.unregister(fd)
-            self._flush(fd, sink)
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+            self._lines[fd].flush()
             return False
-        *lines, rest = (self._pending[fd] + chunk).split(b"\n")
-        *pieces, self._pending[fd] = _cut(rest)
-        for piece in itertools.chain(*map(_cut, lines), pieces):
-            sink(_text(piece))
+        self._lines[fd].feed(chunk)
         return True
-
-    def _flush(self, fd: int, sink: LineSink) -> None:
-        if rest := self._pending.pop(fd, b""):
-            sink(_text(rest))
-
-
-def _cut(line: bytes) -> list[bytes]:
-    starts = range(0, max(1, len(line)), MAX_LINE_BYTES)
-    return [line[start : start + MAX_LINE_BYTES] for start in starts]
-
-
-def _text(line: bytes) -> str:
-    return line.decode("utf-8", "replace").rstrip("\r")
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from fleet import outcome as outcome_module
 from fleet.operators import CommandOperator
 
 
@@ -69,7 +70,7 @@ def _run(operator: CommandOperator, ready: int, report: int, rescheduled_since) 
 
 def _execute(operator: CommandOperator, ready: int, rescheduled_since) -> dict:
     pushed = {}
-    operator._cached_logger = recorder = Recorder()
+    operator._cached_logger = outcome_module.logger = recorder = Recorder()
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
     os.close(ready)
     outcome = {"raised": None, "message": None, "result": None}

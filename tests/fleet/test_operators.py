@@ -15,7 +15,8 @@ import psutil
 import pytest
 from task_process import start_task
 
-from fleet.operators import MAX_RESULT_BYTES, TRY_AGAIN_FOR, command_environment
+from fleet.operators import command_environment
+from fleet.outcome import MAX_RESULT_BYTES, TRY_AGAIN_FOR
 from fleet.process import MAX_LINE_BYTES, TERM_GRACE_SECONDS
 
 
