@@ -6,7 +6,7 @@ DEPLOY := $(ENVS)/deploy/bin/python -m deploy
 UV := $(ENVS)/deploy/bin/uv
 WEB_PORT ?= 8080
 FLOWER_PORT ?= 5555
-S3_FLAG = $(if $(filter 1,$(S3)),--s3)
+PROFILES = $(if $(filter 1,$(S3)),--s3) $(if $(filter 1,$(DOCKER)),--docker)
 PORTS = --web-port $(WEB_PORT) --flower-port $(FLOWER_PORT)
 # Ports that make was given, which `make up` writes into .env.
 CHOSEN_PORTS = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)) \
@@ -26,8 +26,8 @@ setup: $(ENVS)/deploy.made $(ENVS)/airflow.made $(ENVS)/ml.made ## make the thre
 demo: setup ## start the embedded stack, train on the demo music, show the result, stop it all
 	@$(DEPLOY) demo $(PORTS)
 
-up: $(ENVS)/deploy.made ## check, write .env, build, start the containers, try every queue; S3=1: with an S3 of their own
-	@$(DEPLOY) up $(S3_FLAG) $(CHOSEN_PORTS)
+up: $(ENVS)/deploy.made ## check, write .env, build, start the containers, try every queue; S3=1: with an S3 of their own; DOCKER=1: with the Docker way
+	@$(DEPLOY) up $(PROFILES) $(CHOSEN_PORTS)
 
 down: $(ENVS)/deploy.made ## stop the containers; VOLUMES=1 deletes their data
 	@$(DEPLOY) down $(if $(filter 1,$(VOLUMES)),--volumes)
@@ -39,7 +39,7 @@ logs: $(ENVS)/deploy.made ## follow the containers' logs
 	@$(DEPLOY) logs
 
 env: $(ENVS)/deploy.made ## write .env with generated secrets, keep what is there
-	@$(DEPLOY) env $(S3_FLAG) $(CHOSEN_PORTS)
+	@$(DEPLOY) env $(PROFILES) $(CHOSEN_PORTS)
 
 up-local: setup ## start the embedded stack and leave it running
 	@$(DEPLOY) up-local $(PORTS)

@@ -55,4 +55,9 @@ with DAG(
         command=["music-genre", "evaluate", "--run", "{{ ti.xcom_pull('train')['run'] }}"],
     )
 
-    split >> train >> evaluate >> publish("{{ ti.xcom_pull('train')['run'] }}")
+    (
+        split
+        >> train
+        >> evaluate
+        >> publish("{{ ti.xcom_pull('train')['run'] }}", "{{ ti.xcom_pull('pull')['version'] }}")
+    )

@@ -61,6 +61,8 @@ def check(environment: Mapping[str, str], held_ports: Callable[[], set[int]]) ->
     if not compose.remedy:
         held = {str(port) for port in held_ports()}
         findings += [_port(name, environment, held) for name in PORTS]
+    if "docker" in environment.get("COMPOSE_PROFILES", "").split(","):
+        findings.append(_docker_way(environment))
     if "gpu.yml" in environment.get("COMPOSE_FILE", ""):
         findings += [_driver(), _toolkit(info)]
     return findings
@@ -159,6 +161,15 @@ def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
             found = f"port {text}: {os.strerror(error.errno or 0)}"
             return Finding(name, found, f"stop what listens there, or set {name} in .env")
     return Finding(name, f"port {text} is free")
+
+
+def _docker_way(environment: Mapping[str, str]) -> Finding:
+    """Say what the profile `docker` means, and whether there is a socket to mount."""
+    path = Path(environment.get("DOCKER_SOCKET") or "/var/run/docker.sock")
+    if not path.is_socket():
+        remedy = "write the engine's socket as DOCKER_SOCKET in .env"
+        return Finding("Docker way", f"{path} is no socket", remedy)
+    return Finding("Docker way", f"authors of DAGs are root on this machine, by {path}")
 
 
 def _driver() -> Finding:

@@ -1,7 +1,7 @@
 """The commands of the stack of containers."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,9 +35,14 @@ env_option = click.option(
 )
 
 
-s3_option = click.option(
-    "--s3", is_flag=True, help="Have the stack run an S3 service of its own and use it."
-)
+def profile_options(command: Command) -> Command:
+    """Take which profiles to start."""
+    s3 = "Have the stack run an S3 service of its own and use it."
+    docker = "Let tasks run in containers of their own; authors of DAGs are then root here."
+    for name, text in (("docker", docker), ("s3", s3)):
+        option = click.option(f"--{name}", "profiles", flag_value=name, multiple=True, help=text)
+        command = option(command)
+    return command
 
 
 def _port_option(name: str, server: str) -> Callable[[Command], Command]:
@@ -51,14 +56,18 @@ def _port_option(name: str, server: str) -> Callable[[Command], Command]:
 @click.command("env")
 @env_option
 @project_option
-@s3_option
+@profile_options
 @_port_option("web", "Airflow")
 @_port_option("flower", "Flower")
 def write_env(
-    env_file: Path, name: str, s3: bool, web_port: int | None, flower_port: int | None
+    env_file: Path,
+    name: str,
+    profiles: tuple[str, ...],
+    web_port: int | None,
+    flower_port: int | None,
 ) -> None:
     """Write .env with generated secrets; what is there stays."""
-    _write_env(Project(name, env_file), s3, _chosen(web_port, flower_port))
+    _write_env(Project(name, env_file), profiles, _chosen(web_port, flower_port))
 
 
 def _chosen(web_port: int | None, flower_port: int | None) -> dict[str, str]:
@@ -66,9 +75,11 @@ def _chosen(web_port: int | None, flower_port: int | None) -> dict[str, str]:
     return {variable: str(port) for variable, port in ports.items() if port is not None}
 
 
-def _write_env(project: Project, s3: bool, chosen: Mapping[str, str]) -> None:
+def _write_env(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
     path = project.env_file
-    generated = environment.ensure(path, local_s3=s3, chosen=chosen, has_data=project.has_data)
+    generated = environment.ensure(
+        path, profiles=profiles, chosen=chosen, has_data=project.has_data
+    )
     kept = len(environment.SECRETS) - len(generated)
     report(f"{path}: {len(generated)} secrets generated, {kept} kept")
 
@@ -78,11 +89,12 @@ def _write_env(project: Project, s3: bool, chosen: Mapping[str, str]) -> None:
 @project_option
 def check_machine(env_file: Path, name: str) -> None:
     """See whether this machine can run the stack of containers."""
-    _check(Project(name, env_file), {})
+    _check(Project(name, env_file), (), {})
 
 
-def _check(project: Project, chosen: Mapping[str, str]) -> None:
-    settings = {**environment.planned(project.env_file), **chosen}
+def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
+    planned = environment.planned(project.env_file)
+    settings = {**planned, **environment.with_profiles(planned, profiles), **chosen}
     findings = checks.check(settings, project.held_ports)
     for finding in findings:
         report(f"{finding.name + ':':<15}{finding.found}")
@@ -94,15 +106,21 @@ def _check(project: Project, chosen: Mapping[str, str]) -> None:
 @click.command()
 @env_option
 @project_option
-@s3_option
+@profile_options
 @_port_option("web", "Airflow")
 @_port_option("flower", "Flower")
-def up(env_file: Path, name: str, s3: bool, web_port: int | None, flower_port: int | None) -> None:
+def up(
+    env_file: Path,
+    name: str,
+    profiles: tuple[str, ...],
+    web_port: int | None,
+    flower_port: int | None,
+) -> None:
     """Check, write .env, build, start, and run a task on every queue."""
     project, chosen = Project(name, env_file), _chosen(web_port, flower_port)
     with project.alone():
-        _check(project, chosen)
-        _write_env(project, s3, chosen)
+        _check(project, profiles, chosen)
+        _write_env(project, profiles, chosen)
         report("building the images: minutes at the first time, then seconds")
         compose.build(project)
         stack = compose.start(project)

@@ -94,7 +94,7 @@ def _parse(lines: Sequence[str], path: Path) -> dict[str, str]:
 def ensure(
     path: Path,
     *,
-    local_s3: bool = False,
+    profiles: Sequence[str] = (),
     chosen: Mapping[str, str] | None = None,
     has_data: Callable[[], bool] = lambda: False,
 ) -> list[str]:
@@ -102,7 +102,7 @@ def ensure(
 
     Args:
         path: the file.
-        local_s3: also have the stack run an S3 service of its own, and use it.
+        profiles: also start these; with `s3`, use the S3 service of the stack's own.
         chosen: variables to set, whatever the file says.
         has_data: tells whether the stack has a database, made with the secrets of an earlier
             file; asked only where some of them are missing.
@@ -129,10 +129,18 @@ def ensure(
             "the file, or delete the stack's data: `make down VOLUMES=1`"
         )
     added = {name: _draw(name) for name in missing}
-    if local_s3:
+    added |= with_profiles(found, profiles)
+    if "s3" in profiles:
         added |= _local_s3(path, {**found, **(chosen or {})}, (added | found)["S3_SECRET_KEY"])
     write_private(path, _with_lines(text, {**added, **(chosen or {})}))
     return missing
+
+
+def with_profiles(found: Mapping[str, str], profiles: Sequence[str]) -> dict[str, str]:
+    """The line that has profiles started beside those that a file names; none if it does."""
+    named = [name for name in found.get("COMPOSE_PROFILES", "").split(",") if name]
+    wanted = [*named, *(name for name in profiles if name not in named)]
+    return {"COMPOSE_PROFILES": ",".join(wanted)} if wanted != named else {}
 
 
 def _draw(name: str) -> str:
@@ -158,7 +166,6 @@ def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str
     """The lines that the file lacks to use an S3 of the stack's own."""
     bucket = found.get("S3_BUCKET") or "music-genre"
     wanted = {
-        "COMPOSE_PROFILES": "s3",
         "AWS_ENDPOINT_URL": "http://s3:8333",
         "AWS_ACCESS_KEY_ID": "s3:admin",
         "AWS_SECRET_ACCESS_KEY": secret_key,

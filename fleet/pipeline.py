@@ -117,14 +117,15 @@ def train_command(split: str, model: Any, seed: Any, others: Callable[[str], Any
     return [str(word) for word in words]
 
 
-def publish(run: str) -> CommandOperator:
+def publish(run: str, data_version: str = "") -> CommandOperator:
     """Add the task `publish` of a trained and measured model.
 
     Args:
         run: address of the run folder.
+        data_version: what `pull` said of the data; empty where nothing was pulled.
     """
     origin = ["--airflow-run", "{{ dag.dag_id }}/{{ run_id }}"]
-    data = ["--data-version", "{{ ti.xcom_pull('pull')['version'] }}"]
+    data = ["--data-version", data_version] if data_version else []
     return CommandOperator(
         task_id="publish",
         queue="cpu",

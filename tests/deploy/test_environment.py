@@ -87,27 +87,38 @@ def test_a_missing_file_and_a_line_that_is_none_are_named(path):
 def test_an_s3_of_its_own_is_written_completely_and_once(path):
     environment.ensure(path)
     assert "AWS_SECRET_ACCESS_KEY" not in environment.read(path)
-    environment.ensure(path, local_s3=True)
+    environment.ensure(path, profiles=["s3"])
     found = environment.read(path)
     assert found["AWS_SECRET_ACCESS_KEY"] == found["S3_SECRET_KEY"]
     assert found["COMPOSE_PROFILES"] == "s3"
     before = path.read_bytes()
-    environment.ensure(path, local_s3=True)
+    environment.ensure(path, profiles=["s3"])
     assert path.read_bytes() == before
 
 
 def test_an_s3_that_is_set_already_is_not_overwritten(path):
     path.write_text("AWS_ENDPOINT_URL=https://s3.example.org\n")
     with pytest.raises(DeployError, match=r"AWS_ENDPOINT_URL in .* is set already"):
-        environment.ensure(path, local_s3=True)
+        environment.ensure(path, profiles=["s3"])
     assert path.read_text() == "AWS_ENDPOINT_URL=https://s3.example.org\n"
 
 
 def test_an_s3_of_its_own_keeps_logs_in_the_bucket_that_the_file_names(path):
     path.write_text("S3_BUCKET=our-music\n")
-    environment.ensure(path, local_s3=True)
+    environment.ensure(path, profiles=["s3"])
     found = environment.read(path)
     assert found["AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"] == "s3://our-music/logs"
+
+
+def test_profiles_are_added_to_those_that_the_file_names(path):
+    environment.ensure(path, profiles=["docker"])
+    assert environment.read(path)["COMPOSE_PROFILES"] == "docker"
+    environment.ensure(path, profiles=["s3", "docker"])
+    assert environment.read(path)["COMPOSE_PROFILES"] == "docker,s3"
+    before = path.read_bytes()
+    environment.ensure(path, profiles=["s3"])
+    environment.ensure(path)
+    assert path.read_bytes() == before
 
 
 def test_a_chosen_port_takes_the_place_of_the_files(path):

@@ -27,13 +27,14 @@ TABLE = {
     for row in ROWS
 }
 SERVICES = sorted(TABLE)
-OF_S3 = {"s3", "bucket"}
-LASTING = sorted(set(TABLE) - OF_S3 - {"init"})
+OF_PROFILES = {"s3", "bucket", "socket-proxy"}
+LASTING = sorted(set(TABLE) - OF_PROFILES - {"init"})
 
 
 @pytest.fixture(scope="module")
 def rendered(project) -> dict:
     words = ["docker", "compose", "--env-file", str(project.env_file), "--profile", "s3"]
+    words += ["--profile", "docker"]
     words += ["config", "--format", "json"]
     return json.loads(subprocess.check_output(words, cwd=REPOSITORY))["services"]
 

@@ -1,0 +1,74 @@
+"""Train and evaluate a music-genre model, the Docker way: each task is a container of one image.
+
+`create-image-features-from-audio` (a mel-spectrogram image of every track) →
+`train-using-image-features` (split, training, evaluation), each the first program's own command
+line in the image `music-genre-classif`, on the **gpu** queue; → `publish` (bytes to the DVC remote,
+then a commit that names them) on the **cpu** queue.
+
+Paused until you want it: `music_genre_training` does the same work daily, and only a stack started
+with `make up DOCKER=1` has the engine for containers. A container that outlived its worker is
+followed by the task's next try; one that was stopped goes on from its checkpoint.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, CronTriggerTimetable, Param
+
+from fleet.docker_operator import ResumableDockerOperator
+from fleet.pipeline import MODEL, SEED, publish
+
+PROGRAM = ("python3", "__main__.py")
+IMAGES = "/artifacts/docker/images"
+GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
+RUN = "/artifacts/docker/{{ run_id.replace(':', '').replace('+', '_') }}"
+
+
+def in_container(task_id: str, *options: str, volumes: tuple[str, ...]) -> ResumableDockerOperator:
+    """A task that runs the program's command of its name."""
+    return ResumableDockerOperator(
+        task_id=task_id,
+        queue="gpu",
+        image=os.environ.get("MUSIC_GENRE_IMAGE", "music-genre-classif:latest"),
+        command=[*PROGRAM, task_id, *options],
+        volumes=volumes,
+    )
+
+
+def parameters() -> dict[str, Any]:
+    """The form of a run: what the first program's training is told."""
+    return {
+        "model": Param("resnet18", type="string", **MODEL),
+        "optimizer": Param("sgd", type="string", enum=["sgd", "adam", "adamw", "rmsprop", "sdg"]),
+        "criterion": Param("cross_entropy", type="string", enum=["cross_entropy", "focal"]),
+        "epochs": Param(30, type="integer", minimum=1, maximum=10_000),
+        "seed": Param(0, type="integer", **SEED),
+    }
+
+
+with DAG(
+    "music_genre_docker",
+    schedule=CronTriggerTimetable("@daily", timezone="UTC", run_immediately=timedelta(0)),
+    is_paused_upon_creation=True,
+    max_active_runs=1,  # its runs share the images
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    params=parameters(),
+    doc_md=__doc__,
+    tags=["music-genre"],
+):
+    images = in_container(
+        "create-image-features-from-audio",
+        *("--path_with_audios_dir", "/data/genres_original"),
+        *("--path_to_image", IMAGES),
+        volumes=("/artifacts", "/data/genres_original"),
+    )
+    train = in_container(
+        "train-using-image-features",
+        *("--model", "{{ params.model }}", "--criterion", "{{ params.criterion }}"),
+        *("--optimizer", "{{ params.optimizer }}", "--checkpoints_path", RUN),
+        *("--images_path", IMAGES),
+        *("--epochs", "{{ params.epochs }}", "--seed", "{{ params.seed }}"),
+        volumes=("/artifacts", GPU_LOCKS),
+    )
+    images >> train >> publish(RUN)

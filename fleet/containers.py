@@ -1,0 +1,95 @@
+"""The containers of the Docker way: what each is called and given, and whether it is wanted."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from fleet.gpus import VISIBLE_VARIABLE
+
+LABEL = "music-genre"
+_OF_THE_COMMAND = ("MUSIC_GENRE_", "OMP_NUM_THREADS", VISIBLE_VARIABLE)
+"""What a command needs of the worker's environment: no credentials are among it."""
+_WAITED_FOR = {"deferred", "queued", "restarting", "running", "scheduled"}
+_WAITED_FOR |= {"up_for_reschedule", "up_for_retry"}
+
+
+def container_name(stack: str, ti: Any) -> str:
+    """Name a task's container: the same for all its tries, another for every other task."""
+    words = [stack, ti.dag_id, ti.run_id, ti.task_id, ti.map_index]
+    return f"{LABEL}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]}"
+
+
+def digest(image: str, words: Sequence[str]) -> str:
+    """Tell commands apart."""
+    return hashlib.sha256(json.dumps([image, *words]).encode()).hexdigest()
+
+
+def labels_of(stack: str, ti: Any, command: str) -> dict[str, str]:
+    """Say on a container what it is for."""
+    values = {
+        "stack": stack,
+        "dag": ti.dag_id,
+        "run": ti.run_id,
+        "task": ti.task_id,
+        "map-index": str(ti.map_index),
+        "try": str(ti.try_number),
+        "command": command,
+    }
+    return {f"{LABEL}.{name}": value for name, value in values.items()}
+
+
+def stack_of(worker: Mapping[str, Any]) -> str:
+    """Name the Compose project that a worker's container belongs to."""
+    return str(worker["Config"]["Labels"].get("com.docker.compose.project", ""))
+
+
+def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[dict[str, Any]]:
+    """Take mounts from the worker's container, so that no path of the host stands in a DAG.
+
+    Raises:
+        AirflowFailException: the worker has no such mount.
+    """
+    found = {mount["Destination"]: mount for mount in worker["Mounts"]}
+    if missing := set(volumes) - set(found):
+        raise AirflowFailException(
+            f"the worker's container has no mount at {sorted(missing)}, has {sorted(found)}; "
+            "mend `volumes`, or the worker's service in docker-compose.yml"
+        )
+    return [
+        {
+            "Type": found[path]["Type"],
+            "Source": found[path].get("Name") or found[path]["Source"],
+            "Target": path,
+            "ReadOnly": not found[path]["RW"],
+        }
+        for path in volumes
+    ]
+
+
+def container_environment(worker: Mapping[str, str], *given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a container: what a command needs of the worker's, then what is given."""
+    kept = {name: value for name, value in worker.items() if name.startswith(_OF_THE_COMMAND)}
+    for each in given:
+        kept.update(each)
+    return kept
+
+
+def is_worth_following(found: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a container does, or has done, this very command."""
+    state, command = found["State"], f"{LABEL}.command"
+    if found["Config"]["Labels"].get(command) != labels[command]:
+        return False
+    return bool(state["Running"] or (state["Status"] == "exited" and state["ExitCode"] == 0))
+
+
+def is_waited_for(ti: Any, labels: Mapping[str, str]) -> bool:
+    """Ask Airflow whether a container's task is still to end; one that was cleared is."""
+    dag, run, task, index = (
+        labels[f"{LABEL}.{key}"] for key in ("dag", "run", "task", "map-index")
+    )
+    states = ti.get_task_states(dag_id=dag, run_ids=[run], task_ids=[task]).get(run, {})
+    key = task if int(index) < 0 else f"{task}_{index}"
+    return key in states and (states[key] is None or states[key] in _WAITED_FOR)

@@ -1,0 +1,214 @@
+"""The Docker way, with the stack's own S3: containers outlive their worker and are followed."""
+
+import json
+import os
+import re
+import subprocess
+import time
+
+import pytest
+from conftest import NAME, container, deploy, finish, inside, inspect, log_of, wait_until
+
+from deploy import environment
+from deploy.airflow_api import path
+from deploy.compose import ComposeStack, Project
+from deploy.demo import Run, trigger
+from deploy.stack import ask
+
+pytestmark = pytest.mark.timeout(1800)
+DAG = "music_genre_docker"
+TRAIN = "train-using-image-features"
+SEEDS = {"model": "shufflenet_v2_x0_5", "criterion": "cross_entropy", "optimizer": "sdg"}
+KILLS = int(os.environ.get("KILLS", "1"))
+OURS = f"label=music-genre.stack={NAME}"
+GONE_SECONDS = 15
+
+
+@pytest.fixture(scope="module")
+def with_docker(with_s3, project, tmp_path_factory):
+    """The same stack with both profiles, and with shorter times."""
+    env_file = tmp_path_factory.mktemp("docker") / ".env"
+    files = "COMPOSE_FILE=docker-compose.yml:tests/stack/docker.yml"
+    env_file.write_text(f"{project.env_file.read_text()}{files}\n")
+    changed = Project(NAME, env_file)
+    up = deploy("up", "--project", NAME, "--env-file", str(env_file), "--docker")
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert "Docker way:    authors of DAGs are root on this machine" in up.stdout
+    stack = ComposeStack(changed)
+    stack.api.patch(path("dags", DAG), {"is_paused": False})
+    yield stack
+    stack.api.patch(path("dags", DAG), {"is_paused": True})
+    changed.compose("rm", "--stop", "--force", "socket-proxy")
+    project.compose("up", "-d", "--no-build", "--wait")
+    wait_until(lambda: ask(with_s3.is_healthy) and len(with_s3.online_workers()) == 2)
+
+
+def start(stack: ComposeStack, epochs: int, seed: int = 0) -> Run:
+    return trigger(stack, SEEDS | {"epochs": epochs, "seed": seed}, DAG)
+
+
+def containers(*, running: bool = False) -> list[dict]:
+    """What the engine knows of this stack's tasks' containers."""
+    words = ["docker", "ps", "-q", "--no-trunc", "--filter", OURS, *([] if running else ["-a"])]
+    found = subprocess.check_output(words, text=True).split()
+    return json.loads(subprocess.check_output(["docker", "inspect", *found])) if found else []
+
+
+def trainers() -> list[dict]:
+    return [each for each in containers() if each["Config"]["Labels"]["music-genre.task"] == TRAIN]
+
+
+def output_of(name: str) -> str:
+    ended = subprocess.run(["docker", "logs", name], capture_output=True, text=True)
+    return ended.stdout + ended.stderr
+
+
+def wait_for_training(run: Run) -> dict:
+    """Wait until a container of the run trains and has written checkpoints."""
+
+    def trains() -> bool:
+        assert run.state() in ("queued", "running"), run.rows()
+        found = trainers()
+        return bool(found) and "epoch 1" in output_of(found[0]["Name"].lstrip("/"))
+
+    wait_until(trains, 240)
+    (found,) = trainers()
+    return found
+
+
+def assert_done(run: Run, seconds: float = 420.0) -> None:
+    assert finish(run, seconds) == "success", run.rows()
+    assert trainers() == []
+
+
+@pytest.fixture(scope="module")
+def published(with_docker) -> Run:
+    run = start(with_docker, epochs=1)
+    assert_done(run)
+    return run
+
+
+def test_the_first_programs_command_lines_end_with_a_published_model(published):
+    assert {row.name: row.queue for row in published.rows()} == {
+        "create-image-features-from-audio": "gpu",
+        TRAIN: "gpu",
+        "publish": "cpu",
+    }
+    assert published.result("create-image-features-from-audio")["n_tracks"] == 203
+    trained, model = published.result(TRAIN), published.result("publish")
+    assert trained["accuracy"] == model["accuracy"]
+    assert model["remote"] == "s3://music-genre/dvc"
+    words = ("git", "-C", "/versions/music-genre.git", "show", f"{model['tag']}:{model['path']}")
+    assert ".dvc" in inside("cpu-worker", *words).stdout
+
+
+def test_no_secret_is_in_fields_labels_or_logs(with_docker, published, project):
+    values = environment.read(project.env_file)
+    secrets = {values[name] for name in environment.SECRETS}
+    address = path("dags", DAG, "dagRuns", published.run_id, "taskInstances")
+    shown = json.dumps(with_docker.api.get(address))
+    assert "rendered_fields" in shown
+    shown += "".join(log_of(with_docker, published, row.name) for row in published.rows())
+    run = start(with_docker, epochs=60, seed=1)
+    found = wait_for_training(run)
+    shown += json.dumps(found["Config"]) + output_of(found["Name"].lstrip("/"))
+    history = ["docker", "history", "--no-trunc", "music-genre-classif:test"]
+    shown += subprocess.check_output(history, text=True)
+    assert {secret for secret in secrets if secret in shown} == set()
+    assert {each["Destination"] for each in found["Mounts"]} == {
+        *("/artifacts", "/var/tmp/music-genre-gpus")
+    }
+    host = found["HostConfig"]
+    assert (host["CapDrop"], host["NetworkMode"], host["ReadonlyRootfs"]) == (["ALL"], "none", True)
+    assert host["Memory"] == inspect("gpu-worker")["HostConfig"]["Memory"]
+    mark_failed_and_see_it_gone(with_docker, run, found)
+
+
+def mark_failed_and_see_it_gone(stack: ComposeStack, run: Run, found: dict) -> None:
+    name = found["Name"].lstrip("/")
+    following = subprocess.Popen(
+        ["docker", "logs", "-f", "--tail", "5", name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    began = time.monotonic()
+    address = path("dags", DAG, "dagRuns", run.run_id, "taskInstances", TRAIN)
+    stack.api.patch(address, {"new_state": "failed"})
+    wait_until(lambda: not trainers(), GONE_SECONDS)
+    print(f"mark failed: gone after {time.monotonic() - began:.1f} s")
+    last, _ = following.communicate(timeout=20)
+    assert "stopped by SIGTERM" in last, last
+
+
+@pytest.mark.parametrize("victim", ["worker", "supervisor"])
+def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim):
+    for kill in range(KILLS):
+        seed = 100 * (1 + (victim == "worker")) + kill
+        run = start(with_docker, epochs=60, seed=seed)
+        found = wait_for_training(run)
+        kill_9(victim)
+        give_up_at = time.monotonic() + 420
+        while run.state() in ("queued", "running"):
+            assert time.monotonic() < give_up_at, run.rows()
+            assert {each["Id"] for each in trainers()} <= {found["Id"]}
+            time.sleep(0.5)
+        assert_done(run)
+        logs = log_of(with_docker, run, TRAIN, 2)
+        assert f"following container {found['Name'].lstrip('/')}" in logs
+
+
+def kill_9(victim: str) -> None:
+    """Kill the gpu worker, or the process of its pool that has a task, from outside."""
+    top = ["docker", "top", container("gpu-worker"), "-eo", "pid,ppid,args"]
+    lines = subprocess.check_output(top, text=True).splitlines()[1:]
+    rows = [line.split(maxsplit=2) for line in lines]
+    parents = {row[1] for row in rows}
+    pattern = ":MainProcess" if victim == "worker" else ":ForkPoolWorker"
+    pids = [pid for pid, _, title in rows if pattern in title and pid in parents]
+    assert pids, lines
+    os.kill(int(pids[0]), 9)
+
+
+REACH = """
+import socket, sys
+for address in sys.argv[1:]:
+    try:
+        socket.create_connection((address, 2375), 3)
+    except OSError as error:
+        print(address, error)
+    else:
+        sys.exit(f"{address} was reached")
+"""
+
+
+OTHERS = ["webserver", "scheduler", "dag-processor", "triggerer", "cpu-worker", "flower"]
+
+
+@pytest.mark.parametrize("service", OTHERS)
+def test_nobody_but_the_gpu_worker_reaches_the_engine(with_docker, service):
+    networks = inspect("socket-proxy")["NetworkSettings"]["Networks"]
+    assert list(networks) == [f"{NAME}_docker"]
+    addresses = ["socket-proxy", *(each["IPAddress"] for each in networks.values())]
+    assert inside("gpu-worker", "python", "-c", REACH, *addresses).returncode == 1
+    ended = inside(service, "python", "-c", REACH, *addresses)
+    assert ended.returncode == 0, ended.stderr
+    for each in (service, "gpu-worker"):
+        assert inside(each, "test", "-e", "/var/run/docker.sock").returncode != 0
+
+
+def test_a_leftover_that_nobody_waits_for_is_removed_by_the_next_task(with_docker, published):
+    labels = {"stack": NAME, "dag": DAG, "run": "a run that was deleted", "task": TRAIN}
+    labels |= {"map-index": "-1", "try": "1", "command": "x"}
+    given = [f"--label=music-genre.{name}={value}" for name, value in labels.items()]
+    words = ["docker", "run", "-d", *given, "music-genre-classif:test", "sleep", "600"]
+    left = subprocess.check_output(words, text=True).strip()
+    assert_done(start(with_docker, epochs=1))
+    assert left not in {each["Id"] for each in containers()}
+    assert re.search("removing container .*nobody waits", all_logs(with_docker))
+
+
+def all_logs(stack: ComposeStack) -> str:
+    runs = stack.api.get(f"{path('dags', DAG, 'dagRuns')}?order_by=-run_after&limit=1")["dag_runs"]
+    run = Run(stack, DAG, runs[0]["dag_run_id"])
+    return log_of(stack, run, "create-image-features-from-audio")
