@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
+from docker.types import DeviceRequest  # type: ignore[import-untyped]
 
 from fleet.gpus import VISIBLE_VARIABLE
+from fleet.process import Lines, LineSink
 
 LABEL = "music-genre"
 _OF_THE_COMMAND = ("MUSIC_GENRE_", "OMP_NUM_THREADS", VISIBLE_VARIABLE)
@@ -93,3 +97,36 @@ def is_waited_for(ti: Any, labels: Mapping[str, str]) -> bool:
     states = ti.get_task_states(dag_id=dag, run_ids=[run], task_ids=[task]).get(run, {})
     key = task if int(index) < 0 else f"{task}_{index}"
     return key in states and (states[key] is None or states[key] in _WAITED_FOR)
+
+
+def slot_device() -> list[DeviceRequest] | None:
+    """Ask for the GPU of this slot; for none where it computes on the CPU."""
+    gpu = os.environ.get(VISIBLE_VARIABLE)
+    return [DeviceRequest(device_ids=[gpu], capabilities=[["gpu"]])] if gpu else None
+
+
+class LogFollower:
+    """Reads a container's log as it grows, each line once, however often the stream breaks."""
+
+    def __init__(self, engine: Any, name: str, sink: LineSink) -> None:
+        self._engine, self._name = engine, name
+        self._lines = Lines(sink)
+        self._seen = b""
+
+    def follow(self) -> None:
+        """Hand on what is new until the stream ends."""
+        seen = self._seen
+        since = _seconds(seen)
+        for entry in self._engine.logs(self._name, stream=True, timestamps=True, since=since):
+            stamp, _, text = entry.partition(b" ")
+            if stamp > seen:  # of fixed width
+                self._seen = max(self._seen, stamp)
+                self._lines.feed(text)
+        self._lines.flush()
+
+
+def _seconds(stamp: bytes) -> int | None:
+    """The second of a stamp of the engine's log, which is in UTC."""
+    if not stamp:
+        return None
+    return int(datetime.fromisoformat(f"{stamp[:19].decode()}+00:00").timestamp())

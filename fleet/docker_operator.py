@@ -12,19 +12,19 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from airflow.providers.docker.operators.docker import DockerOperator
 from airflow.sdk import Asset, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from docker.errors import APIError, ImageNotFound, NotFound  # type: ignore[import-untyped]
-from docker.types import DeviceRequest, LogConfig  # type: ignore[import-untyped]
+from docker.types import LogConfig  # type: ignore[import-untyped]
 from requests import RequestException
 from urllib3.exceptions import HTTPError
 
 from fleet.containers import (
     LABEL,
+    LogFollower,
     container_environment,
     container_name,
     digest,
@@ -32,20 +32,26 @@ from fleet.containers import (
     is_waited_for,
     is_worth_following,
     labels_of,
+    slot_device,
     stack_of,
 )
-from fleet.gpus import VISIBLE_VARIABLE
 from fleet.operators import worker_name
 from fleet.outcome import alias_of, announce, quoted, raise_for, read_result
-from fleet.process import TERM_GRACE_SECONDS, Lines, die_with_parent
+from fleet.process import TERM_GRACE_SECONDS, die_with_parent
 
 ENGINE_AWAY_SECONDS = 120.0
 """An engine that restarts is waited for; one that is away for longer fails the try."""
+LOOK_AGAIN_SECONDS = 1.0
 REQUEST_SECONDS = 60
 LOG = LogConfig(config={"max-size": "10m", "max-file": "3"})
 _RESULT_ENTRIES = 4
 """The engine's log has lines in pieces of 16 KiB; a result may have 48."""
 _ENGINE_AWAY = (RequestException, HTTPError, struct.error)
+_DECIDED_HERE = {
+    *("auto_remove", "container_name", "env_file", "privileged", "retrieve_output"),
+    *("retrieve_output_path", "skip_on_exit_code", "tty", "xcom_all"),
+}
+"""Arguments of the provider's operator that would have no meaning, or undo what this one is for."""
 
 
 class ResumableDockerOperator(DockerOperator):
@@ -60,7 +66,11 @@ class ResumableDockerOperator(DockerOperator):
         command: program and arguments, templated; no shell.
         volumes: mount points of the worker's container that this one gets too.
         asset: what the command makes, as `CommandOperator` has it.
-        arguments: the provider's; `private_environment` holds what is secret.
+        arguments: the provider's, but for those in `_DECIDED_HERE`; `private_environment` holds
+            what is secret, `environment` what may be seen.
+
+    Raises:
+        TypeError: an argument is one of those.
     """
 
     template_fields: Sequence[str] = ("image", "command")
@@ -74,6 +84,8 @@ class ResumableDockerOperator(DockerOperator):
         asset: Asset | None = None,
         **arguments: Any,
     ) -> None:
+        if refused := _DECIDED_HERE.intersection(arguments):
+            raise TypeError(f"{type(self).__name__} decides {sorted(refused)} itself; leave it out")
         defaults = {"network_mode": "none", "mount_tmp_dir": False, "timeout": REQUEST_SECONDS}
         super().__init__(**{**defaults, "outlets": alias_of(asset), **arguments})
         self.command = command  # type: ignore[assignment] # theirs may be one text for a shell
@@ -94,9 +106,9 @@ class ResumableDockerOperator(DockerOperator):
         context["ti"].xcom_push("worker", worker_name())
         words = [str(word) for word in self.command or ()]
         with self._engine_errors():
-            worker = self.cli.inspect_container(socket.gethostname())
-            self._reap(context, worker)
+            worker = self._find_worker()
             self._name = container_name(stack_of(worker), context["ti"])
+            self._reap(context, worker)
             self._ensure_container(words, context, worker)
             if self._must_end:  # SIGTERM came before there was a container to stop
                 self._stop()
@@ -129,6 +141,23 @@ class ResumableDockerOperator(DockerOperator):
                 "see whether it and the service socket-proxy run"
             ) from error
 
+    def _find_worker(self) -> Any:
+        """Read from the engine what the container is like that this worker runs in."""
+        try:
+            engine = self.cli
+        except AirflowException as error:
+            raise AirflowException(
+                f"no Docker engine answers at {self.docker_url}; start the stack with "
+                "`make up DOCKER=1`, and give the task the queue gpu"
+            ) from error
+        try:
+            return engine.inspect_container(socket.gethostname())
+        except NotFound as error:
+            raise AirflowFailException(
+                f"{worker_name()} runs in no container of the Docker engine at {self.docker_url}, "
+                "so it has no mounts to pass on; use the engine of its own machine"
+            ) from error
+
     def _ensure_container(self, words: list[str], context: Context, worker: Any) -> None:
         """Have this task's container run, or have ended well; whatever else has its name goes."""
         labels = labels_of(stack_of(worker), context["ti"], digest(self.image, words))
@@ -150,6 +179,9 @@ class ResumableDockerOperator(DockerOperator):
             "name": self._name,
             "environment": environment,
             "labels": labels,
+            "user": self.user,
+            "working_dir": self.working_dir,
+            "entrypoint": self.entrypoint,
             "host_config": self.cli.create_host_config(**self._host_settings(worker)),
         }
         try:
@@ -164,21 +196,26 @@ class ResumableDockerOperator(DockerOperator):
         self.cli.start(self._name)
 
     def _host_settings(self, worker: Any) -> dict[str, Any]:
-        """What the container has of the machine: no more than the worker has."""
-        gpu = os.environ.get(VISIBLE_VARIABLE)
+        """What the container has of the machine: where nothing is said, no more than the worker."""
+        self._normalize_mounts()
+        limits = worker["HostConfig"]
         return {
-            "mounts": inherited_mounts(worker, self.volumes),
+            "mounts": [*self.mounts, *inherited_mounts(worker, self.volumes)],
             "network_mode": self.network_mode,
-            "mem_limit": worker["HostConfig"]["Memory"],
-            "shm_size": worker["HostConfig"]["ShmSize"],
+            "dns": self.dns,
+            "dns_search": self.dns_search,
+            "extra_hosts": self.extra_hosts,
+            "ipc_mode": self.ipc_mode,
+            "mem_limit": self.mem_limit or limits["Memory"],
+            "shm_size": self.shm_size or limits["ShmSize"],
+            "ulimits": self.ulimits,
+            "cap_add": self.cap_add,
             "read_only": True,
             "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 # in memory, the container's own
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
             "log_config": LOG,
-            "device_requests": [DeviceRequest(device_ids=[gpu], capabilities=[["gpu"]])]
-            if gpu
-            else None,
+            "device_requests": self.device_requests or slot_device(),
         }
 
     def _pull(self) -> None:
@@ -196,24 +233,25 @@ class ResumableDockerOperator(DockerOperator):
 
         A stream may break while the container runs: HAProxy cuts a silent one after ten minutes.
         """
-        follower = _Follower(self)
-        answered_at = time.monotonic()
+        follower = LogFollower(self.cli, self._name, self.log.info)
+        away_since = 0.0
         while True:
             try:
-                follower.follow(self._name)
+                follower.follow()
                 state: dict[str, Any] = self.cli.inspect_container(self._name)["State"]
-                answered_at = time.monotonic()
                 if not state["Running"]:
                     return state
+                away_since = 0.0
             except NotFound:
                 raise AirflowException(
                     f"container {self._name} was removed while it ran; a retry goes on from its "
                     "checkpoint"
                 ) from None
             except (*_ENGINE_AWAY, APIError):
-                if time.monotonic() - answered_at > ENGINE_AWAY_SECONDS:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > ENGINE_AWAY_SECONDS:
                     raise
-            time.sleep(1.0)
+            time.sleep(LOOK_AGAIN_SECONDS)
 
     def _last_line(self) -> str:
         output = self.cli.logs(self._name, stdout=True, stderr=False, tail=_RESULT_ENTRIES)
@@ -240,36 +278,10 @@ class ResumableDockerOperator(DockerOperator):
         stack = f"{LABEL}.stack={stack_of(worker)}"
         for each in self.cli.containers(all=True, filters={"label": stack}):
             name, labels = each["Names"][0].lstrip("/"), each["Labels"]
-            if not is_waited_for(context["ti"], labels):
+            if name != self._name and not is_waited_for(context["ti"], labels):
                 self.log.info("removing container %s, which nobody waits for: %s", name, labels)
                 self.cli.stop(name, timeout=int(TERM_GRACE_SECONDS))
                 self._remove(name)
-
-
-class _Follower:
-    """Reads a container's log as it grows, each line once, however often the stream breaks."""
-
-    def __init__(self, operator: ResumableDockerOperator) -> None:
-        self._cli = operator.cli
-        self._lines = Lines(operator.log.info)
-        self._seen = b""
-
-    def follow(self, name: str) -> None:
-        """Hand on what is new until the stream ends."""
-        seen = self._seen
-        for entry in self._cli.logs(name, stream=True, timestamps=True, since=_seconds(seen)):
-            stamp, _, text = entry.partition(b" ")
-            if stamp > seen:  # of fixed width
-                self._seen = max(self._seen, stamp)
-                self._lines.feed(text)
-        self._lines.flush()
-
-
-def _seconds(stamp: bytes) -> int | None:
-    """The second of a stamp of the engine's log, which is in UTC."""
-    if not stamp:
-        return None
-    return int(datetime.fromisoformat(f"{stamp[:19].decode()}+00:00").timestamp())
 
 
 def _ended(words: Sequence[str], state: Mapping[str, Any]) -> str:

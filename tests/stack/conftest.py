@@ -108,10 +108,10 @@ def finish(run: Run, seconds: float = 420.0) -> str:
     return state
 
 
-def log_of(stack: ComposeStack, run: Run, task: str) -> str:
-    address = path("dags", run.dag_id, "dagRuns", run.run_id, "taskInstances", task, "logs", 1)
+def log_of(stack: ComposeStack, run: Run, task: str, attempt: int = 1) -> str:
+    address = path("dags", run.dag_id, "dagRuns", run.run_id, "taskInstances", task)
     try:
-        return json.dumps(stack.api.get(f"{address}?full_content=true"))
+        return json.dumps(stack.api.get(f"{address}/logs/{attempt}?full_content=true"))
     except NotFoundError:  # not begun
         return ""
 

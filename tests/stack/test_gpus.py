@@ -171,7 +171,7 @@ def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, 
         time.sleep(0.5)
     assert run.state() == "success", run.rows()
     assert [each["try_number"] for each in train_instances(with_gpus, run)] == [1]
-    seen = ("already running elsewhere", "came again after its token had run out")
+    seen = ("already running elsewhere", "came again: its token has run out")
     assert [text in worker_logs().partition(run.run_id)[2] for text in seen] == [
         *(not after_token, after_token)
     ]

@@ -1,0 +1,96 @@
+"""The watching of containers, against an engine that breaks off; real engines: tests/stack."""
+
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowException
+from docker.errors import APIError
+
+from fleet import docker_operator
+from fleet.docker_operator import ResumableDockerOperator
+from tests.fakes.docker_engine import CUT, Engine, misbehaving
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr(docker_operator, "LOOK_AGAIN_SECONDS", 0.01)
+
+
+def entry(second: int, text: str) -> bytes:
+    return f"2026-11-26T15:00:{second:02d}.000000000Z {text}\n".encode()
+
+
+def watching(engine: Engine) -> tuple[ResumableDockerOperator, list[str]]:
+    operator = ResumableDockerOperator(
+        task_id="task", image="image", command=["train"], docker_url=engine.address
+    )
+    operator._name = "music-genre-1"
+    lines: list[str] = []
+    operator._cached_logger = SimpleNamespace(info=lines.append)
+    return operator, lines
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # docker-py's socket
+def test_each_line_comes_once_however_often_the_stream_breaks():
+    first, second, third = (entry(n, f"epoch={n}") for n in (1, 2, 3))
+    streams = [[first, CUT], 503, [], [first, second], [second, third]]
+    with misbehaving(Engine(streams)) as engine:
+        operator, lines = watching(engine)
+        assert operator._watch()["ExitCode"] == 0
+    assert lines == ["epoch=1", "epoch=2", "epoch=3"]
+    assert "since" not in engine.asked[0]
+    assert len({asked["since"][0] for asked in engine.asked[1:4]}) == 1
+
+
+def test_lines_of_many_pieces_and_none_at_all_are_lines():
+    pieces = [b"2026-11-26T15:00:01.000000000Z begin", b"2026-11-26T15:00:01.000000001Z ning\n"]
+    with misbehaving(Engine([pieces], exit_code=75)) as engine:
+        operator, lines = watching(engine)
+        assert operator._watch()["ExitCode"] == 75
+    assert lines == ["beginning"]
+
+
+def test_an_engine_that_stays_away_ends_the_try(monkeypatch):
+    monkeypatch.setattr(docker_operator, "ENGINE_AWAY_SECONDS", 0.2)
+    with misbehaving(Engine([[entry(1, "epoch=1")], 503], exit_code=None)) as engine:
+        operator, lines = watching(engine)
+        with pytest.raises(APIError, match="no server is available"):
+            operator._watch()
+    assert lines == ["epoch=1"]
+    with pytest.raises(AirflowException, match=r"does not answer .*socket-proxy"):
+        with operator._engine_errors():
+            operator._inspect()
+
+
+def test_where_no_engine_is_the_remedy_is_named():
+    operator = ResumableDockerOperator(
+        task_id="task", image="image", command=["train"], docker_url="tcp://127.0.0.1:9"
+    )
+    with pytest.raises(
+        AirflowException, match=r"127\.0\.0\.1:9; start the stack with `make up DOC"
+    ):
+        operator._find_worker()
+
+
+def test_what_would_undo_it_is_refused():
+    with pytest.raises(TypeError, match=r"decides \['auto_remove'\] itself"):
+        ResumableDockerOperator(task_id="task", image="i", command=["c"], auto_remove="force")
+
+
+def test_only_image_and_command_are_rendered_for_all_to_see():
+    operator = ResumableDockerOperator(
+        task_id="task", image="i", command=["c"], private_environment={"TOKEN": "secret"}
+    )
+    assert tuple(operator.template_fields) == ("image", "command")
+
+
+def test_the_slots_gpu_is_asked_for(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
+    operator = ResumableDockerOperator(task_id="task", image="i", command=["c"])
+    worker = {"HostConfig": {"Memory": 8, "ShmSize": 1}, "Mounts": []}
+    (request,) = operator._host_settings(worker)["device_requests"]
+    assert (request["DeviceIDs"], request["Capabilities"]) == (["GPU-1"], [["gpu"]])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    settings = operator._host_settings(worker)
+    assert settings["device_requests"] is None
+    assert (settings["mem_limit"], settings["shm_size"]) == (8, 1)
