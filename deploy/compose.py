@@ -23,6 +23,8 @@ from deploy.stack import Stack
 
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
 """Services with an image of their own; the others share the webserver's."""
+TASK_LABEL = "music-genre.stack"
+"""On each container that a task of the Docker way has started: the project it belongs to."""
 WAIT_SECONDS = 300
 GPU_LOCKS = Path("/var/tmp/music-genre-gpus")  # noqa: S108
 """Where `music-genre` keeps them by default: one folder for containers and embedded workers."""
@@ -173,6 +175,7 @@ def start(project: Project) -> ComposeStack:
     """
     _make_gpu_locks()
     _replace_outdated(project)
+    _close_the_engine(project)
     wait = ("--wait", "--wait-timeout", str(WAIT_SECONDS))
     project.compose("up", "-d", "--no-build", *wait, *_scale(project))
     stack = ComposeStack(project)
@@ -200,6 +203,14 @@ def _replace_outdated(project: Project) -> None:
                 project.compose("up", "-d", "--no-build", "--force-recreate", "--no-deps", "redis")
 
 
+def _close_the_engine(project: Project) -> None:
+    """Remove the engine's proxy where the profile `docker` was left: Compose lets it run on."""
+    if "docker" not in project.settings().get("COMPOSE_PROFILES", "").split(","):
+        for container in project.containers():
+            if container["Service"] == "socket-proxy":
+                docker("rm", "--force", container["Name"])
+
+
 def _make_gpu_locks() -> None:
     """Make the folder of the GPUs' locks for every user, as the engine would not.
 
@@ -215,4 +226,8 @@ def _make_gpu_locks() -> None:
 
 def stop(project: Project, *, volumes: bool) -> None:
     """Remove the containers and networks; with `volumes`, all data too."""
+    if project.running():
+        project.of_running("stop")  # in their order: a worker stops what it has started
+    if started := docker("ps", "-aq", "--filter", f"label={TASK_LABEL}={project.name}").split():
+        docker("rm", "--force", *started)
     project.of_running("down", "--remove-orphans", *(["--volumes"] if volumes else []))

@@ -1,21 +1,37 @@
 """The containers of the Docker way: what each is called and given, and whether it is wanted."""
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import struct
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
+from docker.errors import APIError, NotFound  # type: ignore[import-untyped]
 from docker.types import DeviceRequest  # type: ignore[import-untyped]
+from requests import RequestException
+from urllib3.exceptions import HTTPError
 
 from fleet.gpus import VISIBLE_VARIABLE
-from fleet.process import Lines, LineSink
+from fleet.process import TERM_GRACE_SECONDS, Lines, LineSink
 
+ENGINE_AWAY_SECONDS = 120.0
+"""An engine that restarts is waited for; one that is away for longer fails the try."""
+LOOK_AGAIN_SECONDS = 1.0
+EXIT_REMOVED = 137
+"""A container that somebody has removed was killed for that."""
+ENGINE_AWAY = (RequestException, HTTPError, struct.error)
 LABEL = "music-genre"
 _OF_THE_COMMAND = ("MUSIC_GENRE_", "OMP_NUM_THREADS", VISIBLE_VARIABLE)
 """What a command needs of the worker's environment: no credentials are among it."""
+_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
+"""Of fixed width, so that text that is greater is later."""
 _WAITED_FOR = {"deferred", "queued", "restarting", "running", "scheduled"}
 _WAITED_FOR |= {"up_for_reschedule", "up_for_retry"}
 
@@ -92,10 +108,10 @@ def is_worth_following(found: Mapping[str, Any], labels: Mapping[str, str]) -> b
 def is_waited_for(ti: Any, labels: Mapping[str, str]) -> bool:
     """Ask Airflow whether a container's task is still to end; one that was cleared is."""
     dag, run, task, index = (
-        labels[f"{LABEL}.{key}"] for key in ("dag", "run", "task", "map-index")
+        labels.get(f"{LABEL}.{key}", "") for key in ("dag", "run", "task", "map-index")
     )
     states = ti.get_task_states(dag_id=dag, run_ids=[run], task_ids=[task]).get(run, {})
-    key = task if int(index) < 0 else f"{task}_{index}"
+    key = task if index == "-1" else f"{task}_{index}"
     return key in states and (states[key] is None or states[key] in _WAITED_FOR)
 
 
@@ -119,10 +135,78 @@ class LogFollower:
         since = _seconds(seen)
         for entry in self._engine.logs(self._name, stream=True, timestamps=True, since=since):
             stamp, _, text = entry.partition(b" ")
-            if stamp > seen:  # of fixed width
+            if not _STAMP.fullmatch(stamp):  # the engine's own word, of a log that is damaged
+                self._lines.feed(entry)
+            elif stamp > seen:
                 self._seen = max(self._seen, stamp)
                 self._lines.feed(text)
         self._lines.flush()
+
+
+class Container:
+    """One container of the engine, running or not.
+
+    Args:
+        engine: docker-py's client.
+        name: the container's.
+        log: where its lines go.
+    """
+
+    def __init__(self, engine: Any, name: str, log: Any) -> None:
+        self._engine, self.name, self._log = engine, name, log
+
+    def watch(self) -> dict[str, Any]:
+        """Hand on the container's lines until it has ended; returns its state.
+
+        A stream may break while the container runs: HAProxy cuts a silent one after ten minutes.
+        """
+        follower = LogFollower(self._engine, self.name, self._log.info)
+        away_since = 0.0
+        while True:
+            try:
+                follower.follow()
+                state: dict[str, Any] = self._engine.inspect_container(self.name)["State"]
+                if not state["Running"]:
+                    return state
+                away_since = 0.0
+            except NotFound:
+                ended = f"container {self.name} was removed while it ran"
+                return {"ExitCode": EXIT_REMOVED, "Error": ended}
+            except (*ENGINE_AWAY, APIError):
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > ENGINE_AWAY_SECONDS:
+                    raise
+            time.sleep(LOOK_AGAIN_SECONDS)
+
+    def last_line(self) -> str:
+        """Read the last line on standard output; the engine's own `tail` counts both outputs."""
+        last = deque([""], maxlen=1)
+        lines = Lines(last.append)
+        for chunk in self._engine.logs(self.name, stderr=False, stream=True, follow=False):
+            lines.feed(chunk)
+        lines.flush()
+        return last[0]
+
+    def inspect(self) -> dict[str, Any] | None:
+        """Read what it is like; none where there is none."""
+        try:
+            return dict(self._engine.inspect_container(self.name))
+        except NotFound:
+            return None
+
+    def stop(self) -> None:
+        """Have the engine send SIGTERM and, after the grace, SIGKILL, even if we are gone."""
+        with contextlib.suppress(APIError, *ENGINE_AWAY):
+            self._engine.stop(self.name, timeout=int(TERM_GRACE_SECONDS))
+
+    def remove(self) -> None:
+        """Remove a container; one that stays for now is a later task's to remove."""
+        try:
+            self._engine.remove_container(self.name, force=True)
+        except NotFound:
+            pass
+        except (APIError, *ENGINE_AWAY) as error:
+            self._log.warning("container %s is not removed yet: %s", self.name, error)
 
 
 def _seconds(stamp: bytes) -> int | None:

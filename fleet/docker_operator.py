@@ -8,23 +8,20 @@ engine itself refuses a second, and a retry follows the one that is there.
 import contextlib
 import os
 import socket
-import struct
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow.providers.docker.operators.docker import DockerOperator
 from airflow.sdk import Asset, Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from docker.errors import APIError, ImageNotFound, NotFound  # type: ignore[import-untyped]
 from docker.types import LogConfig  # type: ignore[import-untyped]
-from requests import RequestException
-from urllib3.exceptions import HTTPError
 
 from fleet.containers import (
+    ENGINE_AWAY,
     LABEL,
-    LogFollower,
+    Container,
     container_environment,
     container_name,
     digest,
@@ -37,19 +34,14 @@ from fleet.containers import (
 )
 from fleet.operators import worker_name
 from fleet.outcome import alias_of, announce, quoted, raise_for, read_result
-from fleet.process import TERM_GRACE_SECONDS, die_with_parent
+from fleet.process import die_with_parent
 
-ENGINE_AWAY_SECONDS = 120.0
-"""An engine that restarts is waited for; one that is away for longer fails the try."""
-LOOK_AGAIN_SECONDS = 1.0
 REQUEST_SECONDS = 60
-LOG = LogConfig(config={"max-size": "10m", "max-file": "3"})
-_RESULT_ENTRIES = 4
-"""The engine's log has lines in pieces of 16 KiB; a result may have 48."""
-_ENGINE_AWAY = (RequestException, HTTPError, struct.error)
+LOG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "3"})
 _DECIDED_HERE = {
-    *("auto_remove", "container_name", "env_file", "privileged", "retrieve_output"),
-    *("retrieve_output_path", "skip_on_exit_code", "tty", "xcom_all"),
+    *("auto_remove", "container_name", "env_file", "force_pull", "host_tmp_dir", "labels"),
+    *("log_opts_max_file", "log_opts_max_size", "mount_tmp_dir", "port_bindings", "privileged"),
+    *("retrieve_output", "retrieve_output_path", "skip_on_exit_code", "tmp_dir", "tty", "xcom_all"),
 }
 """Arguments of the provider's operator that would have no meaning, or undo what this one is for."""
 
@@ -90,7 +82,7 @@ class ResumableDockerOperator(DockerOperator):
         super().__init__(**{**defaults, "outlets": alias_of(asset), **arguments})
         self.command = command  # type: ignore[assignment] # theirs may be one text for a shell
         self.volumes, self.asset = volumes, asset
-        self._name = ""
+        self._container: Container | None = None
         self._must_end = False
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
@@ -107,24 +99,36 @@ class ResumableDockerOperator(DockerOperator):
         words = [str(word) for word in self.command or ()]
         with self._engine_errors():
             worker = self._find_worker()
-            self._name = container_name(stack_of(worker), context["ti"])
-            self._reap(context, worker)
-            self._ensure_container(words, context, worker)
-            if self._must_end:  # SIGTERM came before there was a container to stop
-                self._stop()
-            state = self._watch()
-            line = self._last_line()
-            self._remove(self._name)
+            name = container_name(stack_of(worker), context["ti"])
+            self._container = container = Container(self.cli, name, self.log)
+            self._reap(name, context, worker)
+            state = self._run(container, words, context, worker)
+            line = container.last_line() if state["ExitCode"] == 0 else ""
+            container.remove()
         raise_for(state["ExitCode"], _ended(words, state), context, must_end=self._must_end)
         result = read_result(line, words)
         announce(self.asset, result, context)
         return result
 
+    def _run(
+        self, container: Container, words: list[str], context: Context, worker: Any
+    ) -> dict[str, Any]:
+        """See the task's container to its end; returns its state."""
+        try:
+            self._ensure(container, words, context, worker)
+            if self._must_end:  # SIGTERM came before there was a container to stop
+                container.stop()
+            return container.watch()
+        except AirflowTaskTimeout:  # what `on_kill` asks for may not be heard any more
+            container.stop()
+            container.remove()
+            raise
+
     def on_kill(self) -> None:
         """Stop the container; `execute` goes on and sees how it ends."""
         self._must_end = True
-        if self._name:
-            threading.Thread(target=self._stop, daemon=True).start()
+        if self._container:
+            threading.Thread(target=self._container.stop, daemon=True).start()
 
     @contextlib.contextmanager
     def _engine_errors(self) -> Iterator[None]:
@@ -135,7 +139,7 @@ class ResumableDockerOperator(DockerOperator):
             raise AirflowException(
                 f"the Docker engine at {self.docker_url} refuses: {error.explanation or error}"
             ) from error
-        except _ENGINE_AWAY as error:
+        except ENGINE_AWAY as error:
             raise AirflowException(
                 f"the Docker engine at {self.docker_url} does not answer ({error}); "
                 "see whether it and the service socket-proxy run"
@@ -158,30 +162,34 @@ class ResumableDockerOperator(DockerOperator):
                 "so it has no mounts to pass on; use the engine of its own machine"
             ) from error
 
-    def _ensure_container(self, words: list[str], context: Context, worker: Any) -> None:
-        """Have this task's container run, or have ended well; whatever else has its name goes."""
+    def _ensure(
+        self, container: Container, words: list[str], context: Context, worker: Any
+    ) -> None:
+        """Have the task's container run, or have ended well; whatever else has its name goes."""
         labels = labels_of(stack_of(worker), context["ti"], digest(self.image, words))
-        found = self._inspect()
-        if found and is_worth_following(found, labels):
-            self.log.info("following container %s, %s", self._name, found["State"]["Status"])
-            return
-        if found:
-            self.log.info("replacing container %s, %s", self._name, found["State"]["Status"])
-            self._stop()
-            self._remove(self._name)
-        self._start(words, labels, worker)
+        if found := container.inspect():
+            follows, status = is_worth_following(found, labels), found["State"]["Status"]
+            doing = "following" if follows else "replacing"
+            self.log.info("%s container %s, %s", doing, container.name, status)
+            if follows:
+                return
+            container.stop()
+            container.remove()
+        self._create(container.name, words, labels, worker)
+        self._start(container, words)
 
-    def _start(self, words: list[str], labels: Mapping[str, str], worker: Any) -> None:
+    def _create(self, name: str, words: list[str], labels: Mapping[str, str], worker: Any) -> None:
         environment = container_environment(os.environ, self.environment, self._private_environment)
         arguments = {
             "image": self.image,
             "command": words,
-            "name": self._name,
+            "name": name,
             "environment": environment,
             "labels": labels,
             "user": self.user,
             "working_dir": self.working_dir,
             "entrypoint": self.entrypoint,
+            "hostname": self.hostname,
             "host_config": self.cli.create_host_config(**self._host_settings(worker)),
         }
         try:
@@ -189,11 +197,22 @@ class ResumableDockerOperator(DockerOperator):
         except ImageNotFound:
             self._pull()
             self.cli.create_container(**arguments)
+
+    def _start(self, container: Container, words: list[str]) -> None:
         self.log.info(
             "%s runs in container %s of %s: %s",
-            *(worker_name(), self._name, self.image, " ".join(words)),
+            *(worker_name(), container.name, self.image, " ".join(words)),
         )
-        self.cli.start(self._name)
+        try:
+            self.cli.start(container.name)
+        except APIError as error:
+            container.remove()
+            kind = AirflowFailException if error.is_client_error() else AirflowException
+            raise kind(
+                f"a container of {self.image} cannot start {quoted(words)}: {error.explanation}; "
+                "see whether the image has the command and, with a GPU, the engine the NVIDIA "
+                "Container Toolkit"
+            ) from error
 
     def _host_settings(self, worker: Any) -> dict[str, Any]:
         """What the container has of the machine: where nothing is said, no more than the worker."""
@@ -206,6 +225,7 @@ class ResumableDockerOperator(DockerOperator):
             "dns_search": self.dns_search,
             "extra_hosts": self.extra_hosts,
             "ipc_mode": self.ipc_mode,
+            "cpu_shares": round(self.cpus * 1024),  # as `docker run` has it for 1.0
             "mem_limit": self.mem_limit or limits["Memory"],
             "shm_size": self.shm_size or limits["ShmSize"],
             "ulimits": self.ulimits,
@@ -219,71 +239,30 @@ class ResumableDockerOperator(DockerOperator):
         }
 
     def _pull(self) -> None:
+        self.log.info("pulling image %s", self.image)
         try:
-            self.log.info("pulling image %s", self.image)
             self.cli.pull(self.image)
-        except APIError as error:
+            self.cli.inspect_image(self.image)
+        except NotFound as error:
             raise AirflowFailException(
-                f"image {self.image} is not on the Docker engine and cannot be pulled "
-                f"({error.explanation}); `make up DOCKER=1` builds music-genre-classif"
+                f"image {self.image} is not on the Docker engine, and its registry has none for us "
+                f"({error.explanation}); pull it there (`make up DOCKER=1` builds ours)"
             ) from error
 
-    def _watch(self) -> dict[str, Any]:
-        """Hand on the container's lines until it has ended; returns its state.
-
-        A stream may break while the container runs: HAProxy cuts a silent one after ten minutes.
-        """
-        follower = LogFollower(self.cli, self._name, self.log.info)
-        away_since = 0.0
-        while True:
-            try:
-                follower.follow()
-                state: dict[str, Any] = self.cli.inspect_container(self._name)["State"]
-                if not state["Running"]:
-                    return state
-                away_since = 0.0
-            except NotFound:
-                raise AirflowException(
-                    f"container {self._name} was removed while it ran; a retry goes on from its "
-                    "checkpoint"
-                ) from None
-            except (*_ENGINE_AWAY, APIError):
-                away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > ENGINE_AWAY_SECONDS:
-                    raise
-            time.sleep(LOOK_AGAIN_SECONDS)
-
-    def _last_line(self) -> str:
-        output = self.cli.logs(self._name, stdout=True, stderr=False, tail=_RESULT_ENTRIES)
-        lines = output.decode("utf-8", "replace").splitlines()
-        return lines[-1] if lines else ""
-
-    def _inspect(self) -> dict[str, Any] | None:
-        try:
-            return dict(self.cli.inspect_container(self._name))
-        except NotFound:
-            return None
-
-    def _stop(self) -> None:
-        """Have the engine send SIGTERM and, after the grace, SIGKILL, even if we are gone."""
-        with contextlib.suppress(APIError, *_ENGINE_AWAY):
-            self.cli.stop(self._name, timeout=int(TERM_GRACE_SECONDS))
-
-    def _remove(self, name: str) -> None:
-        with contextlib.suppress(NotFound):
-            self.cli.remove_container(name, force=True)
-
-    def _reap(self, context: Context, worker: Any) -> None:
+    def _reap(self, own: str, context: Context, worker: Any) -> None:
         """Remove this stack's containers whose tasks nobody waits for any more."""
         stack = f"{LABEL}.stack={stack_of(worker)}"
         for each in self.cli.containers(all=True, filters={"label": stack}):
-            name, labels = each["Names"][0].lstrip("/"), each["Labels"]
-            if name != self._name and not is_waited_for(context["ti"], labels):
-                self.log.info("removing container %s, which nobody waits for: %s", name, labels)
-                self.cli.stop(name, timeout=int(TERM_GRACE_SECONDS))
-                self._remove(name)
+            key, labels = each["Id"], each["Labels"]
+            is_own = f"/{own}" in (each["Names"] or [])
+            if not is_own and not is_waited_for(context["ti"], labels):
+                self.log.info("removing container %s, which nobody waits for: %s", key, labels)
+                leftover = Container(self.cli, key, self.log)
+                leftover.stop()
+                leftover.remove()
 
 
 def _ended(words: Sequence[str], state: Mapping[str, Any]) -> str:
     memory = ", killed for want of memory" if state.get("OOMKilled") else ""
-    return f"{quoted(words)} ended with exit status {state['ExitCode']}{memory}"
+    why = f" ({state['Error']})" if state.get("Error") else ""
+    return f"{quoted(words)} ended with exit status {state['ExitCode']}{memory}{why}"

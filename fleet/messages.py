@@ -46,7 +46,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no typ
     def _turn(self, channel: Any) -> None:
         renew(channel, [request.message.delivery_tag for request in state.reserved_requests])
         for tag in put_back(channel):
-            logger.warning("put back message %s, whose worker was silent", tag)
+            logger.warning("put back message %s: nobody renewed its lease", tag)
 
 
 def renew(channel: Any, tags: Collection[str]) -> None:

@@ -220,6 +220,20 @@ def test_a_taken_port_is_named_unless_the_stack_holds_it(answering):
     assert same["WEB_PORT"].found == "port 5555 is FLOWER_PORT too"
 
 
+def test_the_docker_way_says_what_it_means_and_wants_a_socket(answering, tmp_path):
+    answering(engine())
+    wanted = {"COMPOSE_PROFILES": "s3,docker", "DOCKER_SOCKET": str(tmp_path / "docker.sock")}
+    fault = faults(wanted)["Docker way"]
+    assert fault.found.endswith("docker.sock is no socket")
+    assert "DOCKER_SOCKET in .env" in fault.remedy
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(wanted["DOCKER_SOCKET"])
+        found = {each.name: each for each in checks.check(wanted, set)}["Docker way"]
+    assert "root on this machine" in found.found
+    assert found.remedy == ""
+    assert "Docker way" not in {each.name for each in checks.check({}, set)}
+
+
 def test_a_gpu_wants_its_driver_and_toolkit_where_it_is_asked_for(answering, tmp_path, monkeypatch):
     answering(engine())
     wanted = {"COMPOSE_FILE": "docker-compose.yml:deploy/compose/gpu.yml"}

@@ -10,6 +10,7 @@ import pytest
 from conftest import N_GPUS, wait_until
 from test_training import finish
 
+from deploy.supervisor import supervisord_process
 from tests.gpu_trainings import (
     ROUNDS,
     assert_all_resumed,
@@ -70,7 +71,8 @@ def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, ki
 
 def test_a_training_whose_worker_died_before_starting_it_is_started_by_the_next(stack):
     """As when a machine is lost in the second between the two."""
-    (worker,) = [each for each in psutil.process_iter() if is_gpu_worker(each)]
+    own = supervisord_process(stack.state).children(recursive=True)
+    (worker,) = [each for each in own if is_gpu_worker(each)]
     slots = worker.children()
     for slot in slots:
         slot.suspend()

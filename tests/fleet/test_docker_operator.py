@@ -6,14 +6,15 @@ import pytest
 from airflow.sdk.exceptions import AirflowException
 from docker.errors import APIError
 
-from fleet import docker_operator
+from fleet import containers
+from fleet.containers import Container
 from fleet.docker_operator import ResumableDockerOperator
 from tests.fakes.docker_engine import CUT, Engine, misbehaving
 
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
-    monkeypatch.setattr(docker_operator, "LOOK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(containers, "LOOK_AGAIN_SECONDS", 0.01)
 
 
 def entry(second: int, text: str) -> bytes:
@@ -24,20 +25,21 @@ def watching(engine: Engine) -> tuple[ResumableDockerOperator, list[str]]:
     operator = ResumableDockerOperator(
         task_id="task", image="image", command=["train"], docker_url=engine.address
     )
-    operator._name = "music-genre-1"
     lines: list[str] = []
-    operator._cached_logger = SimpleNamespace(info=lines.append)
+    log = SimpleNamespace(info=lines.append)
+    operator._container = Container(operator.cli, "music-genre-1", log)
     return operator, lines
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # docker-py's socket
 def test_each_line_comes_once_however_often_the_stream_breaks():
     first, second, third = (entry(n, f"epoch={n}") for n in (1, 2, 3))
-    streams = [[first, CUT], 503, [], [first, second], [second, third]]
+    damaged = b"Error grabbing logs: unexpected EOF\n"
+    streams = [[first, CUT], 503, [damaged], [first, second], [second, third]]
     with misbehaving(Engine(streams)) as engine:
         operator, lines = watching(engine)
-        assert operator._watch()["ExitCode"] == 0
-    assert lines == ["epoch=1", "epoch=2", "epoch=3"]
+        assert operator._container.watch()["ExitCode"] == 0
+    assert lines == ["epoch=1", damaged.decode().strip(), "epoch=2", "epoch=3"]
     assert "since" not in engine.asked[0]
     assert len({asked["since"][0] for asked in engine.asked[1:4]}) == 1
 
@@ -46,20 +48,31 @@ def test_lines_of_many_pieces_and_none_at_all_are_lines():
     pieces = [b"2026-11-26T15:00:01.000000000Z begin", b"2026-11-26T15:00:01.000000001Z ning\n"]
     with misbehaving(Engine([pieces], exit_code=75)) as engine:
         operator, lines = watching(engine)
-        assert operator._watch()["ExitCode"] == 75
+        assert operator._container.watch()["ExitCode"] == 75
     assert lines == ["beginning"]
 
 
+@pytest.mark.parametrize("result", ['{"n": 3}', '{"name": "\u2028"}', f'{{"x": "{"y" * 40_000}"}}'])
+def test_the_result_is_the_last_line_on_standard_output(result):
+    """Asked of the engine alone, whose `tail` would count standard error too."""
+    pieces = [result.encode()[start : start + 16384] for start in range(0, len(result), 16384)]
+    with misbehaving(Engine([[b"text\n", *pieces, b"\n"]])) as engine:
+        operator, _ = watching(engine)
+        assert operator._container.last_line() == result
+    (asked,) = engine.asked
+    assert (asked["stdout"], asked["stderr"], asked["tail"]) == (["1"], ["0"], ["all"])
+
+
 def test_an_engine_that_stays_away_ends_the_try(monkeypatch):
-    monkeypatch.setattr(docker_operator, "ENGINE_AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(containers, "ENGINE_AWAY_SECONDS", 0.2)
     with misbehaving(Engine([[entry(1, "epoch=1")], 503], exit_code=None)) as engine:
         operator, lines = watching(engine)
         with pytest.raises(APIError, match="no server is available"):
-            operator._watch()
+            operator._container.watch()
     assert lines == ["epoch=1"]
     with pytest.raises(AirflowException, match=r"does not answer .*socket-proxy"):
         with operator._engine_errors():
-            operator._inspect()
+            operator._container.inspect()
 
 
 def test_where_no_engine_is_the_remedy_is_named():

@@ -27,6 +27,7 @@ from tests.gpu_trainings import (
 )
 
 pytestmark = pytest.mark.timeout(1800)
+LEASE_AND_RENEWAL_SECONDS = 40  # fleet.messages: 30 and 5, and some
 FOUR = "GPU-1,GPU-2,GPU-3,GPU-4"
 
 
@@ -156,12 +157,13 @@ for tag, text in channel.client.hgetall("unacked").items():
 def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, after_token):
     """As workers do after `visibility_timeout`; a token lives for `task_queued_timeout`."""
     seeds = range(30_000 + after_token, 30_001 + after_token)
-    run = sweep(with_gpus, seeds, epochs=40)
+    run = sweep(with_gpus, seeds, epochs=70 if after_token else 40)
     wait_until(lambda: any(training.is_computing() for training in trainings(seeds)), 180)
     (began,) = [each["start_date"] for each in train_instances(with_gpus, run)]
     since = datetime.fromisoformat(began)
     if after_token:
-        wait_until(lambda: (datetime.now(UTC) - since).total_seconds() > 30)
+        wait_until(lambda: (datetime.now(UTC) - since).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
+        assert n_received(run) == 1, "its worker did not renew the lease"
     ended = inside("gpu-worker", "python", "-c", AGAIN, run.run_id)
     assert ended.returncode == 0, ended.stderr
     wait_until(lambda: n_received(run) == 2, 60)
