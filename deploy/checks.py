@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from deploy.components import DEMO_MUSIC, REPOSITORY
 from deploy.engine import docker
-from deploy.environment import count_gpus
+from deploy.environment import count_gpus, profiles_of
 from deploy.errors import DeployError
 
 GIB = 1024**3
@@ -61,7 +61,7 @@ def check(environment: Mapping[str, str], held_ports: Callable[[], set[int]]) ->
     if not compose.remedy:
         held = {str(port) for port in held_ports()}
         findings += [_port(name, environment, held) for name in PORTS]
-    if "docker" in environment.get("COMPOSE_PROFILES", "").split(","):
+    if "docker" in profiles_of(environment):
         findings.append(_docker_way(environment))
     if "gpu.yml" in environment.get("COMPOSE_FILE", ""):
         findings += [_driver(), _toolkit(info)]

@@ -20,11 +20,10 @@ from deploy.components import REPOSITORY
 from deploy.engine import docker
 from deploy.errors import DeployError
 from deploy.stack import Stack
+from fleet.contract import STACK_LABEL
 
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
 """Services with an image of their own; the others share the webserver's."""
-TASK_LABEL = "music-genre.stack"
-"""On each container that a task of the Docker way has started: the project it belongs to."""
 WAIT_SECONDS = 300
 GPU_LOCKS = Path("/var/tmp/music-genre-gpus")  # noqa: S108
 """Where `music-genre` keeps them by default: one folder for containers and embedded workers."""
@@ -205,7 +204,7 @@ def _replace_outdated(project: Project) -> None:
 
 def _close_the_engine(project: Project) -> None:
     """Remove the engine's proxy where the profile `docker` was left: Compose lets it run on."""
-    if "docker" not in project.settings().get("COMPOSE_PROFILES", "").split(","):
+    if "docker" not in environment.profiles_of(project.settings()):
         for container in project.containers():
             if container["Service"] == "socket-proxy":
                 docker("rm", "--force", container["Name"])
@@ -228,6 +227,6 @@ def stop(project: Project, *, volumes: bool) -> None:
     """Remove the containers and networks; with `volumes`, all data too."""
     if project.running():
         project.of_running("stop")  # in their order: a worker stops what it has started
-    if started := docker("ps", "-aq", "--filter", f"label={TASK_LABEL}={project.name}").split():
+    if started := docker("ps", "-aq", "--filter", f"label={STACK_LABEL}={project.name}").split():
         docker("rm", "--force", *started)
     project.of_running("down", "--remove-orphans", *(["--volumes"] if volumes else []))

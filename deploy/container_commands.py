@@ -1,6 +1,7 @@
 """The commands of the stack of containers."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,21 +54,34 @@ def _port_option(name: str, server: str) -> Callable[[Command], Command]:
     )
 
 
+def writing_env(
+    write: Callable[[Project, Sequence[str], Mapping[str, str]], None],
+) -> Callable[..., None]:
+    """Give a command what is written into .env: profiles and ports."""
+
+    @env_option
+    @project_option
+    @profile_options
+    @_port_option("web", "Airflow")
+    @_port_option("flower", "Flower")
+    @functools.wraps(write)
+    def command(
+        env_file: Path,
+        name: str,
+        profiles: tuple[str, ...],
+        web_port: int | None,
+        flower_port: int | None,
+    ) -> None:
+        write(Project(name, env_file), profiles, _chosen(web_port, flower_port))
+
+    return command
+
+
 @click.command("env")
-@env_option
-@project_option
-@profile_options
-@_port_option("web", "Airflow")
-@_port_option("flower", "Flower")
-def write_env(
-    env_file: Path,
-    name: str,
-    profiles: tuple[str, ...],
-    web_port: int | None,
-    flower_port: int | None,
-) -> None:
+@writing_env
+def write_env(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
     """Write .env with generated secrets; what is there stays."""
-    _write_env(Project(name, env_file), profiles, _chosen(web_port, flower_port))
+    _write_env(project, profiles, chosen)
 
 
 def _chosen(web_port: int | None, flower_port: int | None) -> dict[str, str]:
@@ -104,20 +118,9 @@ def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str])
 
 
 @click.command()
-@env_option
-@project_option
-@profile_options
-@_port_option("web", "Airflow")
-@_port_option("flower", "Flower")
-def up(
-    env_file: Path,
-    name: str,
-    profiles: tuple[str, ...],
-    web_port: int | None,
-    flower_port: int | None,
-) -> None:
+@writing_env
+def up(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
     """Check, write .env, build, start, and run a task on every queue."""
-    project, chosen = Project(name, env_file), _chosen(web_port, flower_port)
     with project.alone():
         _check(project, profiles, chosen)
         _write_env(project, profiles, chosen)
@@ -126,7 +129,8 @@ def up(
         stack = compose.start(project)
         _try_every_queue(stack)
     _name_unread_dags(stack)
-    print_addresses(stack, f"ADMIN_PASSWORD in {env_file}", f"FLOWER_PASSWORD in {env_file}")
+    passwords = [f"{name} in {project.env_file}" for name in ("ADMIN_PASSWORD", "FLOWER_PASSWORD")]
+    print_addresses(stack, *passwords)
 
 
 def _name_unread_dags(stack: Stack) -> None:

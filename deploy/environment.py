@@ -136,9 +136,14 @@ def ensure(
     return missing
 
 
+def profiles_of(found: Mapping[str, str]) -> list[str]:
+    """Name the profiles that a file has started."""
+    return [name for name in found.get("COMPOSE_PROFILES", "").split(",") if name]
+
+
 def with_profiles(found: Mapping[str, str], profiles: Sequence[str]) -> dict[str, str]:
     """The line that has profiles started beside those that a file names; none if it does."""
-    named = [name for name in found.get("COMPOSE_PROFILES", "").split(",") if name]
+    named = profiles_of(found)
     wanted = [*named, *(name for name in profiles if name not in named)]
     return {"COMPOSE_PROFILES": ",".join(wanted)} if wanted != named else {}
 

@@ -18,6 +18,7 @@ from docker.types import DeviceRequest  # type: ignore[import-untyped]
 from requests import RequestException
 from urllib3.exceptions import HTTPError
 
+from fleet.contract import STACK_LABEL
 from fleet.gpus import VISIBLE_VARIABLE
 from fleet.process import TERM_GRACE_SECONDS, Lines, LineSink
 
@@ -32,8 +33,10 @@ _OF_THE_COMMAND = ("MUSIC_GENRE_", "OMP_NUM_THREADS", VISIBLE_VARIABLE)
 """What a command needs of the worker's environment: no credentials are among it."""
 _STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
 """Of fixed width, so that text that is greater is later."""
-_WAITED_FOR = {"deferred", "queued", "restarting", "running", "scheduled"}
-_WAITED_FOR |= {"up_for_reschedule", "up_for_retry"}
+_WAITED_FOR = {
+    *("deferred", "queued", "restarting", "running", "scheduled"),
+    *("up_for_reschedule", "up_for_retry"),
+}
 
 
 def container_name(stack: str, ti: Any) -> str:
@@ -50,7 +53,6 @@ def digest(image: str, words: Sequence[str]) -> str:
 def labels_of(stack: str, ti: Any, command: str) -> dict[str, str]:
     """Say on a container what it is for."""
     values = {
-        "stack": stack,
         "dag": ti.dag_id,
         "run": ti.run_id,
         "task": ti.task_id,
@@ -58,7 +60,7 @@ def labels_of(stack: str, ti: Any, command: str) -> dict[str, str]:
         "try": str(ti.try_number),
         "command": command,
     }
-    return {f"{LABEL}.{name}": value for name, value in values.items()}
+    return {STACK_LABEL: stack} | {f"{LABEL}.{name}": value for name, value in values.items()}
 
 
 def stack_of(worker: Mapping[str, Any]) -> str:

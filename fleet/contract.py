@@ -26,6 +26,8 @@ MARGIN_SECONDS = 3600
 """Between the end of the longest task and the redelivery of its message."""
 LEAST_QUEUED_SECONDS = 600
 """Airflow's own default."""
+STACK_LABEL = "music-genre.stack"
+"""On the container of a task: the Compose project that it belongs to."""
 PUBLISHING_POOL = "publishing"
 """Holds one slot: one task at a time pushes to the repository of versions."""
 

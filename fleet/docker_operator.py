@@ -20,7 +20,6 @@ from docker.types import LogConfig  # type: ignore[import-untyped]
 
 from fleet.containers import (
     ENGINE_AWAY,
-    LABEL,
     Container,
     container_environment,
     container_name,
@@ -32,6 +31,7 @@ from fleet.containers import (
     slot_device,
     stack_of,
 )
+from fleet.contract import STACK_LABEL
 from fleet.operators import worker_name
 from fleet.outcome import alias_of, announce, quoted, raise_for, read_result
 from fleet.process import die_with_parent
@@ -251,7 +251,7 @@ class ResumableDockerOperator(DockerOperator):
 
     def _reap(self, own: str, context: Context, worker: Any) -> None:
         """Remove this stack's containers whose tasks nobody waits for any more."""
-        stack = f"{LABEL}.stack={stack_of(worker)}"
+        stack = f"{STACK_LABEL}={stack_of(worker)}"
         for each in self.cli.containers(all=True, filters={"label": stack}):
             key, labels = each["Id"], each["Labels"]
             is_own = f"/{own}" in (each["Names"] or [])

@@ -184,7 +184,7 @@ class _Pipes:
 
     def drain(self) -> None:
         """Read on until the pipes are empty, and hand on the last unfinished lines."""
-        for fd in list(self._lines):
+        for fd in [fd for fd in self._lines if fd in self._selector.get_map()]:
             while self._read(fd):
                 pass
             self._lines[fd].flush()
@@ -195,8 +195,7 @@ class _Pipes:
         except BlockingIOError:
             return False
         if not chunk:
-            if fd in self._selector.get_map():
-                self._selector.unregister(fd)
+            self._selector.unregister(fd)
             self._lines[fd].flush()
             return False
         self._lines[fd].feed(chunk)

@@ -21,7 +21,7 @@ from tests.gpu_trainings import (
     trainings,
 )
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 TAKEN_SECONDS = 3.0
 """From a task's being queued until its worker holds the message."""
 
