@@ -54,6 +54,7 @@ SAME: Final = {
 
 ERRORS: Final = (BotoCoreError, ClientError)
 """What botocore raises."""
+_SILENCE: Final = (NoConnectionError, HTTPClientError, ConnectionError, TimeoutError)
 
 
 def be_compatible() -> None:
@@ -111,6 +112,11 @@ def is_its(error: BaseException) -> bool:
     return any(isinstance(cause, ways) for cause in _causes(error))
 
 
+def is_silence(error: BaseException) -> bool:
+    """Tell whether S3 did not answer, or was not reached."""
+    return any(isinstance(cause, _SILENCE) for cause in _causes(error))
+
+
 def in_words(what: str, error: BaseException) -> MusicGenreError:
     """Say in one line what an error of S3's means, without anything secret.
 
@@ -131,7 +137,7 @@ def in_words(what: str, error: BaseException) -> MusicGenreError:
             )
         if isinstance(cause, SSLError):
             return InputError(f"{what}: its certificate is not trusted here; set AWS_CA_BUNDLE")
-        if isinstance(cause, NoConnectionError | HTTPClientError | ConnectionError | TimeoutError):
+        if isinstance(cause, _SILENCE):
             where = os.environ.get("AWS_ENDPOINT_URL") or "Amazon's S3"
             return TemporaryError(
                 f"{what}: {where} does not answer; check the network and AWS_ENDPOINT_URL"

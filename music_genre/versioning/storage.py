@@ -15,6 +15,7 @@ from typing import Any, Final
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 from dvc.config import ConfigError
 from dvc.exceptions import DvcException
+from dvc.fs import known_implementations
 from dvc.repo import Repo
 
 from music_genre import artifacts
@@ -25,10 +26,10 @@ from music_genre.versioning.clone import Clone
 
 logger = logging.getLogger(__name__)
 
+known_implementations["s3"]["class"] = "music_genre.versioning.s3_filesystem.S3FileSystem"
+
 REMOTE: Final = "storage"
 """The remote's name in the .dvc/config of a new repository."""
-SECONDS: Final = 20
-"""How long S3 may be silent before it is asked again, ten times in all."""
 N_REQUESTS: Final = 16
 """How many objects are looked at side by side."""
 LOGGERS: Final = ("dvc", "dvc_objects", "dvc_data", "dvc_s3", "s3fs")
@@ -147,9 +148,6 @@ def _begin(clone: Clone, access: Access) -> None:
 def _settle_remote(repo: Repo, access: Access) -> None:
     """Where a repository keeps its bytes it goes on to; only a new one is told."""
     found = address(repo)
-    if found.startswith(S3):
-        settings = repo.config["remote"][repo.config["core"]["remote"].lower()]
-        settings |= {"read_timeout": SECONDS, "connect_timeout": SECONDS}
     if found != access.remote.rstrip("/"):
         logger.warning(
             "%s: keeps its bytes at %s, which is used, and not %s", access.git, found, access.remote

@@ -11,6 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 HANG_UP = (0, "")
 """A refusal that is no answer."""
+SILENT = (-1, "")
+"""A request is read, and nothing comes of it."""
+STOPPED = (-2, "")
+"""A request's body is not even read."""
 
 
 ROLE, ROLE_TOKEN = "/role", "token-of-the-role"
@@ -42,9 +46,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: "_Server"
 
     def do_PUT(self) -> None:
-        data, query = self._body(), urllib.parse.urlsplit(self.path).query
-        if not self._may():
+        refused = self._refusal()
+        data = b"" if refused == STOPPED else self._body()
+        if not self._is_served(refused):
             return
+        query = urllib.parse.urlsplit(self.path).query
         if "partNumber=" in query:  # parts come in any order
             number = int(urllib.parse.parse_qs(query)["partNumber"][0])
             self.server.store.parts[f"{self._key} {number:05}"] = data
@@ -71,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._key == ROLE:
             self._hand_out()
             return
-        if not self._may():
+        if not self._is_served(self._refusal()):
             return
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
         if "list-type" in query:
@@ -108,10 +114,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def _may(self) -> bool:
+    def _refusal(self) -> tuple[int, str] | None:
         self.server.store.tokens.add(self.headers.get("X-Amz-Security-Token", ""))
-        refused = self.server.store.refusal(self.command)
-        if refused == HANG_UP:
+        return self.server.store.refusal(self.command)
+
+    def _is_served(self, refused: tuple[int, str] | None) -> bool:
+        if refused in {HANG_UP, SILENT, STOPPED}:
+            if refused != HANG_UP:
+                self.server.over.wait()
             self.close_connection = True
         elif refused:
             self._refuse(*refused)
@@ -136,17 +146,19 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     store: Store
+    over: threading.Event
 
 
 @contextmanager
 def serving() -> Iterator[tuple[str, Store]]:
     """Serve on loopback; yields the address and what is held."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
-        server.store = Store()
+        server.store, server.over = Store(), threading.Event()
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}", server.store
         finally:
+            server.over.set()
             server.shutdown()
             thread.join()

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from music_genre.versioning import git, s3
-from tests.fakes.s3 import HANG_UP, ROLE, ROLE_TOKEN, Store, serving
+from music_genre.versioning import git, s3, s3_filesystem
+from tests.fakes.s3 import HANG_UP, ROLE, ROLE_TOKEN, SILENT, STOPPED, Store, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SIDE_BY_SIDE = 4 * (os.cpu_count() or 1)
+"""How many objects DVC sends at a time."""
 KEY, SECRET, TOKEN = "AKIATESTKEY0000", "test+very/secret", "test-session-token"
 
 
@@ -138,6 +140,40 @@ def test_an_s3_that_hangs_up_after_the_probe_is_one_line(
     assert refused.code == 75, refused.stderr
     assert "does not answer" in refused.error
     assert commits(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "n_files", "n_bytes"),
+    [(SILENT, 20 * SIDE_BY_SIDE, 0), (STOPPED, 2, 16 << 20)],  # so much fits into no socket
+    ids=["silent", "stopped"],
+)
+def test_a_push_to_an_s3_that_falls_silent_ends_and_asks_little_more(
+    run: Run,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: tuple[int, str],
+    n_files: int,
+    n_bytes: int,
+) -> None:
+    monkeypatch.setattr(s3_filesystem, "SECONDS", 1)
+    (tmp_path / "data" / "genre").mkdir(parents=True)
+    for number in range(n_files):
+        data = bytes(n_bytes) + str(number).encode()
+        (tmp_path / "data" / "genre" / str(number)).write_bytes(data)
+    store.refused["PUT"], store.patience["PUT"] = fault, 1  # the probe
+    options = ["--git", tmp_path / "versions.git", "--remote", "s3://b/dvc", "--artifacts"]
+    words = ["publish", "--data", tmp_path / "data", "--name", "set", *options, tmp_path / "store"]
+    silent = run(*words)
+    assert silent.code == 75, silent.stderr
+    assert "s3://b/dvc: dvc push: " in silent.error
+    assert "does not answer" in silent.error
+    assert commits(tmp_path) == []
+    assert -store.patience["PUT"] <= 10 * min(n_files, SIDE_BY_SIDE)
+    store.refused.clear()
+    done = run(*words)
+    assert done.code == 0, done.stderr
+    assert sum(key.startswith("/b/dvc/files/md5/") for key in store.objects) == n_files + 1
 
 
 def test_nothing_secret_is_written_anywhere(
