@@ -62,10 +62,10 @@ test-deploy: $(ENVS)/deploy.tested ## deploy and the repository itself
 	$(ENVS)/deploy/bin/pytest tests/deploy tests/repository
 
 test-embedded: setup $(ENVS)/deploy.tested ## one embedded stack, a full run through the REST API
-	$(ENVS)/deploy/bin/pytest tests/embedded
+	$(ENVS)/deploy/bin/pytest --durations=10 tests/embedded
 
 test-stack: $(ENVS)/deploy.tested ## one stack of containers for all tests that need Docker
-	$(ENVS)/deploy/bin/pytest tests/stack
+	$(ENVS)/deploy/bin/pytest --durations=30 tests/stack
 
 check: $(ENVS)/deploy.tested $(ENVS)/airflow.tested $(ENVS)/ml.tested ## format, lint, types, import rules
 	$(ENVS)/deploy/bin/ruff format --check .
