@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import botocore.session
+from aiohttp import ClientPayloadError
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -54,7 +55,10 @@ SAME: Final = {
 
 ERRORS: Final = (BotoCoreError, ClientError)
 """What botocore raises."""
-_SILENCE: Final = (NoConnectionError, HTTPClientError, ConnectionError, TimeoutError)
+_SILENCE: Final = (
+    *(NoConnectionError, HTTPClientError, ConnectionError, TimeoutError),
+    ClientPayloadError,  # an answer that broke off, which no library of S3's translates
+)
 
 
 def be_compatible() -> None:
@@ -113,8 +117,10 @@ def is_its(error: BaseException) -> bool:
 
 
 def is_silence(error: BaseException) -> bool:
-    """Tell whether S3 did not answer, or was not reached."""
-    return any(isinstance(cause, _SILENCE) for cause in _causes(error))
+    """Tell whether S3 was not reached, or did not answer to the end."""
+    causes = list(_causes(error))
+    answered = any(isinstance(cause, ClientError) for cause in causes)
+    return not answered and any(isinstance(cause, _SILENCE) for cause in causes)
 
 
 def in_words(what: str, error: BaseException) -> MusicGenreError:
@@ -159,6 +165,8 @@ def _of_service(what: str, error: ClientError) -> MusicGenreError:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen = set()  # one exception raised in several places may be its own cause
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__

@@ -9,6 +9,7 @@ Three things of the libraries would else wait for ever, or nearly (aiohttp 3.14,
 
 import socket
 import threading
+import time
 from typing import Any, Final
 
 import aiobotocore.session
@@ -21,23 +22,40 @@ from funcy import wrap_prop
 from music_genre.versioning import s3
 
 SECONDS: Final = 20
-"""How long S3 may be silent before it is asked again, ten times in all."""
+"""How long S3 may be silent before it is asked again, twice in all, or ten times once connected.
+
+Source: AWS_MAX_ATTEMPTS in `s3.be_compatible`, and s3fs.core.S3_RETRYABLE_ERRORS on top of it.
+"""
 
 
 class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
-    """s3fs's, of which nothing more is asked once it did not answer."""
+    """s3fs's, which asks no more when a request has failed and none was answered for `SECONDS`."""
 
-    _silence: BaseException | None = None
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._answered = time.monotonic()
+        self._silence: BaseException | None = None
 
     async def _call_s3(self, *args: Any, **kwargs: Any) -> Any:
-        if self._silence:
-            raise self._silence
+        self._be_heard()
         try:
-            return await super()._call_s3(*args, **kwargs)
+            answer = await super()._call_s3(*args, **kwargs)
         except Exception as error:
-            if s3.is_silence(error):
+            if not s3.is_silence(error):
+                self._answered = time.monotonic()
+            elif time.monotonic() - self._answered >= SECONDS:
                 self._silence = error
             raise
+        self._answered = time.monotonic()
+        return answer
+
+    async def _put_file(self, *args: Any, **kwargs: Any) -> None:
+        self._be_heard()  # before it reads the file
+        await super()._put_file(*args, **kwargs)
+
+    def _be_heard(self) -> None:
+        if self._silence:
+            raise self._silence.with_traceback(None)  # which would keep what each has read
 
 
 class S3FileSystem(dvc_s3.S3FileSystem):  # type: ignore[misc] # it has no types
@@ -55,7 +73,7 @@ class S3FileSystem(dvc_s3.S3FileSystem):  # type: ignore[misc] # it has no types
         config |= {"read_timeout": SECONDS, "connect_timeout": SECONDS}
         arguments: dict[str, Any] = super()._prepare_credentials(**config)
         arguments["config_kwargs"]["connector_args"] = {"socket_factory": _connection}
-        session = aiobotocore.session.AioSession()
+        session = aiobotocore.session.AioSession(profile=arguments.get("profile"))
         session.unregister("before-call.s3", add_expect_header)
         return {**arguments, "session": session}
 

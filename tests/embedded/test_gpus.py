@@ -76,11 +76,13 @@ def test_a_training_whose_worker_died_before_starting_it_is_started_by_the_next(
     slots = worker.children()
     for slot in slots:
         slot.suspend()
-    run = sweep(stack, range(30_000, 30_001), epochs=2)
-    wait_until(lambda: stack.api.get("pools/gpu")["queued_slots"] == 1)
-    time.sleep(TAKEN_SECONDS)
-    for process in (worker, *slots):
-        process.kill()
-    wait_until(lambda: run.state() == "success", seconds=120)
+    try:
+        run = sweep(stack, range(30_000, 30_001), epochs=2)
+        wait_until(lambda: stack.api.get("pools/gpu")["queued_slots"] == 1)
+        time.sleep(TAKEN_SECONDS)
+    finally:
+        for process in (worker, *slots):
+            process.kill()
+    wait_until(lambda: run.state() == "success", seconds=240)
     (training,) = train_instances(stack, run)
     assert training["try_number"] == 1

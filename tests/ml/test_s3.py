@@ -1,11 +1,14 @@
 """What is wrong with an S3 is one line before any work; a push that breaks commits nothing."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientPayloadError
+from botocore.exceptions import ClientError, ReadTimeoutError
 from conftest import Run
 
 from music_genre.versioning import git, s3, s3_filesystem
@@ -156,6 +159,8 @@ def test_a_push_to_an_s3_that_falls_silent_ends_and_asks_little_more(
     n_files: int,
     n_bytes: int,
 ) -> None:
+    if fault == STOPPED and not hasattr(socket, "TCP_USER_TIMEOUT"):
+        pytest.skip("only Linux bounds the sending")
     monkeypatch.setattr(s3_filesystem, "SECONDS", 1)
     (tmp_path / "data" / "genre").mkdir(parents=True)
     for number in range(n_files):
@@ -171,9 +176,44 @@ def test_a_push_to_an_s3_that_falls_silent_ends_and_asks_little_more(
     assert commits(tmp_path) == []
     assert -store.patience["PUT"] <= 10 * min(n_files, SIDE_BY_SIDE)
     store.refused.clear()
+    monkeypatch.setattr(s3_filesystem, "SECONDS", 20)
     done = run(*words)
     assert done.code == 0, done.stderr
     assert sum(key.startswith("/b/dvc/files/md5/") for key in store.objects) == n_files + 1
+
+
+def caused(error: BaseException, by: BaseException) -> BaseException:
+    error.__cause__ = by
+    return error
+
+
+TIMED_OUT = ReadTimeoutError(endpoint_url="http://s3")
+TOO_SLOW = ClientError({"Error": {"Code": "RequestTimeout"}}, "PutObject")
+
+
+@pytest.mark.parametrize(
+    ("error", "silent"),
+    [
+        (caused(OSError(), by=TIMED_OUT), True),
+        (ClientPayloadError("it broke off"), True),
+        (caused(TimeoutError(), by=TOO_SLOW), False),  # as s3fs translates it
+        (FileNotFoundError(), False),
+    ],
+    ids=["no answer", "broken off", "answer of a time-out", "not there"],
+)
+def test_an_answer_is_no_silence(error: BaseException, silent: bool) -> None:
+    assert s3.is_silence(error) == silent
+
+
+def test_errors_that_cause_each_other_are_put_into_words() -> None:
+    first, second = ReadTimeoutError(endpoint_url="http://s3"), OSError()
+    circle = caused(first, by=caused(second, by=first))
+    assert "does not answer" in str(s3.in_words("s3://b/dvc: dvc push", circle))
+
+
+def test_the_profile_of_the_repository_opens_it() -> None:
+    session = s3_filesystem.S3FileSystem(profile="team").fs_args["session"]
+    assert session.profile == "team"
 
 
 def test_nothing_secret_is_written_anywhere(

@@ -50,9 +50,11 @@ def with_gpus(stack, project, driver, tmp_path_factory):
     lines = [project.env_file.read_text(), files, f"FAKE_DRIVER={driver}", "FIRST_GPUS=GPU-1,GPU-2"]
     env_file.write_text("\n".join(lines) + "\n")
     changed = Project(NAME, env_file)
-    start(changed, 2)
-    yield ComposeStack(changed)
-    project.compose("up", "-d", "--no-build", "--wait", "--remove-orphans")
+    try:
+        start(changed, 2)
+        yield ComposeStack(changed)
+    finally:
+        project.compose("up", "-d", "--no-build", "--wait", "--remove-orphans")
     wait_until(lambda: ask(stack.is_healthy) and len(stack.online_workers()) == 2)
     project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
 

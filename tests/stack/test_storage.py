@@ -36,7 +36,7 @@ def check(with_s3) -> Run:
 
 def test_task_logs_go_to_s3_and_are_read_from_there(with_s3, check):
     for task in ("device-cpu", "device-gpu"):  # a log goes there after its task's end is told
-        wait_until(lambda: f"run_id={check.run_id}/task_id={task}/" in objects().stdout, 30)  # noqa: B023
+        wait_until(lambda: f"run_id={check.run_id}/task_id={task}/" in objects().stdout)  # noqa: B023
     assert inside("gpu-worker", "sh", "-c", "rm -rf /opt/airflow/logs/*").returncode == 0
     for task in ("device-cpu", "device-gpu"):
         assert '"device_name"' in log_of(with_s3, check, task).replace("\\", "")
