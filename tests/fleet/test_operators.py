@@ -220,6 +220,6 @@ def test_airflows_and_celerys_variables_stay_with_the_worker(monkeypatch):
         MUSIC_GENRE_ARTIFACTS="/artifacts",
     )
     printed = "\n".join(end["lines"])
-    assert "secret" not in printed
+    assert "secret@host" not in printed
     assert "MUSIC_GENRE_ARTIFACTS=/artifacts" in printed
     assert command_environment({"AIRFLOW_HOME": "x", "HOME": "y"}) == {"HOME": "y"}
