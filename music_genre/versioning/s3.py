@@ -53,11 +53,11 @@ SAME: Final = {
 """Other codes of the same faults."""
 
 
-ERRORS: Final = (BotoCoreError, ClientError)
-"""What botocore raises."""
+ERRORS: Final = (BotoCoreError, ClientError, ClientPayloadError)
+"""What botocore raises, and aiohttp where an answer broke off, which nothing translates."""
 _SILENCE: Final = (
-    *(NoConnectionError, HTTPClientError, ConnectionError, TimeoutError),
-    ClientPayloadError,  # an answer that broke off, which no library of S3's translates
+    *(NoConnectionError, HTTPClientError, ClientPayloadError),
+    *(ConnectionError, TimeoutError),
 )
 
 
@@ -112,8 +112,7 @@ def faults(what: str) -> Iterator[None]:
 
 def is_its(error: BaseException) -> bool:
     """Tell an error of S3's, or of the way there, from one of this machine's storage."""
-    ways = (*ERRORS, ConnectionError, TimeoutError)
-    return any(isinstance(cause, ways) for cause in _causes(error))
+    return any(isinstance(cause, (*ERRORS, *_SILENCE)) for cause in _causes(error))
 
 
 def is_silence(error: BaseException) -> bool:

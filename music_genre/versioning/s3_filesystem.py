@@ -22,7 +22,8 @@ from funcy import wrap_prop
 from music_genre.versioning import s3
 
 SECONDS: Final = 20
-"""How long S3 may be silent before it is asked again, twice in all, or ten times once connected.
+"""How long S3 may be silent before it is asked again: ten times in all where it took the request,
+else twice.
 
 Source: AWS_MAX_ATTEMPTS in `s3.be_compatible`, and s3fs.core.S3_RETRYABLE_ERRORS on top of it.
 """
@@ -37,7 +38,7 @@ class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
         self._silence: BaseException | None = None
 
     async def _call_s3(self, *args: Any, **kwargs: Any) -> Any:
-        self._be_heard()
+        self._raise_if_silent()
         try:
             answer = await super()._call_s3(*args, **kwargs)
         except Exception as error:
@@ -50,10 +51,10 @@ class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
         return answer
 
     async def _put_file(self, *args: Any, **kwargs: Any) -> None:
-        self._be_heard()  # before it reads the file
+        self._raise_if_silent()  # before it reads the file
         await super()._put_file(*args, **kwargs)
 
-    def _be_heard(self) -> None:
+    def _raise_if_silent(self) -> None:
         if self._silence:
             raise self._silence.with_traceback(None)  # which would keep what each has read
 

@@ -26,10 +26,10 @@ from music_genre.versioning.clone import Clone
 
 logger = logging.getLogger(__name__)
 
-known_implementations["s3"]["class"] = "music_genre.versioning.s3_filesystem.S3FileSystem"
-
 REMOTE: Final = "storage"
 """The remote's name in the .dvc/config of a new repository."""
+S3_FILESYSTEM: Final = "music_genre.versioning.s3_filesystem.S3FileSystem"
+"""What DVC loads for a remote on S3."""
 N_REQUESTS: Final = 16
 """How many objects are looked at side by side."""
 LOGGERS: Final = ("dvc", "dvc_objects", "dvc_data", "dvc_s3", "s3fs")
@@ -117,6 +117,7 @@ def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
         InputError: it cannot be opened, or has no remote.
     """
     s3.be_compatible()
+    known_implementations["s3"]["class"] = S3_FILESYSTEM
     with _in_words(f"{access.git}: DVC"):
         if not (clone.folder / ".dvc" / "config").exists():
             _begin(clone, access)

@@ -11,6 +11,7 @@ from aiohttp import ClientPayloadError
 from botocore.exceptions import ClientError, ReadTimeoutError
 from conftest import Run
 
+from music_genre.errors import TemporaryError
 from music_genre.versioning import git, s3, s3_filesystem
 from tests.fakes.s3 import HANG_UP, ROLE, ROLE_TOKEN, SILENT, STOPPED, Store, serving
 
@@ -203,6 +204,12 @@ TOO_SLOW = ClientError({"Error": {"Code": "RequestTimeout"}}, "PutObject")
 )
 def test_an_answer_is_no_silence(error: BaseException, silent: bool) -> None:
     assert s3.is_silence(error) == silent
+
+
+def test_an_answer_that_broke_off_is_worth_another_try() -> None:
+    broken = ClientPayloadError("it broke off")
+    assert isinstance(broken, s3.ERRORS)  # so it is put into words
+    assert isinstance(s3.in_words("s3://b/dvc: dvc pull", broken), TemporaryError)
 
 
 def test_errors_that_cause_each_other_are_put_into_words() -> None:
