@@ -5,19 +5,22 @@
 Both train the same model on the same tracks, with the same batch and the same size of crops, and
 see as many images an epoch: the rival gets each track's image cut into pieces, as scripts for
 GTZAN do. Accuracy is that of tracks of the same test split. "No data" are the same steps as ours on
-one batch that lies in memory.
+one batch that lies in memory. On a GPU the last column is the share of the process's time in which
+it computed, by `nvidia-smi`: the start of Python and of CUDA is in it.
 """
 
 import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 import torchvision
@@ -35,23 +38,33 @@ ROWS = 128
 SYNTHETIC_STEPS, WARM_UP_STEPS = 30, 5
 
 
+class Timed(NamedTuple):
+    """What some work returned, and what it took."""
+
+    result: dict[str, Any]
+    seconds: float
+    cpu_seconds: float
+    gpu_share: float | None
+    """Mean utilisation of the GPU, 0 to 1; None without one."""
+
+
 class Outcome(NamedTuple):
     """What a training came to."""
 
     images_per_second: float
     accuracy: float
-    seconds: float
-    cpu_seconds: float
+    took: Timed
 
 
 def run(*command: str | Path) -> dict[str, Any]:
     """Run a command whose last line is JSON."""
+    path = (str(ROOT), os.environ.get("PYTHONPATH", ""))
     done = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
         stderr=subprocess.DEVNULL,
     )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -63,13 +76,31 @@ def music_genre(*arguments: str | Path) -> dict[str, Any]:
     return run(sys.executable, "-m", "music_genre", *arguments)
 
 
-def timed(work: Any) -> tuple[Any, float, float]:
-    """Do some work in child processes; returns its result, wall and CPU seconds."""
+def timed(work: Callable[[], dict[str, Any]], given: argparse.Namespace) -> Timed:
+    """Do some work in child processes; returns its result, wall and CPU seconds, GPU's share."""
     began, before = time.monotonic(), os.times()
-    result = work()
+    with tempfile.TemporaryFile("w+") as readings:
+        watch = _watch_gpu(readings) if given.device == "cuda" else None
+        try:
+            result = work()
+        finally:
+            if watch is not None:
+                watch.terminate()
+                watch.wait()
+        readings.seek(0)
+        shares = [int(line) / 100 for line in readings if line.strip().isdecimal()]
     after = os.times()
-    cpu = after.children_user - before.children_user + after.children_system
-    return result, time.monotonic() - began, cpu - before.children_system
+    cpu = after.children_user - before.children_user
+    cpu += after.children_system - before.children_system
+    share = statistics.mean(shares) if shares else None
+    return Timed(result, time.monotonic() - began, cpu, share)
+
+
+def _watch_gpu(readings: IO[str]) -> subprocess.Popen[str]:
+    """Have the driver's own program write the first GPU's utilisation five times a second."""
+    asked = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    words = ["nvidia-smi", *asked, "--id=0", "--loop-ms=200"]
+    return subprocess.Popen(words, stdout=readings, text=True)
 
 
 def prepare(audio: Path, store: Path) -> Path:
@@ -97,9 +128,9 @@ def ours(split: Path, store: Path, given: argparse.Namespace, model: str) -> Out
     options = ("--epochs", str(given.epochs), "--batch-size", str(given.batch_size))
     sizes = ("--crop-frames", str(given.crop_frames), "--device", given.device)
     common = ("--split", split, "--artifacts", store, "--model", model)
-    trained, seconds, cpu = timed(lambda: music_genre("train", *common, *options, *sizes))
-    measured = music_genre("evaluate", "--run", trained["run"], "--device", given.device)
-    return Outcome(trained["images_per_second"], measured["accuracy"], seconds, cpu)
+    took = timed(lambda: music_genre("train", *common, *options, *sizes), given)
+    measured = music_genre("evaluate", "--run", took.result["run"], "--device", given.device)
+    return Outcome(took.result["images_per_second"], measured["accuracy"], took)
 
 
 def theirs(pieces: Path, given: argparse.Namespace, model: str) -> Outcome:
@@ -109,8 +140,8 @@ def theirs(pieces: Path, given: argparse.Namespace, model: str) -> Outcome:
     machine = ("--workers", str(given.workers), "--device", given.device)
     script = Path(__file__).parent / "rivals" / "torchvision_reference.py"
     command = (sys.executable, script, "--data-path", pieces, "--model", model)
-    result, seconds, cpu = timed(lambda: run(*command, *options, *size, *machine))
-    return Outcome(result["images_per_second"], result["accuracy"], seconds, cpu)
+    took = timed(lambda: run(*command, *options, *size, *machine), given)
+    return Outcome(took.result["images_per_second"], took.result["accuracy"], took)
 
 
 def synthetic(given: argparse.Namespace, model_name: str) -> tuple[float, str]:
@@ -159,7 +190,7 @@ def main() -> None:
         f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     )
     print(f"batch {given.batch_size}, {ROWS} x {given.crop_frames}, {given.epochs} epochs")
-    columns = ("images/s", "ratio", "accuracy", "wall s", "CPU s")
+    columns = ("images/s", "ratio", "accuracy", "wall s", "CPU s", "GPU")
     print(f"{'':34}" + "".join(f"{column:>10}" for column in columns))
     with tempfile.TemporaryDirectory() as scratch:
         store, pieces = Path(scratch) / "store", Path(scratch) / "pieces"
@@ -175,9 +206,11 @@ def show(name: str, rival: Outcome, own: Outcome) -> None:
     """Print both rows of a model."""
     for label, outcome in (("torchvision", rival), ("music-genre", own)):
         ratio = outcome.images_per_second / rival.images_per_second
+        took = outcome.took
+        busy = "" if took.gpu_share is None else f"{took.gpu_share:.0%}"
         print(
             f"{name:20} {label:13}{outcome.images_per_second:10.1f}{ratio:10.2f}"
-            f"{outcome.accuracy:10.2f}{outcome.seconds:10.1f}{outcome.cpu_seconds:10.1f}",
+            f"{outcome.accuracy:10.2f}{took.seconds:10.1f}{took.cpu_seconds:10.1f}{busy:>10}",
             flush=True,
         )
 
