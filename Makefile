@@ -15,8 +15,8 @@ CHOSEN_PORTS = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo up down status logs env up-local down-local status-local \
-	test check format bench docs lock clean \
-	test-ml test-airflow test-deploy test-embedded test-stack
+	test quick check format bench docs lock clean same soak \
+	test-ml test-airflow test-deploy test-embedded test-stack test-gpu
 
 help: ## print the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,22 +50,45 @@ down-local: $(ENVS)/deploy.made ## stop the embedded stack; its data stay
 status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
 	@$(DEPLOY) status-local
 
-test: check test-ml test-airflow test-deploy test-embedded ## all checks and tests that need no Docker
+# Each suite has a budget of seconds on two slow cores (tests/conftest.py). The lanes of `quick` run
+# two at a time, and so do the tests of ML, whose trainings then take one core each.
+LANES := test-ml check test-airflow test-deploy
+test: quick test-embedded ## all checks and tests that need no Docker
+
+quick: setup ## those that take three minutes: everything but the stacks
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(LANES)
 
 test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
-	$(ENVS)/ml/bin/pytest tests/ml
+	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist loadgroup --budget 180 tests/ml
 
 test-airflow: $(ENVS)/airflow.tested ## fleet and DAGs, where torch is not installed
-	$(ENVS)/airflow/bin/pytest tests/fleet tests/dags
+	$(ENVS)/airflow/bin/pytest --budget 90 tests/fleet tests/dags
 
 test-deploy: $(ENVS)/deploy.tested ## deploy and the repository itself
-	$(ENVS)/deploy/bin/pytest tests/deploy tests/repository
+	$(ENVS)/deploy/bin/pytest --budget 60 tests/deploy tests/repository
 
 test-embedded: setup $(ENVS)/deploy.tested ## one embedded stack, a full run through the REST API
-	$(ENVS)/deploy/bin/pytest --durations=10 tests/embedded
+	$(ENVS)/deploy/bin/pytest --budget 900 tests/embedded
 
 test-stack: $(ENVS)/deploy.tested ## one stack of containers for all tests that need Docker
-	$(ENVS)/deploy/bin/pytest --durations=30 tests/stack
+	$(ENVS)/deploy/bin/pytest --budget 1080 tests/stack
+
+# Any Python 3.11 to 3.13 with torch and pytest, such as a GPU machine's own: it needs no network.
+GPU_PYTHON ?= $(ENVS)/ml/bin/python
+test-gpu: ## what only a GPU can show; GPU_PYTHON=python3 for another than .venv/ml
+	$(GPU_PYTHON) -m pytest --budget 480 tests/gpu
+
+BASE ?= HEAD~1
+same: $(ENVS)/ml.made ## show that HEAD computes what BASE=main~1 did, bit for bit, on the demo music
+	@$(ENVS)/ml/bin/python tests/same.py $(BASE)
+
+SOAK := .soak.jsonl
+soak: setup $(ENVS)/deploy.tested $(ENVS)/ml.tested ## what takes too long for every change, in tens; writes docs/soak.md (an hour)
+	@rm -f $(SOAK)
+	-@$(ENVS)/ml/bin/pytest --soak $(SOAK) --timeout 3600 tests/ml
+	-@$(ENVS)/deploy/bin/pytest --soak $(SOAK) tests/embedded
+	-@$(ENVS)/deploy/bin/pytest --soak $(SOAK) tests/stack
+	@$(ENVS)/ml/bin/python tests/soak.py $(SOAK) docs/soak.md
 
 check: $(ENVS)/deploy.tested $(ENVS)/airflow.tested $(ENVS)/ml.tested ## format, lint, types, import rules
 	$(ENVS)/deploy/bin/ruff format --check .

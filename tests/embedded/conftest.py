@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,9 +11,17 @@ import pytest
 
 from deploy.local import LocalStack
 from deploy.state import State
+from tests.fakes.driver import make_driver
+from tests.music import write_few_tracks
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FREE_PORTS = ("--web-port", "0", "--flower-port", "0")
+
+
+def hear_signals() -> None:
+    """Undo what a shell's `&` and nohup leave ignored, and children inherit."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def start_deploy(*words: str, within: tuple[str, ...] = (), **options) -> subprocess.Popen:
@@ -22,8 +31,14 @@ def start_deploy(*words: str, within: tuple[str, ...] = (), **options) -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_signals,
         **options,
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First the tests with stacks of their own: beside them an idle one takes half a core."""
+    items.sort(key=lambda item: "stack" in item.fixturenames)
 
 
 @pytest.fixture
@@ -80,13 +95,7 @@ MUSIC_GENRE_CHECKPOINT_SECONDS=1
 
 @pytest.fixture(scope="session")
 def fake_driver(tmp_path_factory) -> str:
-    """A folder with an NVIDIA driver that names GPUs which are not there."""
-    folder = tmp_path_factory.mktemp("driver")
-    source = REPOSITORY / "tests" / "fakes" / "nvml.c"
-    library = folder / "libnvidia-ml.so.1"
-    words = ["gcc", "-shared", "-fPIC", f"-DN_GPUS={N_GPUS}", "-o", str(library), str(source)]
-    subprocess.run(words, check=True)
-    return str(folder)
+    return make_driver(tmp_path_factory.mktemp("driver"), N_GPUS)
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +116,12 @@ def stack(tmp_path_factory, fake_driver):
     assert down.returncode == 0, errors
     assert "killed" not in errors
     assert_nothing_left(folder)
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory) -> str:
+    """The address of a few tracks, for what needs a training and not what it learns."""
+    return str(write_few_tracks(tmp_path_factory.mktemp("few") / "genres"))
 
 
 def secrets_of(stack: LocalStack) -> dict[str, str]:

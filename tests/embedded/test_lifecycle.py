@@ -102,9 +102,9 @@ PHASES = {
     [
         ("making the database", signal.SIGINT),
         ("migrating", signal.SIGTERM),
-        ("starting", signal.SIGINT),
-        ("running", signal.SIGHUP),
-        ("training", signal.SIGINT),
+        pytest.param("starting", signal.SIGINT, marks=pytest.mark.soak),
+        pytest.param("running", signal.SIGTERM, marks=pytest.mark.soak),
+        ("training", signal.SIGHUP),
     ],
 )
 def test_an_interrupted_demo_leaves_nothing_running(deploy, interrupted, phase, signum):
@@ -129,7 +129,7 @@ def test_a_demo_killed_with_9_takes_its_stack_along(deploy, interrupted):
     assert_nothing_left(interrupted, seconds=30)
 
 
-@pytest.mark.parametrize("phase", ["starting", "training"])
+@pytest.mark.parametrize("phase", ["starting", pytest.param("training", marks=pytest.mark.soak)])
 def test_a_process_manager_killed_with_9_takes_its_processes_along(
     deploy, interrupted, tmp_path, phase
 ):
@@ -146,10 +146,11 @@ def test_a_process_manager_killed_with_9_takes_its_processes_along(
     assert_nothing_left(interrupted, seconds=15)
 
 
-def test_a_training_goes_on_after_the_stack_was_stopped_and_started(deploy, interrupted):
+def test_a_training_goes_on_after_the_stack_was_stopped_and_started(deploy, interrupted, few):
     """Workers are stopped first, so that the api-server still hears of it: no retry is spent."""
     before = up(deploy, interrupted)
-    run = trigger(before, {"model": "squeezenet1_1", "epochs": 4, "seed": 3})
+    parameters = {"model": "squeezenet1_1", "epochs": 12, "seed": 3, "audio": few}
+    run = trigger(before, parameters)
     train = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "train")
     log = f"{train}/logs/1?full_content=true"
     wait_until(lambda: "epoch=1 " in json.dumps(before.api.get(log)))

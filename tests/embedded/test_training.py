@@ -16,7 +16,7 @@ import pytest
 from conftest import secrets_of, wait_until
 
 from deploy.airflow_api import path
-from deploy.components import DEMO_MUSIC, ENVIRONMENTS, components
+from deploy.components import ENVIRONMENTS, components
 from deploy.demo import DAG_ID, Run, trigger
 from deploy.errors import DeployError
 from deploy.supervisor import supervisord_process
@@ -115,7 +115,7 @@ def test_a_second_run_finds_its_work_done(stack, run):
     assert finish(second) == "success"
     seconds = time.monotonic() - began
     print(f"the second, identical run took {seconds:.1f} s")
-    assert seconds < 40
+    assert seconds < 120
     assert second.result("publish")["reused"] is True
     assert git(stack, "rev-list", "--count", "main") == n_commits
     assert events_of(stack, second) == []
@@ -125,17 +125,18 @@ def test_a_second_run_finds_its_work_done(stack, run):
     assert second.result("train")["run"] == run.result("train")["run"]
 
 
-def test_ten_tracks_more_are_ten_extracted(stack, run, tmp_path):
+def test_ten_tracks_more_are_ten_extracted(stack, few, tmp_path):
     """The data are a version of a repository here, and the second run takes the newest."""
     music = tmp_path / "genres"
-    shutil.copytree(DEMO_MUSIC, music)
-    kept = sorted(music.rglob("*.ogg"))[::20][:10]
+    shutil.copytree(few, music)
+    kept = sorted(music.rglob("*.ogg"))[::5][:10]
+    n_tracks = len(list(music.rglob("*.ogg")))
     away = [path.rename(tmp_path / path.name) for path in kept]
     publish(stack, music)
     versioned = {**FAST, "audio": "dvc:demo/genres"}
     first = trigger(stack, versioned)
     assert finish(first) == "success", first.rows()
-    assert first.result("scan")["n_tracks"] == 193
+    assert first.result("scan")["n_tracks"] == n_tracks - 10
     for path_, at in zip(away, kept, strict=True):
         path_.rename(at)
         with at.open("ab") as file:  # another than the ten that were extracted before
@@ -201,8 +202,8 @@ def _is_trainer(process):
         return False
 
 
-def test_a_killed_scheduler_is_started_again_and_the_run_goes_on(stack):
-    run = trigger(stack, {**FAST, "seed": 9})
+def test_a_killed_scheduler_is_started_again_and_the_run_goes_on(stack, few):
+    run = trigger(stack, {**FAST, "seed": 9, "audio": few})
     scheduler = next(each for each in stack.supervisor.processes() if each.name == "scheduler")
     psutil.Process(scheduler.pid).kill()
     assert finish(run) == "success"

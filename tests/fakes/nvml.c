@@ -1,7 +1,11 @@
-/* A libnvidia-ml.so.1 with N_GPUS GPUs, of which number SICK (from 1; 0: none) does not answer. */
+/* A libnvidia-ml.so.1 with N_GPUS GPUs, named from FIRST on; number SICK (from 1; 0: none) of them
+   does not answer. */
 #include <stdio.h>
 #ifndef N_GPUS
 #define N_GPUS 2
+#endif
+#ifndef FIRST
+#define FIRST 1
 #endif
 #ifndef SICK
 #define SICK 0
@@ -18,7 +22,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
 }
 int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
     if ((unsigned long)device == SICK) return GPU_IS_LOST;
-    snprintf(uuid, length, "GPU-%lu", (unsigned long)device);
+    snprintf(uuid, length, "GPU-%lu", (unsigned long)device + FIRST - 1);
     return 0;
 }
 int nvmlDeviceGetName(void *device, char *name, unsigned length) {

@@ -3,11 +3,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-FAKE_DRIVER = Path(__file__).parent.parent / "fakes" / "nvml.c"
+from tests.fakes.driver import make_driver
+
 ASK = """
 import dataclasses, json
 from fleet.gpus import list_gpus
@@ -25,11 +25,8 @@ def listed_gpus(library_path: str) -> list[dict]:
 def fake_driver(tmp_path) -> str:
     """A folder that holds a driver of three GPUs."""
     if shutil.which("gcc") is None:
-        pytest.skip("the fake driver needs gcc")
-    library = tmp_path / "libnvidia-ml.so.1"
-    command = ["gcc", "-shared", "-fPIC", "-DN_GPUS=3", "-o", str(library), str(FAKE_DRIVER)]
-    subprocess.run(command, check=True)
-    return str(tmp_path)
+        pytest.skip("the fake driver needs gcc; apt-get install gcc")
+    return make_driver(tmp_path, 3)
 
 
 @pytest.mark.parametrize(
@@ -51,10 +48,8 @@ def test_gpus_come_in_the_drivers_order(fake_driver):
 
 
 def test_a_sick_gpu_is_left_out(tmp_path):
-    command = ["gcc", "-shared", "-fPIC", "-DN_GPUS=3", "-DSICK=2"]
-    library = tmp_path / "libnvidia-ml.so.1"
-    subprocess.run([*command, "-o", str(library), str(FAKE_DRIVER)], check=True)
-    assert [gpu["uuid"] for gpu in listed_gpus(str(tmp_path))] == ["GPU-1", "GPU-3"]
+    driver = make_driver(tmp_path, 3, sick=2)
+    assert [gpu["uuid"] for gpu in listed_gpus(driver)] == ["GPU-1", "GPU-3"]
 
 
 def test_a_damaged_driver_is_no_gpu(tmp_path):

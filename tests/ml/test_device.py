@@ -12,7 +12,10 @@ from music_genre.errors import InputError, TemporaryError
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_without_a_gpu_auto_says_that_it_takes_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_gpu_auto_says_that_it_takes_the_cpu(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(device.THREADS_VARIABLE, raising=False)
     caplog.set_level(logging.INFO)
     assert device.choose("auto").type == "cpu"
     threads = usable_cores()

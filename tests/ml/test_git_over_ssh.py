@@ -13,7 +13,9 @@ import pytest
 from conftest import Run
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-pytestmark = pytest.mark.skipif(SSHD is None, reason="no SSH server (openssh-server) is installed")
+pytestmark = pytest.mark.skipif(
+    SSHD is None, reason="no SSH server is installed; apt-get install openssh-server"
+)
 READ_ONLY = """#!/bin/sh
 case "$SSH_ORIGINAL_COMMAND" in git-receive-pack*)
     echo 'ERROR: The key you are authenticating with has been marked as read only.' >&2

@@ -1,5 +1,6 @@
 """Publishing and pulling: what is committed is on the remote, whatever happens on the way."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +21,9 @@ from conftest import Outcome, Prepared, Run, write_music
 
 from tests.fakes import git_server
 
-NEEDS_SSH = pytest.mark.skipif(shutil.which("ssh") is None, reason="no SSH client is installed")
+NEEDS_SSH = pytest.mark.skipif(
+    shutil.which("ssh") is None, reason="no SSH client is installed; apt-get install openssh-client"
+)
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
@@ -223,21 +226,28 @@ def test_killed_between_steps_it_is_completed_by_the_same_command(
     assert list((versions.store / "versions" / "clones").iterdir()) == []
 
 
+@pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.soak)])
 def test_killed_at_any_moment_nothing_is_named_that_is_not_there(
-    run: Run, trained: Path, versions: Versions, tmp_path: Path
+    run: Run,
+    trained: Path,
+    versions: Versions,
+    tmp_path: Path,
+    times: int,
+    figures: dict[str, str],
 ) -> None:
     began = time.monotonic()
     assert finish(start("publish", "--run", trained, *versions.options)).code == 0
     seconds = time.monotonic() - began
-    for number in range(8):
+    for number in range(times):
         anew = Versions(*(tmp_path / str(number) / name for name in ("git", "remote", "store")))
         process = start("publish", "--run", trained, *anew.options)
-        time.sleep(seconds * (number + 1) / 8)
+        time.sleep(seconds * (number + 0.5) / times)
         process.kill()
         process.communicate()
         assert_whole(anew)
         assert run("publish", "--run", trained, *anew.options).code == 0
         assert assert_whole(anew) == 2
+    figures["a publication killed"] = f"at {times} moments of {seconds:.1f} s"
 
 
 def test_an_object_that_is_cut_short_on_the_remote_is_sent_again(
@@ -305,11 +315,10 @@ def test_a_repository_behind_a_token(
 
     def watch() -> None:
         while not over.wait(0.01):
-            for file in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.append(file.read_bytes().decode(errors="replace"))
-                except OSError:
-                    continue
+            for number in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208
+                with contextlib.suppress(OSError):  # it has just ended
+                    words = Path("/proc", number, "cmdline").read_bytes()
+                    seen.append(words.decode(errors="replace"))
 
     with git_server.serving(tmp_path, "someone:t0psecret") as address:
         host = address.removeprefix("http://")

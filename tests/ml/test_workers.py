@@ -105,7 +105,7 @@ def test_a_crash_that_does_not_repeat_is_forgiven(tmp_path: Path) -> None:
 def test_a_hang_is_ended_and_a_wait_is_not() -> None:
     began = time.monotonic()
     outcomes = run(["a", "spin", "sleep 3", "b"], seconds=1.0)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert outcomes["spin"] == workers.Failure(
         "its decoder hung: it took more than 1 s of processor time"
     )
@@ -147,7 +147,7 @@ def test_the_unasked_for_are_not_done(tmp_path: Path) -> None:
     began = time.monotonic()
     assert next(outcomes) == (0, "A")
     outcomes.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:

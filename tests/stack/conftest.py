@@ -1,4 +1,8 @@
-"""One stack of containers for all tests, beside any other of this machine."""
+"""One stack of containers for all tests, beside any other of this machine.
+
+It is started once, with both profiles and `stack.yml`, because a start takes a minute; the last
+tests start the plain files.
+"""
 
 import json
 import shutil
@@ -13,10 +17,13 @@ import pytest
 from deploy import environment
 from deploy.airflow_api import NotFoundError, path
 from deploy.compose import ComposeStack, Project
-from deploy.demo import Run
+from deploy.demo import Run, trigger
+from tests.fakes.driver import make_driver
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NAME = "music-genre-test"
+GPUS = ("GPU-11", "GPU-12", "GPU-13", "GPU-14")
+"""Others than the embedded stack's, whose tests may run beside these."""
 
 
 def free_port() -> int:
@@ -37,13 +44,31 @@ def engine_answers() -> bool:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory) -> Project:
+def plain(tmp_path_factory) -> Project:
+    """The project with the files and variables of a new user."""
     if not engine_answers():
-        pytest.skip("no Docker engine answers: the stack of containers is not tested")
-    env_file = tmp_path_factory.mktemp("stack") / ".env"
+        pytest.skip("no Docker engine answers; start one, or install docker.io and docker-compose")
+    env_file = tmp_path_factory.mktemp("plain") / ".env"
     environment.ensure(env_file)
     with env_file.open("a") as file:
         file.write(f"WEB_PORT={free_port()}\nFLOWER_PORT={free_port()}\nTAG=test\n")
+    return Project(NAME, env_file)
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("driver")
+    for opened in (folder, *folder.parents[:2]):
+        opened.chmod(0o755)
+    return make_driver(folder, len(GPUS), first=11)
+
+
+@pytest.fixture(scope="session")
+def project(plain: Project, driver: str) -> Project:
+    """The same with what the tests want."""
+    env_file = plain.env_file.with_name("stack.env")
+    files = "COMPOSE_FILE=docker-compose.yml:tests/stack/stack.yml"
+    env_file.write_text(f"{plain.env_file.read_text()}{files}\nFAKE_DRIVER={driver}\n")
     return Project(NAME, env_file)
 
 
@@ -52,9 +77,11 @@ def stack(project: Project) -> ComposeStack:
     down = ("down", "--project", NAME, "--volumes")
     deploy(*down)  # what a killed test left
     try:
-        up = deploy("up", "--project", NAME, "--env-file", str(project.env_file))
+        words = ("up", "--project", NAME, "--env-file", str(project.env_file))
+        up = deploy(*words, "--s3", "--docker")
         assert up.returncode == 0, up.stdout + up.stderr
         assert "cpu: CPU; torch is not installed" in up.stdout
+        assert "Docker way:    authors of DAGs are root on this machine" in up.stderr
         yield ComposeStack(project)
     finally:
         ended = deploy(*down)
@@ -65,13 +92,15 @@ def stack(project: Project) -> ComposeStack:
         assert subprocess.check_output(words, text=True) == "", kind
 
 
+FAST = {"model": "shufflenet_v2_x0_5", "epochs": 1, "seed": 4}
+
+
 @pytest.fixture(scope="session")
-def with_s3(stack, project):
-    """The same stack, given the profile `s3` while it runs, with nothing published yet."""
-    up = deploy("up", "--project", project.name, "--env-file", str(project.env_file), "--s3")
-    assert up.returncode == 0, up.stdout + up.stderr
-    assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
-    return stack
+def run(stack: ComposeStack) -> Run:
+    """A whole run on the demo music, published."""
+    run = trigger(stack, FAST)
+    assert finish(run) == "success", run.rows()
+    return run
 
 
 def container(service: str, number: int = 1) -> str:
@@ -81,6 +110,15 @@ def container(service: str, number: int = 1) -> str:
 def inside(service: str, *command: str, number: int = 1) -> subprocess.CompletedProcess:
     words = ["docker", "exec", container(service, number), *command]
     return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+
+def unpacked(folder: Path, within: str) -> str:
+    """Copy a folder of this machine into one of the workers' volumes; returns where it is."""
+    tar = subprocess.run(["tar", "-C", str(folder), "-c", "."], capture_output=True, check=True)
+    words = ["docker", "exec", "-i", container("cpu-worker"), "sh", "-ec"]
+    unpack = f"mkdir -p {within} && tar -C {within} -x --no-same-owner"
+    subprocess.run([*words, unpack], input=tar.stdout, check=True)
+    return within
 
 
 def inspect(service: str) -> dict:
@@ -122,7 +160,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 @pytest.fixture(scope="session")
 def browser():
     if CHROMIUM is None:
-        pytest.skip("no Chromium is installed: the pages are not looked at")
+        pytest.skip("no Chromium is installed; apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -134,13 +172,25 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def page(browser, stack, project):
-    """A page that is logged in to Airflow."""
-    page = browser.new_page(viewport={"width": 1400, "height": 850})
+def logged_in(browser, stack, project):
+    """What a browser keeps of a login to Airflow."""
+    page = browser.new_page()
     page.set_default_timeout(60_000)
     page.goto(f"{stack.web_address}/auth/login/")
     page.fill("#username", "admin")
     page.fill("#password", environment.read(project.env_file)["ADMIN_PASSWORD"])
     page.click("input[type=submit]")
     page.wait_for_url(f"{stack.web_address}/**")
-    return page
+    kept = page.context.storage_state()
+    page.close()
+    return kept
+
+
+@pytest.fixture
+def page(browser, logged_in):
+    """A page of Airflow; closed at the end, for one that stands open takes a quarter of a core."""
+    viewport = {"width": 1400, "height": 850}
+    context = browser.new_context(viewport=viewport, storage_state=logged_in)
+    context.set_default_timeout(60_000)
+    yield context.new_page()
+    context.close()

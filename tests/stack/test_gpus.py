@@ -1,184 +1,151 @@
-"""One task a GPU, and waiting in the pool, with GPUs that are not there.
-
-`KILLS=10` kills each kind of process ten times instead of once.
-"""
+"""One task a GPU, and waiting in the pool, with GPUs that are not there."""
 
 import itertools
 import statistics
 import subprocess
 import time
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import pytest
-from conftest import NAME, REPOSITORY, container, finish, inside, wait_until
+from conftest import GPUS, container, inside, unpacked, wait_until
 
 from deploy.compose import ComposeStack, Project
-from deploy.demo import trigger
+from deploy.demo import Run, trigger
 from deploy.stack import ask
 from tests.gpu_trainings import (
-    ROUNDS,
+    IN_TENS,
+    VICTIMS,
+    Training,
     assert_all_resumed,
     assert_one_a_gpu,
     kill_each_once,
     log_of,
+    standing_still,
     sweep,
     train_instances,
     trainings,
 )
+from tests.music import write_few_tracks
 
 pytestmark = pytest.mark.timeout(1800)
+QUEUED_SECONDS = 30
+"""`task_queued_timeout` of stack.yml, and the life of a message's token."""
 LEASE_AND_RENEWAL_SECONDS = 40  # fleet.messages: 30 and 5, and some
-FOUR = "GPU-1,GPU-2,GPU-3,GPU-4"
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("driver")
-    source = REPOSITORY / "tests" / "fakes" / "nvml.c"
-    words = ["gcc", "-shared", "-fPIC", "-DN_GPUS=4", "-o", f"{folder}/libnvidia-ml.so.1"]
-    subprocess.run([*words, str(source)], check=True)
-    for opened in (folder, *folder.parents[:2]):
-        opened.chmod(0o755)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def with_gpus(stack, project, driver, tmp_path_factory):
-    """The shared stack with `gpus.yml`; afterwards as it was."""
+def with_gpus(stack, project, tmp_path_factory):
+    """The shared stack, its gpu workers with GPUs; afterwards as it was."""
     env_file = tmp_path_factory.mktemp("gpus") / ".env"
-    files = "COMPOSE_FILE=docker-compose.yml:tests/stack/gpus.yml"
-    lines = [project.env_file.read_text(), files, f"FAKE_DRIVER={driver}", "FIRST_GPUS=GPU-1,GPU-2"]
-    env_file.write_text("\n".join(lines) + "\n")
-    changed = Project(NAME, env_file)
+    env_file.write_text(f"{project.env_file.read_text()}FAKE_LIBRARIES=/fakes\n")
+    changed = Project(project.name, env_file)
     try:
         start(changed, 2)
         yield ComposeStack(changed)
     finally:
-        project.compose("up", "-d", "--no-build", "--wait", "--remove-orphans")
+        up(project, 0)
     wait_until(lambda: ask(stack.is_healthy) and len(stack.online_workers()) == 2)
+    sync_pools(project)
+
+
+@pytest.fixture(scope="module")
+def audio(stack, tmp_path_factory) -> str:
+    """A few tracks, where all workers see them."""
+    return unpacked(write_few_tracks(tmp_path_factory.mktemp("few") / "genres"), "/artifacts/few")
+
+
+def up(project: Project, n_second: int) -> None:
+    services = ("gpu-worker", "gpu-worker-2")
+    scale = ("--scale", f"gpu-worker-2={n_second}")
+    project.compose("up", "-d", "--no-build", "--no-deps", "--wait", *scale, *services)
+
+
+def sync_pools(project: Project) -> None:
     project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
 
 
 def start(project: Project, n_workers: int) -> None:
     """Start one worker of four GPUs, or two of two each."""
-    text = project.env_file.read_text().rpartition("FIRST_GPUS=")[0]
-    project.env_file.write_text(text + f"FIRST_GPUS={FOUR if n_workers == 1 else 'GPU-1,GPU-2'}\n")
-    scale = ("--scale", f"gpu-worker-2={n_workers - 1}")
-    project.compose("up", "-d", "--no-build", "--wait", *scale)
+    text = project.env_file.read_text().partition("FIRST_GPUS=")[0]
+    first = GPUS if n_workers == 1 else GPUS[:2]
+    given = f"FIRST_GPUS={','.join(first)}\nSECOND_GPUS={','.join(GPUS[2:])}\n"
+    project.env_file.write_text(text + given)
+    up(project, n_workers - 1)
     stack = ComposeStack(project)
     wait_until(lambda: ask(stack.is_healthy) and len(stack.online_workers()) == 1 + n_workers)
-    project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
+    sync_pools(project)
 
 
-def test_a_misspelt_queue_is_an_import_error_and_other_files_dags_run(with_gpus, page):
-    def errors() -> list[dict]:
-        return with_gpus.api.get("importErrors")["import_errors"]
+class Sweep(NamedTuple):
+    """Five trainings, of which four stand still on the four GPUs."""
 
-    wait_until(lambda: ask(lambda: bool(errors())), seconds=60)
-    (error,) = errors()
-    assert error["filename"].endswith("misspelt.py")
-    assert (
-        "task train names queue 'trianing', which no worker serves; write one of cpu, gpu"
-        in error["stack_trace"]
-    )
-    assert not with_gpus.api.exists("dags/misspelt")
-    assert finish(trigger(with_gpus, {}, "fleet_check")) == "success"
-    page.goto(f"{with_gpus.web_address}/")
-    page.get_by_text("Import Error").first.click()
-    page.get_by_text("misspelt.py").first.click()
-    page.get_by_text("names queue 'trianing', which no worker serves").first.wait_for()
+    run: Run
+    seeds: range
+    held: list[Training]
+    urgent: Run
+    """Of fleet_check, started after them."""
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_twelve_trainings_share_four_gpus_and_the_urgent_goes_first(with_gpus, n_workers):
-    start(with_gpus.project, n_workers)
-    assert with_gpus.api.get("pools/gpu")["slots"] == 4
-    seeds = range(1000 * n_workers, 1000 * n_workers + 12)
-    run = sweep(with_gpus, seeds, epochs=6)
-    wait_until(lambda: len(trainings(seeds)) == 4, seconds=180)
-    urgent = trigger(with_gpus, {}, "fleet_check")
-    while run.state() not in ("success", "failed"):
-        assert_one_a_gpu(trainings(seeds))
-        time.sleep(0.2)
-    instances = train_instances(with_gpus, run)
-    assert run.state() == urgent.state() == "success", run.rows()
-    assert {each["try_number"] for each in instances} == {1}
-    starts = sorted(datetime.fromisoformat(each["start_date"]) for each in instances)
-    ends = sorted(datetime.fromisoformat(each["end_date"]) for each in instances)
-    assert statistics.median(each["duration"] for each in instances) > 20  # task_queued_timeout
-    check = next(row for row in urgent.rows() if row.name == "device-gpu")
-    rows = with_gpus.api.get(f"{urgent._address}/taskInstances")["task_instances"]
-    began = datetime.fromisoformat(
-        next(each["start_date"] for each in rows if each["task_id"] == check.name)
-    )
-    assert began < starts[5], "it waited behind trainings of lower priority"
-    gaps = gaps_of(with_gpus, run, instances)
-    print(f"{n_workers} workers: {(ends[-1] - starts[0]).total_seconds():.0f} s, gaps {gaps}")
-    assert statistics.median(gaps) <= 3
+@pytest.fixture(scope="module")
+def five(with_gpus, audio):
+    seeds = range(1000, 1005)
+    run = sweep(with_gpus, seeds, epochs=8, audio=audio)
+    wait_until(lambda: all_compute(seeds), seconds=180)
+    held = trainings(seeds)
+    with standing_still(held):
+        yield Sweep(run, seeds, held, trigger(with_gpus, {}, "fleet_check"))
 
 
-def gaps_of(stack, run, instances) -> list[float]:
-    """Seconds that each GPU was idle between two trainings, but for what `fleet_check` took."""
-    by_gpu: dict[str, list[tuple[datetime, datetime]]] = {}
-    for each in instances:
-        log = log_of(stack, run, each["map_index"], 1)
-        (gpu,) = {word for word in FOUR.split(",") if f"{word} is given" in log}
-        span = (each["start_date"], each["end_date"])
-        by_gpu.setdefault(gpu, []).append(tuple(map(datetime.fromisoformat, span)))
-    assert sorted(by_gpu) == FOUR.split(",")
-    gaps = []
-    for spans in map(sorted, by_gpu.values()):
-        for (_, ended), (began, _) in itertools.pairwise(spans):
-            assert began >= ended, "two trainings on one GPU"
-            gaps.append(round((began - ended).total_seconds(), 1))
-    return gaps
+def all_compute(seeds: range) -> bool:
+    found = trainings(seeds)
+    return len(found) == len(GPUS) and all(each.is_computing() for each in found)
 
 
-@pytest.mark.parametrize("kinds", ROUNDS, ids=lambda kinds: "-".join(dict.fromkeys(kinds)))
-def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(with_gpus, kinds):
-    start(with_gpus.project, 2)
-    first = 10_000 + 100 * ROUNDS.index(kinds)
-    seeds = range(first, first + len(kinds))
-    run = sweep(with_gpus, seeds, epochs=14)
-    done = kill_each_once(run, seeds, kinds)
-    assert_all_resumed(with_gpus, run, done, seeds)
+def test_each_gpu_has_a_training_and_the_fifth_waits_in_the_pool(with_gpus, five):
+    assert sorted(each.gpu for each in five.held) == list(GPUS)
+    wait_until(lambda: with_gpus.api.get("pools/gpu")["scheduled_slots"] == 2, 60)
+    pool = with_gpus.api.get("pools/gpu")
+    assert (pool["slots"], pool["running_slots"], pool["queued_slots"]) == (4, 4, 0)
 
 
-# Only the run's own: a worker that was killed leaves messages too, with tokens that ran out.
+# A message that a worker holds, of the task whose run and map index are given, is given out again.
 AGAIN = """
 import base64, json, os, sys
 from kombu import Connection
 channel = Connection(os.environ["AIRFLOW__CELERY__BROKER_URL"]).channel()
 for tag, text in channel.client.hgetall("unacked").items():
-    if sys.argv[1].encode() in base64.b64decode(json.loads(text)[0]["body"]):
+    body = json.loads(base64.b64decode(json.loads(text)[0]["body"]))
+    task = json.loads(body[0][0])["ti"]
+    if [task["run_id"], str(task["map_index"])] == sys.argv[1:]:
         channel.qos.restore_by_tag(tag)
 """
 
 
-@pytest.mark.parametrize("after_token", [False, True], ids=["token valid", "token expired"])
-def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, after_token):
-    """As workers do after `visibility_timeout`; a token lives for `task_queued_timeout`."""
-    seeds = range(30_000 + after_token, 30_001 + after_token)
-    run = sweep(with_gpus, seeds, epochs=70 if after_token else 40)
-    wait_until(lambda: any(training.is_computing() for training in trainings(seeds)), 180)
-    (began,) = [each["start_date"] for each in train_instances(with_gpus, run)]
-    since = datetime.fromisoformat(began)
-    if after_token:
-        wait_until(lambda: (datetime.now(UTC) - since).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
-        assert n_received(run) == 1, "its worker did not renew the lease"
-    ended = inside("gpu-worker", "python", "-c", AGAIN, run.run_id)
+def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, five):
+    """As workers put them back after a lease; a token lives for `task_queued_timeout`."""
+    instances = train_instances(with_gpus, five.run)
+    began = [each["start_date"] for each in instances if each["start_date"]]
+    send_again(five.run, map_index=0)
+    wait_until(lambda: "already running elsewhere" in since_start(five.run), 30)
+    latest = max(map(datetime.fromisoformat, began))
+    wait_until(lambda: (datetime.now(UTC) - latest).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
+    assert n_received(five.run, map_index=1) == 1, "its worker did not renew the lease"
+    send_again(five.run, map_index=1)
+    wait_until(lambda: "came again: its token has run out" in since_start(five.run), 30)
+    assert {each.process.pid for each in trainings(five.seeds)} == {
+        each.process.pid for each in five.held
+    }
+
+
+def send_again(run, map_index: int) -> None:
+    ended = inside("gpu-worker", "python", "-c", AGAIN, run.run_id, str(map_index))
     assert ended.returncode == 0, ended.stderr
-    wait_until(lambda: n_received(run) == 2, 60)
-    assert trainings(seeds), "the training ended too soon to tell"
-    while run.state() not in ("success", "failed"):
-        assert_one_a_gpu(trainings(seeds))
-        time.sleep(0.5)
-    assert run.state() == "success", run.rows()
-    assert [each["try_number"] for each in train_instances(with_gpus, run)] == [1]
-    seen = ("already running elsewhere", "came again: its token has run out")
-    assert [text in worker_logs().partition(run.run_id)[2] for text in seen] == [
-        *(not after_token, after_token)
-    ]
+    wait_until(lambda: n_received(run, map_index) == 2, 60)
+
+
+def since_start(run) -> str:
+    return worker_logs().partition(run.run_id)[2]
 
 
 def worker_logs() -> str:
@@ -190,9 +157,90 @@ def worker_logs() -> str:
     return "\n".join(sorted(logs.splitlines()))
 
 
-def n_received(run) -> int:
-    """How often a gpu worker was given the run's training."""
-    return sum(
-        "Executing workload in Celery" in line and run.run_id in line and "task_id='train'" in line
-        for line in worker_logs().splitlines()
-    )
+def n_received(run, map_index: int) -> int:
+    """How often a gpu worker was given a training of the run."""
+    wanted = ("Executing workload in Celery", run.run_id, "task_id='train'")
+    wanted += (f"map_index={map_index},",)
+    return sum(all(word in line for word in wanted) for line in worker_logs().splitlines())
+
+
+def test_after_kill_9_of_a_worker_its_trainings_go_on_and_the_fifth_has_waited_unharmed(
+    with_gpus, five, figures
+):
+    """It waited in the pool for longer than a queued task may."""
+    (fifth,) = set(five.seeds) - {each.seed for each in five.held}
+    assert five.seeds.index(fifth) == 4
+    for each in five.held:
+        each.process.resume()
+    done = kill_each_once(five.run, five.seeds, ("worker",))
+    figures.update(done.figures(five.seeds, ("worker",)))
+    assert_all_resumed(with_gpus, five.run, done, five.seeds, n_kills=1)
+    instances = train_instances(with_gpus, five.run)
+    first = min(each["start_date"] for each in instances)
+    (waited,) = [each["start_date"] for each in instances if each["map_index"] == 4]
+    seconds = datetime.fromisoformat(waited) - datetime.fromisoformat(first)
+    assert seconds.total_seconds() > QUEUED_SECONDS
+    assert five.urgent.state() == "success"
+    rows = with_gpus.api.get(f"{five.urgent._address}/taskInstances")["task_instances"]
+    (began,) = [each["start_date"] for each in rows if each["task_id"] == "device-gpu"]
+    assert began < waited, "it waited behind a training of lower priority"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_twelve_trainings_share_four_gpus(with_gpus, audio, n_workers, figures):
+    start(with_gpus.project, n_workers)
+    seeds = range(1000 * n_workers + 100, 1000 * n_workers + 112)
+    run = sweep(with_gpus, seeds, epochs=10, audio=audio)
+    wait_until(lambda: len(trainings(seeds)) == len(GPUS), seconds=180)
+    gaps, seconds = share(with_gpus, run, seeds, trigger(with_gpus, {}, "fleet_check"))
+    figures["all trainings"] = f"{seconds:.0f} s"
+    figures["a GPU idle between two, median"] = f"{statistics.median(gaps)} s"
+    assert statistics.median(gaps) <= 3
+
+
+def share(stack, run, seeds, urgent) -> tuple[list[float], float]:
+    """See a sweep to its end; returns the GPUs' idle seconds between trainings, and all seconds."""
+    while run.state() not in ("success", "failed"):
+        assert_one_a_gpu(trainings(seeds))
+        time.sleep(0.5)
+    instances = train_instances(stack, run)
+    assert run.state() == urgent.state() == "success", run.rows()
+    assert {each["try_number"] for each in instances} == {1}
+    starts = sorted(datetime.fromisoformat(each["start_date"]) for each in instances)
+    ends = sorted(datetime.fromisoformat(each["end_date"]) for each in instances)
+    rows = stack.api.get(f"{urgent._address}/taskInstances")["task_instances"]
+    (began,) = [each["start_date"] for each in rows if each["task_id"] == "device-gpu"]
+    assert datetime.fromisoformat(began) < starts[5], "it waited behind trainings of lower priority"
+    return gaps_of(stack, run, instances), (ends[-1] - starts[0]).total_seconds()
+
+
+def gaps_of(stack, run, instances) -> list[float]:
+    """Seconds that each GPU was idle between two trainings, but for what `fleet_check` took."""
+    by_gpu: dict[str, list[tuple[datetime, datetime]]] = {}
+    for each in instances:
+        log = log_of(stack, run, each["map_index"], 1)
+        (gpu,) = {name for name in GPUS if f"{name} is given" in log}
+        span = (each["start_date"], each["end_date"])
+        by_gpu.setdefault(gpu, []).append(tuple(map(datetime.fromisoformat, span)))
+    assert sorted(by_gpu) == sorted(GPUS)
+    gaps = []
+    for spans in map(sorted, by_gpu.values()):
+        for (_, ended), (began, _) in itertools.pairwise(spans):
+            assert began >= ended, "two trainings on one GPU"
+            gaps.append(round((began - ended).total_seconds(), 1))
+    return gaps
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kinds", IN_TENS)
+def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(
+    with_gpus, audio, kinds, figures
+):
+    start(with_gpus.project, 2)
+    first = 10_000 + 100 * VICTIMS.index(kinds[0])
+    seeds = range(first, first + len(kinds))
+    run = sweep(with_gpus, seeds, epochs=8, audio=audio)
+    done = kill_each_once(run, seeds, kinds)
+    figures.update(done.figures(seeds, kinds))
+    assert_all_resumed(with_gpus, run, done, seeds, len(kinds))

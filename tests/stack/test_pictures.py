@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import finish
+from conftest import finish, wait_until
 
 from deploy import environment
-from deploy.demo import Run, trigger
+from deploy.demo import trigger
+from deploy.stack import ask
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -18,13 +19,6 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return Path(os.environ.get("PICTURES", tmp_path))
-
-
-@pytest.fixture(scope="module")
-def run(stack) -> Run:
-    run = trigger(stack, {"model": "shufflenet_v2_x0_5", "epochs": 1, "seed": 8})
-    assert finish(run) == "success", run.rows()
-    return run
 
 
 TASKS = ("pull", "scan", "extract", "split", "train", "evaluate", "publish")
@@ -64,3 +58,22 @@ def test_flower_shows_the_workers(browser, stack, project, run, folder):
     page.wait_for_timeout(1000)
     page.screenshot(path=folder / "flower.png")
     assert (folder / "flower.png").stat().st_size > 10_000
+
+
+def test_a_misspelt_queue_is_an_import_error_and_other_files_dags_run(stack, page):
+    def errors() -> list[dict]:
+        return stack.api.get("importErrors")["import_errors"]
+
+    wait_until(lambda: ask(lambda: bool(errors())), seconds=60)
+    (error,) = errors()
+    assert error["filename"].endswith("misspelt.py")
+    assert (
+        "task train names queue 'trianing', which no worker serves; write one of cpu, gpu"
+        in error["stack_trace"]
+    )
+    assert not stack.api.exists("dags/misspelt")
+    assert finish(trigger(stack, {}, "fleet_check")) == "success"
+    page.goto(f"{stack.web_address}/")
+    page.get_by_text("Import Error").first.click()
+    page.get_by_text("misspelt.py").first.click()
+    page.get_by_text("names queue 'trianing', which no worker serves").first.wait_for()

@@ -33,9 +33,8 @@ LASTING = sorted(set(TABLE) - OF_PROFILES - {"init"})
 
 @pytest.fixture(scope="module")
 def rendered(project) -> dict:
-    words = ["docker", "compose", "--env-file", str(project.env_file), "--profile", "s3"]
-    words += ["--profile", "docker"]
-    words += ["config", "--format", "json"]
+    words = ["docker", "compose", "--env-file", str(project.env_file), "-f", "docker-compose.yml"]
+    words += ["--profile", "s3", "--profile", "docker", "config", "--format", "json"]
     return json.loads(subprocess.check_output(words, cwd=REPOSITORY))["services"]
 
 
@@ -140,23 +139,32 @@ def test_postgres_is_out_of_a_workers_reach(stack, service):
     assert inside(service, "python", "-c", CONNECT, "redis", "6379").returncode == 0
 
 
+# All commands by one process: a start of Python for each took a minute.
 REDIS = """
-import os, sys, redis
-client = redis.from_url(os.environ["AIRFLOW__CELERY__BROKER_URL"])
-try:
-    print(client.execute_command(*sys.argv[1:]))
-except redis.exceptions.NoPermissionError as error:
-    sys.exit(f"refused: {error}")
+import json, os, sys, redis
+client, refused = redis.from_url(os.environ["AIRFLOW__CELERY__BROKER_URL"]), {}
+for command in sys.argv[1:]:
+    try:
+        client.execute_command(*command.split())
+        refused[command] = False
+    except redis.exceptions.NoPermissionError:
+        refused[command] = True
+print(json.dumps(refused))
 """
 FORBIDDEN = ["FLUSHALL", "CONFIG GET *", "KEYS *", "ACL LIST", "SHUTDOWN", "SET foo 1", "MONITOR"]
 FORBIDDEN += ["CLIENT LIST", "BGREWRITEAOF", "REPLICAOF localhost 1", "MODULE LIST", "GET secret"]
 
 
-@pytest.mark.parametrize("command", FORBIDDEN)
+def allowed_by_redis(service: str, *commands: str) -> set[str]:
+    """Which of these commands the service's user may run."""
+    ended = inside(service, "python", "-c", REDIS, *commands)
+    assert ended.returncode == 0, ended.stderr
+    return {command for command, is_refused in json.loads(ended.stdout).items() if not is_refused}
+
+
 @pytest.mark.parametrize("service", ["scheduler", "cpu-worker", "gpu-worker", "flower"])
-def test_redis_refuses_what_a_user_has_no_business_with(stack, service, command):
-    ended = inside(service, "python", "-c", REDIS, *command.split())
-    assert "refused: " in ended.stderr, ended.stdout
+def test_redis_refuses_what_a_user_has_no_business_with(stack, service):
+    assert allowed_by_redis(service, *FORBIDDEN, "PING") == {"PING"}
 
 
 BINDINGS = ["_kombu.binding.cpu", "_kombu.binding.gpu", "_kombu.binding_permanent.gpu"]
@@ -173,10 +181,8 @@ OF_OTHERS += [f"SADD {binding} evil" for binding in BINDINGS]
 OF_OTHERS += ["SUBSCRIBE celery-task-meta-1", "PUBLISH /1.celery.pidbox x", "FUNCTION LIST"]
 
 
-@pytest.mark.parametrize("command", OF_OTHERS)
-def test_flower_may_look_and_not_send(stack, command):
-    assert inside("flower", "python", "-c", REDIS, "LLEN", "gpu").returncode == 0
-    assert "refused" in inside("flower", "python", "-c", REDIS, *command.split()).stderr
+def test_flower_may_look_and_not_send(stack):
+    assert allowed_by_redis("flower", *OF_OTHERS, "LLEN gpu") == {"LLEN gpu"}
 
 
 def test_a_worker_refuses_orders_against_its_contract(stack, project):

@@ -28,25 +28,25 @@ def objects(*words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def check(with_s3) -> Run:
-    run = trigger(with_s3, {}, "fleet_check")
+def check(stack) -> Run:
+    run = trigger(stack, {}, "fleet_check")
     assert finish(run) == "success", run.rows()
     return run
 
 
-def test_task_logs_go_to_s3_and_are_read_from_there(with_s3, check):
+def test_task_logs_go_to_s3_and_are_read_from_there(stack, check):
     for task in ("device-cpu", "device-gpu"):  # a log goes there after its task's end is told
         wait_until(lambda: f"run_id={check.run_id}/task_id={task}/" in objects().stdout)  # noqa: B023
     assert inside("gpu-worker", "sh", "-c", "rm -rf /opt/airflow/logs/*").returncode == 0
     for task in ("device-cpu", "device-gpu"):
-        assert '"device_name"' in log_of(with_s3, check, task).replace("\\", "")
+        assert '"device_name"' in log_of(stack, check, task).replace("\\", "")
 
 
-def test_a_wrong_key_gets_nothing(with_s3):
+def test_a_wrong_key_gets_nothing(stack):
     assert objects("wrong").stderr.strip() == "refused: 403"
 
 
-def test_the_key_is_known_to_those_who_need_it_and_no_other(with_s3, project):
+def test_the_key_is_known_to_those_who_need_it_and_no_other(stack, project):
     key = environment.read(project.env_file)["AWS_SECRET_ACCESS_KEY"]
     knowing = set()
     for service in ("webserver", "scheduler", "dag-processor", "triggerer", "flower", "redis"):
@@ -57,10 +57,10 @@ def test_the_key_is_known_to_those_who_need_it_and_no_other(with_s3, project):
         assert key in inside(service, "sh", "-c", "cat /proc/[0-9]*/environ").stdout
 
 
-def test_the_key_is_in_no_log(with_s3, check, project):
+def test_the_key_is_in_no_log(stack, check, project):
     values = environment.read(project.env_file)
     words = ["docker", "compose", "-p", project.name, "logs", "--no-color"]
     ended = subprocess.run(words, cwd="/", capture_output=True, text=True, check=True)
     shown = ended.stdout + ended.stderr
-    shown += log_of(with_s3, check, "device-cpu") + log_of(with_s3, check, "device-gpu")
+    shown += log_of(stack, check, "device-cpu") + log_of(stack, check, "device-gpu")
     assert [name for name in environment.SECRETS if values[name] in shown] == []

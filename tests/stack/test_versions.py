@@ -7,24 +7,16 @@ import time
 from datetime import datetime
 
 import pytest
-from conftest import NAME, REPOSITORY, container, finish, inside, log_of, wait_until
+from conftest import FAST, NAME, REPOSITORY, container, finish, inside, log_of, wait_until
 
 from deploy import environment
 from deploy.airflow_api import path
-from deploy.demo import DAG_ID, Run, trigger
+from deploy.demo import DAG_ID, trigger
 
 pytestmark = pytest.mark.timeout(900)
-FAST = {"model": "shufflenet_v2_x0_5", "epochs": 1, "seed": 14}
 MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
 NEW = {"MUSIC_GENRE_GIT": "/tmp/new.git"}
 REPOSITORY_OF_VERSIONS = "/versions/music-genre.git"
-
-
-@pytest.fixture(scope="module")
-def run(with_s3) -> Run:
-    run = trigger(with_s3, FAST)
-    assert finish(run) == "success", run.rows()
-    return run
 
 
 def worker(*command: str, **variables: str) -> subprocess.CompletedProcess:
@@ -39,7 +31,7 @@ def git(*words: str) -> str:
     return ended.stdout
 
 
-def test_a_clean_clone_elsewhere_predicts_the_same(with_s3, run, project):
+def test_a_clean_clone_elsewhere_predicts_the_same(stack, run, project):
     """By `git clone`, `dvc pull` and `predict` in a container that has nothing of the stack's."""
     published = run.result("publish")
     assert published["remote"] == "s3://music-genre/dvc"
@@ -98,17 +90,17 @@ def test_the_documented_commands_bring_a_model_out_of_the_stacks_own_s3(run, pro
     assert (brought / "evaluation.tar").exists()
 
 
-def test_an_identical_run_trains_nothing_commits_nothing_and_is_short(with_s3, run):
+def test_an_identical_run_trains_nothing_commits_nothing_and_is_short(stack, run):
     before = git("rev-list", "--count", "main")
-    second = trigger(with_s3, FAST)
+    second = trigger(stack, FAST)
     assert finish(second) == "success"
     assert second.result("train")["reused"] is True
     assert second.result("publish")["reused"] is True
     assert git("rev-list", "--count", "main") == before
-    about = with_s3.api.get(path("dags", DAG_ID, "dagRuns", second.run_id))
+    about = stack.api.get(path("dags", DAG_ID, "dagRuns", second.run_id))
     began, ended = (datetime.fromisoformat(about[name]) for name in ("start_date", "end_date"))
     print(f"an identical run: {(ended - began).total_seconds():.1f} s")
-    assert (ended - began).total_seconds() < 40
+    assert (ended - began).total_seconds() < 120
 
 
 @pytest.mark.parametrize(
@@ -121,7 +113,7 @@ def test_an_identical_run_trains_nothing_commits_nothing_and_is_short(with_s3, r
         ({"AWS_ENDPOINT_URL": "http://no-such-host.invalid"}, 75, "does not answer"),
     ],
 )
-def test_what_is_wrong_with_the_storage_is_one_line(with_s3, run, variables, code, words):
+def test_what_is_wrong_with_the_storage_is_one_line(stack, run, variables, code, words):
     before = git("rev-list", "--all", "--count")
     ended = worker("music-genre", "publish", "--run", run.result("train")["run"], **variables)
     assert ended.returncode == code, ended.stderr
@@ -131,26 +123,26 @@ def test_what_is_wrong_with_the_storage_is_one_line(with_s3, run, variables, cod
     assert git("rev-list", "--all", "--count") == before
 
 
-def test_an_airflow_connection_takes_the_place_of_the_workers_credentials(with_s3, project):
+def test_an_airflow_connection_takes_the_place_of_the_workers_credentials(stack, project):
     values = environment.read(project.env_file)
     wrong = {"connection_id": "music_genre_s3", "conn_type": "aws", "password": "wrong-secret"}
     wrong["login"] = values["AWS_ACCESS_KEY_ID"]
-    with_s3.api.post("connections", wrong)
+    stack.api.post("connections", wrong)
     try:
-        run = trigger(with_s3, FAST)
+        run = trigger(stack, FAST)
         assert finish(run) == "failed"
     finally:
         right = wrong | {"password": values["AWS_SECRET_ACCESS_KEY"]}
-        with_s3.api.patch(path("connections", "music_genre_s3"), right)
+        stack.api.patch(path("connections", "music_genre_s3"), right)
     line = "s3://music-genre/dvc: listing: the secret key is not that of the access key"
-    assert line in log_of(with_s3, run, "publish")
-    assert "wrong-secret" not in log_of(with_s3, run, "publish")
+    assert line in log_of(stack, run, "publish")
+    assert "wrong-secret" not in log_of(stack, run, "publish")
     again = {"dag_run_id": run.run_id, "task_ids": ["publish"], "dry_run": False}
-    with_s3.api.post(path("dags", DAG_ID, "clearTaskInstances"), again)
+    stack.api.post(path("dags", DAG_ID, "clearTaskInstances"), again)
     assert finish(run) == "success"
 
 
-def test_four_that_publish_at_once_lose_nothing(with_s3, run):
+def test_four_that_publish_at_once_lose_nothing(stack, run):
     before = int(git("rev-list", "--count", "main"))
     make = (
         "mkdir -p /artifacts/four/$number/a; head -c 1M /dev/urandom >/artifacts/four/$number/a/b"
@@ -168,12 +160,18 @@ def test_four_that_publish_at_once_lose_nothing(with_s3, run):
     assert {f"data/four-{number}.v1" for number in range(1, 5)} <= tags
 
 
-@pytest.mark.parametrize("order", [("pause", "unpause"), ("stop", "start")], ids=lambda o: o[0])
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(("pause", "unpause"), id="pause"),
+        pytest.param(("stop", "start"), id="stop", marks=pytest.mark.soak),
+    ],
+)
 def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_completes(
-    with_s3, run, order
+    stack, run, order, figures
 ):
     data = f"/artifacts/random-{order[0]}"
-    make = f"mkdir -p {data}/a && for i in $(seq 40); do head -c 8M /dev/urandom >{data}/a/$i; done"
+    make = f"mkdir -p {data}/a && for i in $(seq 20); do head -c 8M /dev/urandom >{data}/a/$i; done"
     assert worker("sh", "-c", make).returncode == 0
     publish = ["music-genre", "publish", "--data", data, "--name", f"random-{order[0]}"]
     before = git("rev-list", "--all", "--count")
@@ -188,7 +186,7 @@ def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_compl
             stdout, stderr = cut.communicate()
         finally:  # other tests need it
             subprocess.run(["docker", order[1], container("s3")], check=True)
-    print(f"{order[0]}: noticed after {time.monotonic() - began:.0f} s: {stderr}")
+    figures["noticed after"] = f"{time.monotonic() - began:.0f} s"
     connect = "import socket; socket.create_connection(('s3', 8333), 2)"
     wait_until(lambda: worker("python3", "-c", connect).returncode == 0)
     assert cut.returncode == 75, stdout + stderr
@@ -219,7 +217,7 @@ def processes_while(*command: str) -> str:
     return "".join(listed)
 
 
-def test_the_key_is_nowhere_but_in_the_environment(with_s3, run, project):
+def test_the_key_is_nowhere_but_in_the_environment(stack, run, project):
     """Not in logs, rendered fields, XComs, volumes, Git, images' histories or process lists."""
     values = environment.read(project.env_file)
     secrets = {name: values[name] for name in ("S3_SECRET_KEY", "REDIS_WORKER_PASSWORD")}
@@ -232,7 +230,7 @@ def test_the_key_is_nowhere_but_in_the_environment(with_s3, run, project):
         subprocess.check_output(["docker", "history", "--no-trunc", image], text=True)
         for image in images
     )
-    logs = "".join(log_of(with_s3, run, task) for task in ("pull", "scan", "split", "publish"))
+    logs = "".join(log_of(stack, run, task) for task in ("pull", "scan", "split", "publish"))
     words = ["docker", "compose", "-p", project.name, "logs", "--no-color"]
     logs += subprocess.run(words, cwd="/", capture_output=True, text=True, check=True).stdout
     everything = {"database": dump.stdout, "processes": listed, "images": histories, "logs": logs}

@@ -1,0 +1,108 @@
+"""What suites share: a budget, no skips in CI, and the soak for what takes long."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BUDGET = pytest.StashKey[float]()
+BEGAN = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--budget",
+        type=float,
+        default=float("inf"),
+        metavar="SECONDS",
+        help="what the suite may take: more is said, twice as much fails",
+    )
+    parser.addoption(
+        "--soak",
+        type=Path,
+        metavar="FILE",
+        help="run what is marked soak, and nothing else, and add what came of it to a file",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "soak: takes longer than CI has; a row of `make soak`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    soaking = config.getoption("--soak") is not None
+    left = [item for item in items if (item.get_closest_marker("soak") is not None) != soaking]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
+@pytest.fixture
+def figures(record_property) -> Iterator[dict[str, str]]:
+    """What a test measured, by name: for the table of a soak."""
+    measured: dict[str, str] = {}
+    yield measured
+    for name, value in measured.items():
+        record_property(name, value)
+
+
+class Rows:
+    """Adds a line of JSON to the soak's file for each test that has ended."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.path = config.getoption("--soak")
+        self.reports: dict[str, list[pytest.TestReport]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.reports.setdefault(report.nodeid, []).append(report)
+        if report.when == "teardown":
+            seen = self.reports.pop(report.nodeid)
+            row = {
+                "test": report.nodeid,
+                "passed": all(each.outcome == "passed" for each in seen),
+                "seconds": round(sum(each.duration for each in seen)),
+                "figures": dict(report.user_properties),
+            }
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[BEGAN] = time.monotonic()
+    if session.config.getoption("--soak") and not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(Rows(session.config))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI"):
+        report.outcome, report.longrepr = "failed", f"CI must skip nothing: {report.longrepr[2]}"
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if seconds_over(session.config) > budget(session.config) and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    over = seconds_over(config)
+    if over > 0:
+        line = f"{over:.0f} s above the suite's budget of {budget(config):.0f} s"
+        line += "; it fails at twice as much" if over <= budget(config) else ": more than twice"
+        terminalreporter.write_sep("=", line, red=True)
+
+
+def budget(config: pytest.Config) -> float:
+    return config.getoption("--budget")
+
+
+def seconds_over(config: pytest.Config) -> float:
+    """Seconds above the budget; negative where the suite keeps to it."""
+    return time.monotonic() - config.stash[BEGAN] - budget(config)

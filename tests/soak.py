@@ -1,0 +1,60 @@
+"""Write the table of a soak from the lines that the suites left.
+
+python tests/soak.py .soak.jsonl docs/soak.md
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HEAD = """\
+# What takes too long for every change
+
+Written by `make soak`: every test that is marked `soak`, and what it measured.
+{date}, {cores} cores of {processor}, Python {python}, torch {torch}.
+
+| suite | what | seconds | seen |
+| --- | --- | --- | --- |
+"""
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """Make a line of the table of one test."""
+    file, _, name = row["test"].partition("::test_")
+    figures = "; ".join(f"{name}: {value}" for name, value in row["figures"].items())
+    seen = figures if row["passed"] else f"**failed** {figures}".strip()
+    suite = Path(file).parent.name
+    return f"| {suite} | {name.replace('_', ' ')} | {row['seconds']} | {seen or 'passed'} |"
+
+
+def processor() -> str:
+    """Name this machine's processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def main() -> int:
+    """Write the table; exit 1 where a test failed."""
+    rows_path, page = map(Path, sys.argv[1:])
+    rows = [json.loads(line) for line in rows_path.read_text().splitlines()]
+    head = HEAD.format(
+        date=time.strftime("%Y-%m-%d"),
+        cores=len(os.sched_getaffinity(0)),
+        processor=processor(),
+        python=platform.python_version(),
+        torch=version("torch"),
+    )
+    page.write_text(head + "\n".join(map(line_of, rows)) + "\n")
+    failed = [row["test"] for row in rows if not row["passed"]]
+    print(f"{page}: {len(rows)} rows, {len(failed)} failed", *failed, sep="\n")
+    return 1 if failed or not rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
