@@ -8,7 +8,7 @@ from conftest import N_GPUS, wait_until
 
 from deploy.supervisor import supervisord_process
 from tests.gpu_trainings import (
-    IN_TENS,
+    TENS,
     VICTIMS,
     assert_all_resumed,
     kill_each_once,
@@ -63,26 +63,27 @@ def by_seed(found):
     return sorted(found, key=lambda each: each.seed)
 
 
-def test_after_kill_9_of_each_kind_the_gpu_is_free_at_once_and_the_training_goes_on(
-    stack, four, figures
-):
+def test_after_kill_9_of_each_kind_the_gpu_is_free_at_once_and_the_training_goes_on(stack, four):
     run, seeds, held = four
     for each in held:
         each.process.resume()
-    done = kill_each_once(run, seeds, VICTIMS)
-    figures.update(done.figures(seeds, VICTIMS))
-    assert_all_resumed(stack, run, done, seeds, len(VICTIMS))
+    kinds = dict(zip(seeds, VICTIMS, strict=True))
+    done = kill_each_once(run, seeds, kinds)
+    assert set(done.free_seconds) == set(seeds)
+    assert_all_resumed(stack, run, done, seeds)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("kinds", IN_TENS)
-def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, few, kinds, figures):
-    first = 20_000 + 100 * VICTIMS.index(kinds[0])
-    seeds = range(first, first + len(kinds))
+@pytest.mark.parametrize("kind", VICTIMS)
+def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, few, kind, figures):
+    first = 20_000 + 100 * VICTIMS.index(kind)
+    seeds = range(first, first + TENS)
+    kinds = dict.fromkeys(seeds, kind)
     run = sweep(stack, seeds, epochs=8, audio=few)
     done = kill_each_once(run, seeds, kinds)
-    figures.update(done.figures(seeds, kinds))
-    assert_all_resumed(stack, run, done, seeds, len(kinds))
+    figures.update(done.figures(kinds))
+    assert set(done.free_seconds) == set(seeds)
+    assert_all_resumed(stack, run, done, seeds)
 
 
 def test_a_training_whose_worker_died_before_starting_it_is_started_by_the_next(stack, few):

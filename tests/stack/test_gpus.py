@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import pytest
-from conftest import GPUS, container, inside, unpacked, wait_until
+from conftest import GPUS, container, finish, inside, unpacked, wait_until
 
 from deploy.compose import ComposeStack, Project
 from deploy.demo import Run, trigger
 from deploy.stack import ask
 from tests.gpu_trainings import (
-    IN_TENS,
+    TENS,
     VICTIMS,
     Training,
     assert_all_resumed,
@@ -78,70 +78,47 @@ def start(project: Project, n_workers: int) -> None:
 
 
 class Sweep(NamedTuple):
-    """Five trainings, of which four stand still on the four GPUs."""
+    """Trainings of which some stand still on their GPUs."""
 
     run: Run
     seeds: range
     held: list[Training]
-    urgent: Run
-    """Of fleet_check, started after them."""
 
 
 @pytest.fixture(scope="module")
-def five(with_gpus, audio):
-    seeds = range(1000, 1005)
-    run = sweep(with_gpus, seeds, epochs=8, audio=audio)
-    wait_until(lambda: all_compute(seeds), seconds=180)
+def alone(with_gpus, audio):
+    """One training, which stands still until the others are done."""
+    seeds = range(1000, 1001)
+    run = sweep(with_gpus, seeds, epochs=1, audio=audio)
+    wait_until(lambda: trainings(seeds), 180)
     held = trainings(seeds)
     with standing_still(held):
-        yield Sweep(run, seeds, held, trigger(with_gpus, {}, "fleet_check"))
+        yield Sweep(run, seeds, held)
 
 
-def all_compute(seeds: range) -> bool:
-    found = trainings(seeds)
-    return len(found) == len(GPUS) and all(each.is_computing() for each in found)
-
-
-def test_each_gpu_has_a_training_and_the_fifth_waits_in_the_pool(with_gpus, five):
-    assert sorted(each.gpu for each in five.held) == list(GPUS)
-    wait_until(lambda: with_gpus.api.get("pools/gpu")["scheduled_slots"] == 2, 60)
-    pool = with_gpus.api.get("pools/gpu")
-    assert (pool["slots"], pool["running_slots"], pool["queued_slots"]) == (4, 4, 0)
-
-
-# A message that a worker holds, of the task whose run and map index are given, is given out again.
+# A message that a worker holds, of the run that is given, is given out again.
 AGAIN = """
 import base64, json, os, sys
 from kombu import Connection
 channel = Connection(os.environ["AIRFLOW__CELERY__BROKER_URL"]).channel()
 for tag, text in channel.client.hgetall("unacked").items():
-    body = json.loads(base64.b64decode(json.loads(text)[0]["body"]))
-    task = json.loads(body[0][0])["ti"]
-    if [task["run_id"], str(task["map_index"])] == sys.argv[1:]:
+    if sys.argv[1].encode() in base64.b64decode(json.loads(text)[0]["body"]):
         channel.qos.restore_by_tag(tag)
 """
 
 
-def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, five):
-    """As workers put them back after a lease; a token lives for `task_queued_timeout`."""
-    instances = train_instances(with_gpus, five.run)
-    began = [each["start_date"] for each in instances if each["start_date"]]
-    send_again(five.run, map_index=0)
-    wait_until(lambda: "already running elsewhere" in since_start(five.run), 30)
-    latest = max(map(datetime.fromisoformat, began))
-    wait_until(lambda: (datetime.now(UTC) - latest).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
-    assert n_received(five.run, map_index=1) == 1, "its worker did not renew the lease"
-    send_again(five.run, map_index=1)
-    wait_until(lambda: "came again: its token has run out" in since_start(five.run), 30)
-    assert {each.process.pid for each in trainings(five.seeds)} == {
-        each.process.pid for each in five.held
-    }
+def test_a_message_that_comes_again_is_ignored_while_its_task_runs(with_gpus, alone):
+    """As workers put messages back after a lease; a token lives for `task_queued_timeout`."""
+    send_again(alone.run)
+    wait_until(lambda: "already running elsewhere" in since_start(alone.run), 30)
+    assert trainings(alone.seeds) == alone.held
 
 
-def send_again(run, map_index: int) -> None:
-    ended = inside("gpu-worker", "python", "-c", AGAIN, run.run_id, str(map_index))
+def send_again(run) -> None:
+    n_before = n_received(run)
+    ended = inside("gpu-worker", "python", "-c", AGAIN, run.run_id)
     assert ended.returncode == 0, ended.stderr
-    wait_until(lambda: n_received(run, map_index) == 2, 60)
+    wait_until(lambda: n_received(run) == n_before + 1, 60)
 
 
 def since_start(run) -> str:
@@ -157,33 +134,73 @@ def worker_logs() -> str:
     return "\n".join(sorted(logs.splitlines()))
 
 
-def n_received(run, map_index: int) -> int:
-    """How often a gpu worker was given a training of the run."""
+def n_received(run) -> int:
+    """How often a gpu worker was given the run's training."""
     wanted = ("Executing workload in Celery", run.run_id, "task_id='train'")
-    wanted += (f"map_index={map_index},",)
     return sum(all(word in line for word in wanted) for line in worker_logs().splitlines())
 
 
-def test_after_kill_9_of_a_worker_its_trainings_go_on_and_the_fifth_has_waited_unharmed(
-    with_gpus, five, figures
+@pytest.fixture(scope="module")
+def others(with_gpus, audio, alone):
+    """Four more trainings on the three GPUs left, where three stand still."""
+    seeds = range(1001, 1005)
+    run = sweep(with_gpus, seeds, epochs=8, audio=audio)
+    wait_until(lambda: sum(each.is_computing() for each in trainings(seeds)) == 3, 180)
+    held = trainings(seeds)
+    with standing_still(held):
+        yield Sweep(run, seeds, held)
+
+
+@pytest.fixture(scope="module")
+def urgent(with_gpus, others) -> Run:
+    return trigger(with_gpus, {}, "fleet_check")
+
+
+def test_each_gpu_has_a_training_and_others_wait_in_the_pool(with_gpus, alone, others, urgent):
+    assert sorted(each.gpu for each in alone.held + others.held) == list(GPUS)
+    wait_until(lambda: with_gpus.api.get("pools/gpu")["scheduled_slots"] == 2, 60)
+    pool = with_gpus.api.get("pools/gpu")
+    assert (pool["slots"], pool["running_slots"], pool["queued_slots"]) == (4, 4, 0)
+
+
+def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharmed(
+    with_gpus, alone, others, urgent
 ):
-    """It waited in the pool for longer than a queued task may."""
-    (fifth,) = set(five.seeds) - {each.seed for each in five.held}
-    assert five.seeds.index(fifth) == 4
-    for each in five.held:
+    """The fourth has waited in the pool for longer than a queued task may."""
+    run, seeds, held = others
+    time.sleep(QUEUED_SECONDS + 5)
+    victim = next(each.seed for each in held if not same_worker(each, alone.held[0]))
+    for each in held:
         each.process.resume()
-    done = kill_each_once(five.run, five.seeds, ("worker",))
-    figures.update(done.figures(five.seeds, ("worker",)))
-    assert_all_resumed(with_gpus, five.run, done, five.seeds, n_kills=1)
-    instances = train_instances(with_gpus, five.run)
-    first = min(each["start_date"] for each in instances)
-    (waited,) = [each["start_date"] for each in instances if each["map_index"] == 4]
+    done = kill_each_once(run, seeds, {victim: "worker"})
+    assert set(done.free_seconds) == {victim}
+    assert_all_resumed(with_gpus, run, done, seeds)
+    instances = train_instances(with_gpus, run)
+    (waited,) = [each["start_date"] for each in instances if each["map_index"] == 3]
+    first = min(each["start_date"] for each in instances if each["map_index"] != 3)
     seconds = datetime.fromisoformat(waited) - datetime.fromisoformat(first)
     assert seconds.total_seconds() > QUEUED_SECONDS
-    assert five.urgent.state() == "success"
-    rows = with_gpus.api.get(f"{five.urgent._address}/taskInstances")["task_instances"]
+    assert finish(urgent) == "success"
+    rows = with_gpus.api.get(f"{urgent._address}/taskInstances")["task_instances"]
     (began,) = [each["start_date"] for each in rows if each["task_id"] == "device-gpu"]
     assert began < waited, "it waited behind a training of lower priority"
+
+
+def same_worker(training: Training, other: Training) -> bool:
+    return (training.gpu in GPUS[:2]) == (other.gpu in GPUS[:2])
+
+
+def test_a_message_whose_token_ran_out_is_ignored_and_its_lease_was_renewed(with_gpus, alone):
+    (began,) = [each["start_date"] for each in train_instances(with_gpus, alone.run)]
+    since = datetime.fromisoformat(began)
+    wait_until(lambda: (datetime.now(UTC) - since).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
+    assert n_received(alone.run) == 2, "its worker did not renew the lease"
+    send_again(alone.run)
+    wait_until(lambda: "came again: its token has run out" in since_start(alone.run), 30)
+    assert trainings(alone.seeds) == alone.held
+    alone.held[0].process.resume()
+    assert finish(alone.run) == "success", alone.run.rows()
+    assert [each["try_number"] for each in train_instances(with_gpus, alone.run)] == [1]
 
 
 @pytest.mark.soak
@@ -233,14 +250,16 @@ def gaps_of(stack, run, instances) -> list[float]:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("kinds", IN_TENS)
+@pytest.mark.parametrize("kind", VICTIMS)
 def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(
-    with_gpus, audio, kinds, figures
+    with_gpus, audio, kind, figures
 ):
     start(with_gpus.project, 2)
-    first = 10_000 + 100 * VICTIMS.index(kinds[0])
-    seeds = range(first, first + len(kinds))
+    first = 10_000 + 100 * VICTIMS.index(kind)
+    seeds = range(first, first + TENS)
+    kinds = dict.fromkeys(seeds, kind)
     run = sweep(with_gpus, seeds, epochs=8, audio=audio)
     done = kill_each_once(run, seeds, kinds)
-    figures.update(done.figures(seeds, kinds))
-    assert_all_resumed(with_gpus, run, done, seeds, len(kinds))
+    figures.update(done.figures(kinds))
+    assert set(done.free_seconds) == set(seeds)
+    assert_all_resumed(with_gpus, run, done, seeds)

@@ -5,9 +5,11 @@ It is also what becomes of data when every container is replaced.
 
 import json
 import subprocess
+from typing import NamedTuple
 
 import pytest
-from conftest import FAST, NAME, container, deploy, finish, inside, log_of
+from conftest import FAST, NAME, container, deploy, finish, inside, inspect, log_of
+from test_privileges import LASTING, TABLE, secrets_in
 
 from deploy.compose import ComposeStack
 from deploy.demo import Run, trigger
@@ -15,14 +17,28 @@ from deploy.demo import Run, trigger
 pytestmark = pytest.mark.timeout(900)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(run) -> str:
-    """What the run's training left, before every container went."""
-    return inside("gpu-worker", "cat", f"{run.result('train')['run']}/training.json").stdout
+class Left(NamedTuple):
+    """What was there before every container went."""
+
+    result: str
+    """Of the run's training: a file among the artifacts."""
+    check: Run
+    """A run of fleet_check, whose logs are on the volume."""
 
 
 @pytest.fixture(scope="module")
-def started(stack, checkpoint, plain) -> ComposeStack:
+def left(stack, run) -> Left:
+    check = trigger(stack, {}, "fleet_check")
+    assert finish(check) == "success", check.rows()
+    return Left(inside("gpu-worker", "cat", result_of(run)).stdout, check)
+
+
+def result_of(run: Run) -> str:
+    return f"{run.result('train')['run']}/training.json"
+
+
+@pytest.fixture(scope="module")
+def started(stack, left, plain) -> ComposeStack:
     # Models go to the volume now: a repository of versions goes on with the remote that it has.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
     down = deploy("down", "--project", NAME)
@@ -41,12 +57,16 @@ def test_no_container_of_a_profile_is_left(started):
     }
 
 
-def test_artifacts_and_logs_outlive_every_container(started, run, checkpoint):
-    where = f"{run.result('train')['run']}/training.json"
-    assert json.loads(checkpoint)
-    assert inside("gpu-worker", "cat", where).stdout == checkpoint
-    before = Run(started, run.dag_id, run.run_id)
-    assert "epoch=1 " in log_of(started, before, "train")
+def test_artifacts_and_logs_outlive_every_container(started, run, left):
+    assert json.loads(left.result)
+    assert inside("gpu-worker", "cat", result_of(run)).stdout == left.result
+    check = Run(started, left.check.dag_id, left.check.run_id)
+    assert "device_name" in log_of(started, check, "device-gpu")
+
+
+@pytest.mark.parametrize("service", LASTING)
+def test_a_container_knows_the_secrets_of_its_row(started, plain, service):
+    assert secrets_in(json.dumps(inspect(service)["Config"]), plain) == TABLE[service][0]
 
 
 def test_a_training_finds_its_work_done_and_is_published_to_the_volume(started):
