@@ -159,7 +159,8 @@ def test_a_gpu_is_used_by_its_uuid_and_by_one_process(split, tmp_path):
     assert third.result["device"] == "cuda"
 
 
-def test_evaluation_and_prediction_agree_on_the_gpu(split, uninterrupted):
+@pytest.mark.parametrize("uninterrupted", MODELS[:1], indirect=True)
+def test_evaluation_and_prediction_work_on_the_gpu(split, uninterrupted):
     _, run = uninterrupted
     measured = music_genre("evaluate", "--run", run, "--split-name", "validation")
     assert 0 < measured.result["accuracy"] <= 1
@@ -170,7 +171,7 @@ def test_evaluation_and_prediction_agree_on_the_gpu(split, uninterrupted):
 
 
 def test_the_benchmark_prints_its_table_with_the_gpus_utilisation(capsys):
-    words = ["benchmarks/training.py", "--device", "cuda", "--epochs", "4"]
+    words = ["benchmarks/training.py", "--device", "cuda", "--epochs", "3"]
     ended = subprocess.run(
         [sys.executable, *words],
         cwd=REPOSITORY,
