@@ -104,15 +104,23 @@ def stack(tmp_path_factory, fake_driver):
     folder = tmp_path_factory.mktemp("stack with space") / "state"
     folder.mkdir()
     (folder / "airflow.env").write_text(SETTINGS)
+    try:
+        up_local(folder, fake_driver)
+        yield LocalStack(State(folder))
+    finally:
+        down_local(folder)
+
+
+def up_local(folder: Path, fake_driver: str) -> None:
     environment = os.environ | {"LD_LIBRARY_PATH": fake_driver}
     with start_deploy("up-local", "--state", str(folder), *FREE_PORTS, env=environment) as up:
         _, errors = up.communicate()
-    try:
-        assert up.returncode == 0, errors
-        yield LocalStack(State(folder))
-    finally:
-        with start_deploy("down-local", "--state", str(folder)) as down:
-            _, errors = down.communicate()
+    assert up.returncode == 0, errors
+
+
+def down_local(folder: Path) -> None:
+    with start_deploy("down-local", "--state", str(folder)) as down:
+        _, errors = down.communicate()
     assert down.returncode == 0, errors
     assert "killed" not in errors
     assert_nothing_left(folder)

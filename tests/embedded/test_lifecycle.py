@@ -1,7 +1,6 @@
 """Starting and stopping: what is in the way is one line, what was started is stopped."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -11,10 +10,6 @@ import time
 import pytest
 from conftest import FREE_PORTS, assert_nothing_left
 
-from deploy.airflow_api import path
-from deploy.demo import DAG_ID, trigger
-from deploy.local import LocalStack
-from deploy.stack import ask
 from deploy.state import MIN_FREE_BYTES, State
 from deploy.supervisor import supervisord_process
 
@@ -144,47 +139,6 @@ def test_a_process_manager_killed_with_9_takes_its_processes_along(
     assert sum(line.startswith("error: the process manager") for line in lines) == 1
     assert not any("Traceback" in line for line in lines)
     assert_nothing_left(interrupted, seconds=15)
-
-
-def test_a_training_goes_on_after_the_stack_was_stopped_and_started(deploy, interrupted, few):
-    """Workers are stopped first, so that the api-server still hears of it: no retry is spent."""
-    before = up(deploy, interrupted)
-    runs = path("dags", DAG_ID, "dagRuns")
-    for left in before.api.get(f"{runs}?state=running&state=queued")["dag_runs"]:  # by the demos
-        before.api.patch(path("dags", DAG_ID, "dagRuns", left["dag_run_id"]), {"state": "failed"})
-    parameters = {"model": "squeezenet1_1", "epochs": 12, "seed": 3, "audio": few}
-    run = trigger(before, parameters)
-    train = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "train")
-    log = f"{train}/logs/1?full_content=true"
-    wait_until(lambda: "epoch=1 " in json.dumps(before.api.get(log)))
-    down(deploy, interrupted)
-    after = up(deploy, interrupted)
-    address = path("dags", DAG_ID, "dagRuns", run.run_id)
-    wait_until(lambda: after.api.get(address)["state"] == "success")
-    assert after.api.get(train)["try_number"] == 1
-    assert "resuming at step" in json.dumps(after.api.get(log))
-    down(deploy, interrupted)
-
-
-def up(deploy, folder) -> LocalStack:
-    process = deploy("up-local", "--state", str(folder), *FREE_PORTS)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return LocalStack(State(folder))
-
-
-def down(deploy, folder) -> None:
-    process = deploy("down-local", "--state", str(folder))
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert_nothing_left(folder)
-
-
-def wait_until(is_so, seconds: float = 240.0) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not ask(is_so):
-        assert time.monotonic() < give_up_at
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,14 @@ from urllib.parse import quote
 
 import psutil
 import pytest
-from conftest import secrets_of, wait_until
+from conftest import down_local, secrets_of, up_local, wait_until
 
 from deploy.airflow_api import path
 from deploy.components import ENVIRONMENTS, components
 from deploy.demo import DAG_ID, Run, trigger
 from deploy.errors import DeployError
+from deploy.local import LocalStack
+from deploy.stack import ask
 from deploy.supervisor import supervisord_process
 
 pytestmark = pytest.mark.timeout(900)  # a start alone may take minutes
@@ -257,3 +259,21 @@ def test_no_secret_shows_in_the_process_list_or_the_logs(stack, run):
         assert not any(secret in log for log in logs), name
     for path_ in (stack.state.secrets_path, stack.state.supervisor_config):
         assert path_.stat().st_mode & 0o077 == 0
+
+
+def test_a_training_goes_on_after_the_stack_was_stopped_and_started(stack, few, fake_driver):
+    """Workers are stopped first, so that the api-server still hears of it: no retry is spent.
+
+    The last test: ports are others afterwards.
+    """
+    run = trigger(stack, {**FAST, "epochs": 12, "seed": 3, "audio": few})
+    train = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "train")
+    log = f"{train}/logs/1?full_content=true"
+    wait_until(lambda: ask(lambda: "epoch=1 " in json.dumps(stack.api.get(log))))
+    down_local(stack.state.folder)
+    up_local(stack.state.folder, fake_driver)
+    after = LocalStack(stack.state)
+    address = path("dags", DAG_ID, "dagRuns", run.run_id)
+    wait_until(lambda: ask(lambda: after.api.get(address)["state"] == "success"))
+    assert after.api.get(train)["try_number"] == 1
+    assert "resuming at step" in json.dumps(after.api.get(log))

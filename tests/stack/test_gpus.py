@@ -77,48 +77,46 @@ def start(project: Project, n_workers: int) -> None:
     sync_pools(project)
 
 
-class Sweep(NamedTuple):
-    """Trainings of which some stand still on their GPUs."""
-
-    run: Run
-    seeds: range
-    held: list[Training]
-
-
-@pytest.fixture(scope="module")
-def alone(with_gpus, audio):
-    """One training, which stands still until the others are done."""
-    seeds = range(1000, 1001)
-    run = sweep(with_gpus, seeds, epochs=1, audio=audio)
-    wait_until(lambda: trainings(seeds), 180)
-    held = trainings(seeds)
-    with standing_still(held):
-        yield Sweep(run, seeds, held)
-
-
-# A message that a worker holds, of the run that is given, is given out again.
+# A message that a worker holds, of the task whose run and map index are given, is given out again.
 AGAIN = """
 import base64, json, os, sys
 from kombu import Connection
 channel = Connection(os.environ["AIRFLOW__CELERY__BROKER_URL"]).channel()
 for tag, text in channel.client.hgetall("unacked").items():
-    if sys.argv[1].encode() in base64.b64decode(json.loads(text)[0]["body"]):
+    body = json.loads(base64.b64decode(json.loads(text)[0]["body"]))
+    task = json.loads(body[0][0])["ti"]
+    if [task["run_id"], str(task["map_index"])] == sys.argv[1:]:
         channel.qos.restore_by_tag(tag)
 """
 
 
-def test_a_message_that_comes_again_is_ignored_while_its_task_runs(with_gpus, alone):
-    """As workers put messages back after a lease; a token lives for `task_queued_timeout`."""
-    send_again(alone.run)
-    wait_until(lambda: "already running elsewhere" in since_start(alone.run), 30)
-    assert trainings(alone.seeds) == alone.held
+def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, audio):
+    """As workers put messages back after a lease; a token lives for `task_queued_timeout`.
+
+    Two trainings: one gets its message while the token is valid, one when it has run out.
+    """
+    seeds = range(1000, 1002)
+    run = sweep(with_gpus, seeds, epochs=1, audio=audio)
+    wait_until(lambda: len(trainings(seeds)) == 2, 180)
+    held = trainings(seeds)
+    with standing_still(held):
+        send_again(run, 0)
+        wait_until(lambda: "already running elsewhere" in since_start(run), 30)
+        began = [each["start_date"] for each in train_instances(with_gpus, run)]
+        latest = max(map(datetime.fromisoformat, began))
+        wait_until(lambda: (datetime.now(UTC) - latest).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
+        assert n_received(run, 1) == 1, "its worker did not renew the lease"
+        send_again(run, 1)
+        wait_until(lambda: "came again: its token has run out" in since_start(run), 30)
+        assert trainings(seeds) == held
+    assert finish(run) == "success", run.rows()
+    assert [each["try_number"] for each in train_instances(with_gpus, run)] == [1, 1]
 
 
-def send_again(run) -> None:
-    n_before = n_received(run)
-    ended = inside("gpu-worker", "python", "-c", AGAIN, run.run_id)
+def send_again(run, map_index: int) -> None:
+    ended = inside("gpu-worker", "python", "-c", AGAIN, run.run_id, str(map_index))
     assert ended.returncode == 0, ended.stderr
-    wait_until(lambda: n_received(run) == n_before + 1, 60)
+    wait_until(lambda: n_received(run, map_index) == 2, 60)
 
 
 def since_start(run) -> str:
@@ -134,73 +132,57 @@ def worker_logs() -> str:
     return "\n".join(sorted(logs.splitlines()))
 
 
-def n_received(run) -> int:
-    """How often a gpu worker was given the run's training."""
+def n_received(run, map_index: int) -> int:
+    """How often a gpu worker was given a training of the run."""
     wanted = ("Executing workload in Celery", run.run_id, "task_id='train'")
+    wanted += (f"map_index={map_index},",)
     return sum(all(word in line for word in wanted) for line in worker_logs().splitlines())
 
 
+class Five(NamedTuple):
+    """Five trainings, of which four stand still on the four GPUs."""
+
+    run: Run
+    seeds: range
+    held: list[Training]
+    urgent: Run
+    """Of fleet_check, started after them."""
+
+
 @pytest.fixture(scope="module")
-def others(with_gpus, audio, alone):
-    """Four more trainings on the three GPUs left, where three stand still."""
-    seeds = range(1001, 1005)
+def five(with_gpus, audio):
+    seeds = range(1010, 1015)
     run = sweep(with_gpus, seeds, epochs=8, audio=audio)
-    wait_until(lambda: sum(each.is_computing() for each in trainings(seeds)) == 3, 180)
+    wait_until(lambda: sum(each.is_computing() for each in trainings(seeds)) == len(GPUS), 180)
     held = trainings(seeds)
     with standing_still(held):
-        yield Sweep(run, seeds, held)
+        yield Five(run, seeds, held, trigger(with_gpus, {}, "fleet_check"))
 
 
-@pytest.fixture(scope="module")
-def urgent(with_gpus, others) -> Run:
-    return trigger(with_gpus, {}, "fleet_check")
-
-
-def test_each_gpu_has_a_training_and_others_wait_in_the_pool(with_gpus, alone, others, urgent):
-    assert sorted(each.gpu for each in alone.held + others.held) == list(GPUS)
+def test_each_gpu_has_a_training_and_others_wait_in_the_pool(with_gpus, five):
+    assert sorted(each.gpu for each in five.held) == list(GPUS)
     wait_until(lambda: with_gpus.api.get("pools/gpu")["scheduled_slots"] == 2, 60)
     pool = with_gpus.api.get("pools/gpu")
     assert (pool["slots"], pool["running_slots"], pool["queued_slots"]) == (4, 4, 0)
 
 
-def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharmed(
-    with_gpus, alone, others, urgent
-):
-    """The fourth has waited in the pool for longer than a queued task may."""
-    run, seeds, held = others
+def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharmed(with_gpus, five):
+    """The fifth has waited in the pool for longer than a queued task may."""
     time.sleep(QUEUED_SECONDS + 5)
-    victim = next(each.seed for each in held if not same_worker(each, alone.held[0]))
-    for each in held:
+    for each in five.held:
         each.process.resume()
-    done = kill_each_once(run, seeds, {victim: "worker"})
-    assert set(done.free_seconds) == {victim}
-    assert_all_resumed(with_gpus, run, done, seeds)
-    instances = train_instances(with_gpus, run)
-    (waited,) = [each["start_date"] for each in instances if each["map_index"] == 3]
-    first = min(each["start_date"] for each in instances if each["map_index"] != 3)
+    done = kill_each_once(five.run, five.seeds, {five.seeds[0]: "worker"})
+    assert list(done.free_seconds) == [five.seeds[0]]
+    assert_all_resumed(with_gpus, five.run, done, five.seeds)
+    instances = train_instances(with_gpus, five.run)
+    (waited,) = [each["start_date"] for each in instances if each["map_index"] == 4]
+    first = min(each["start_date"] for each in instances if each["map_index"] != 4)
     seconds = datetime.fromisoformat(waited) - datetime.fromisoformat(first)
     assert seconds.total_seconds() > QUEUED_SECONDS
-    assert finish(urgent) == "success"
-    rows = with_gpus.api.get(f"{urgent._address}/taskInstances")["task_instances"]
+    assert finish(five.urgent) == "success"
+    rows = with_gpus.api.get(f"{five.urgent._address}/taskInstances")["task_instances"]
     (began,) = [each["start_date"] for each in rows if each["task_id"] == "device-gpu"]
     assert began < waited, "it waited behind a training of lower priority"
-
-
-def same_worker(training: Training, other: Training) -> bool:
-    return (training.gpu in GPUS[:2]) == (other.gpu in GPUS[:2])
-
-
-def test_a_message_whose_token_ran_out_is_ignored_and_its_lease_was_renewed(with_gpus, alone):
-    (began,) = [each["start_date"] for each in train_instances(with_gpus, alone.run)]
-    since = datetime.fromisoformat(began)
-    wait_until(lambda: (datetime.now(UTC) - since).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
-    assert n_received(alone.run) == 2, "its worker did not renew the lease"
-    send_again(alone.run)
-    wait_until(lambda: "came again: its token has run out" in since_start(alone.run), 30)
-    assert trainings(alone.seeds) == alone.held
-    alone.held[0].process.resume()
-    assert finish(alone.run) == "success", alone.run.rows()
-    assert [each["try_number"] for each in train_instances(with_gpus, alone.run)] == [1]
 
 
 @pytest.mark.soak

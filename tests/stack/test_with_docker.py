@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 from conftest import NAME, container, finish, inside, inspect, log_of, wait_until
@@ -13,6 +14,7 @@ from deploy import environment
 from deploy.airflow_api import path
 from deploy.compose import ComposeStack
 from deploy.demo import Run, trigger
+from tests.gpu_trainings import TENS
 
 pytestmark = pytest.mark.timeout(1800)
 DAG = "music_genre_docker"
@@ -74,7 +76,19 @@ def assert_done(run: Run, seconds: float = 420.0) -> None:
 
 
 @pytest.fixture(scope="module")
-def published(with_docker) -> Run:
+def leftover() -> Iterator[str]:
+    """A container of a run that was deleted, whose end nobody waits for."""
+    labels = {"stack": NAME, "dag": DAG, "run": "a run that was deleted", "task": TRAIN}
+    labels |= {"map-index": "-1", "try": "1", "command": "x"}
+    given = [f"--label=music-genre.{name}={value}" for name, value in labels.items()]
+    words = ["docker", "run", "-d", *given, "music-genre-classif:test", "sleep", "600"]
+    left = subprocess.check_output(words, text=True).strip()
+    yield left
+    subprocess.run(["docker", "rm", "-f", left], capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def published(with_docker, leftover) -> Run:
     run = start(with_docker, epochs=1)
     assert_done(run)
     return run
@@ -133,17 +147,11 @@ def mark_failed_and_see_it_gone(stack: ComposeStack, run: Run, found: dict) -> N
     assert "stopped by SIGTERM" in last, last
 
 
-@pytest.mark.parametrize(
-    ("victim", "times"),
-    [
-        ("worker", 1),
-        pytest.param("worker", 10, marks=pytest.mark.soak),
-        pytest.param("supervisor", 10, marks=pytest.mark.soak),
-    ],
-)
-def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim, times, figures):
-    for kill in range(times):
-        run = start(with_docker, epochs=3, seed=100 * times + 50 * (victim == "worker") + kill)
+@pytest.mark.soak
+@pytest.mark.parametrize("victim", ["worker", "supervisor"])
+def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim, figures):
+    for kill in range(TENS):
+        run = start(with_docker, epochs=3, seed=100 * (1 + (victim == "worker")) + kill)
         found = wait_for_training(run)
         name = found["Name"].lstrip("/")
         signal_trainer(name, "STOP")  # until its worker is missed
@@ -157,7 +165,7 @@ def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim
             assert {each["Id"] for each in trainers()} <= {found["Id"]}
             time.sleep(0.5)
         assert_done(run)
-    figures[f"a {victim} killed, its container followed to the end"] = f"{times} times"
+    figures[f"a {victim} killed, its container followed to the end"] = f"{TENS} times"
 
 
 def signal_trainer(name: str, signal: str) -> None:
@@ -202,21 +210,9 @@ def test_nobody_but_the_gpu_worker_reaches_the_engine(with_docker, service):
         assert inside(each, "test", "-e", "/var/run/docker.sock").returncode != 0
 
 
-def test_a_leftover_that_nobody_waits_for_is_removed_by_the_next_task(with_docker, published):
-    labels = {"stack": NAME, "dag": DAG, "run": "a run that was deleted", "task": TRAIN}
-    labels |= {"map-index": "-1", "try": "1", "command": "x"}
-    given = [f"--label=music-genre.{name}={value}" for name, value in labels.items()]
-    words = ["docker", "run", "-d", *given, "music-genre-classif:test", "sleep", "600"]
-    left = subprocess.check_output(words, text=True).strip()
-    try:
-        assert_done(start(with_docker, epochs=1))
-        assert left not in {each["Id"] for each in containers()}
-    finally:
-        subprocess.run(["docker", "rm", "-f", left], capture_output=True)
-    assert re.search("removing container .*nobody waits", all_logs(with_docker))
-
-
-def all_logs(stack: ComposeStack) -> str:
-    runs = stack.api.get(f"{path('dags', DAG, 'dagRuns')}?order_by=-run_after&limit=1")["dag_runs"]
-    run = Run(stack, DAG, runs[0]["dag_run_id"])
-    return log_of(stack, run, "create-image-features-from-audio")
+def test_a_leftover_that_nobody_waits_for_is_removed_by_the_next_task(
+    with_docker, leftover, published
+):
+    assert leftover not in {each["Id"] for each in containers()}
+    log = log_of(with_docker, published, "create-image-features-from-audio")
+    assert re.search("removing container .*nobody waits", log)
