@@ -12,8 +12,6 @@ from reference import decode, librosa_load
 from music_genre import decoding, headers
 from music_genre.errors import AudioError
 
-pytestmark = pytest.mark.xdist_group("librosa")  # whose import takes a quarter of a minute
-
 
 def write_truncated(path: Path) -> None:
     soundfile.write(path, tone("bass", 1, 10), SAMPLE_RATE)

@@ -18,8 +18,6 @@ from music_genre import audio, decoding, features, pictures, spool
 from music_genre.config import FeatureConfig
 from music_genre.errors import InputError, TemporaryError
 
-pytestmark = pytest.mark.xdist_group("librosa")  # whose import takes a quarter of a minute
-
 CONFIG = FeatureConfig()
 
 

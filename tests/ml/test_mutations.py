@@ -16,8 +16,6 @@ from reference import grey_levels, librosa_load, librosa_log_mel
 from music_genre import audio, features
 from music_genre.config import FeatureConfig
 
-pytestmark = pytest.mark.xdist_group("librosa")  # whose import takes a quarter of a minute
-
 CONFIG = FeatureConfig()
 SECONDS_EACH = 10.0
 BASES = {

@@ -11,8 +11,6 @@ from reference import grey_levels, librosa_log_mel, log_mel_spectrogram
 from music_genre import spectrogram
 from music_genre.config import FeatureConfig
 
-pytestmark = pytest.mark.xdist_group("librosa")  # whose import takes a quarter of a minute
-
 CONFIG = FeatureConfig()
 
 

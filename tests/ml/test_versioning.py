@@ -210,7 +210,12 @@ def test_the_same_run_published_twice_at_once_is_one_commit(
     assert assert_whole(versions) == 3
 
 
-@pytest.mark.parametrize("step", ["probe", "add", "push", "verify", "commit", "_rebase", "_push"])
+OF_A_SOAK = [
+    pytest.param(step, marks=pytest.mark.soak) for step in ("probe", "add", "verify", "_rebase")
+]
+
+
+@pytest.mark.parametrize("step", ["push", "commit", "_push", *OF_A_SOAK])
 def test_killed_between_steps_it_is_completed_by_the_same_command(
     run: Run, trained: Path, copies: list[Path], versions: Versions, step: str
 ) -> None:
