@@ -51,12 +51,12 @@ status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
 	@$(DEPLOY) status-local
 
 # Each suite has a budget of seconds on two slow cores (tests/conftest.py). The lanes of `quick` run
-# two at a time, and so do the tests of ML, whose trainings then take one core each.
+# two at a time, to their end; so do the tests of ML, whose trainings then take one core each.
 LANES := test-ml check test-airflow test-deploy
 test: quick test-embedded ## all checks and tests that need no Docker
 
 quick: setup ## those that take three minutes: everything but the stacks
-	@$(MAKE) --no-print-directory -j2 --output-sync=target $(LANES)
+	@$(MAKE) --no-print-directory -k -j2 --output-sync=target $(LANES)
 
 test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
 	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 180 tests/ml

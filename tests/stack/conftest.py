@@ -19,6 +19,7 @@ from deploy.airflow_api import NotFoundError, path
 from deploy.compose import ComposeStack, Project
 from deploy.demo import Run, trigger
 from tests.fakes.driver import make_driver
+from tests.music import write_few_tracks
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NAME = "music-genre-test"
@@ -92,6 +93,17 @@ def stack(project: Project) -> ComposeStack:
         assert subprocess.check_output(words, text=True) == "", kind
 
 
+@pytest.fixture(scope="session")
+def few(stack, tmp_path_factory) -> str:
+    """The address of a few tracks, for what needs a training and not what it learns."""
+    folder = write_few_tracks(tmp_path_factory.mktemp("few") / "genres")
+    tar = subprocess.run(["tar", "-C", str(folder), "-c", "."], capture_output=True, check=True)
+    unpack = "mkdir -p /artifacts/few && tar -C /artifacts/few -x --no-same-owner"
+    words = ["docker", "exec", "-i", container("cpu-worker"), "sh", "-ec", unpack]
+    subprocess.run(words, input=tar.stdout, check=True)
+    return "/artifacts/few"
+
+
 FAST = {"model": "shufflenet_v2_x0_5", "epochs": 1, "seed": 4}
 
 
@@ -110,15 +122,6 @@ def container(service: str, number: int = 1) -> str:
 def inside(service: str, *command: str, number: int = 1) -> subprocess.CompletedProcess:
     words = ["docker", "exec", container(service, number), *command]
     return subprocess.run(words, capture_output=True, text=True, timeout=60)
-
-
-def unpacked(folder: Path, within: str) -> str:
-    """Copy a folder of this machine into one of the workers' volumes; returns where it is."""
-    tar = subprocess.run(["tar", "-C", str(folder), "-c", "."], capture_output=True, check=True)
-    words = ["docker", "exec", "-i", container("cpu-worker"), "sh", "-ec"]
-    unpack = f"mkdir -p {within} && tar -C {within} -x --no-same-owner"
-    subprocess.run([*words, unpack], input=tar.stdout, check=True)
-    return within
 
 
 def inspect(service: str) -> dict:

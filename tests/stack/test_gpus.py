@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import pytest
-from conftest import GPUS, container, finish, inside, unpacked, wait_until
+from conftest import GPUS, container, finish, inside, wait_until
 
 from deploy.compose import ComposeStack, Project
 from deploy.demo import Run, trigger
@@ -26,7 +26,6 @@ from tests.gpu_trainings import (
     train_instances,
     trainings,
 )
-from tests.music import write_few_tracks
 
 pytestmark = pytest.mark.timeout(1800)
 QUEUED_SECONDS = 30
@@ -47,12 +46,6 @@ def with_gpus(stack, project, tmp_path_factory):
         up(project, 0)
     wait_until(lambda: ask(stack.is_healthy) and len(stack.online_workers()) == 2)
     sync_pools(project)
-
-
-@pytest.fixture(scope="module")
-def audio(stack, tmp_path_factory) -> str:
-    """A few tracks, where all workers see them."""
-    return unpacked(write_few_tracks(tmp_path_factory.mktemp("few") / "genres"), "/artifacts/few")
 
 
 def up(project: Project, n_second: int) -> None:
@@ -90,13 +83,13 @@ for tag, text in channel.client.hgetall("unacked").items():
 """
 
 
-def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, audio):
+def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, few):
     """As workers put messages back after a lease; a token lives for `task_queued_timeout`.
 
     Two trainings: one gets its message while the token is valid, one when it has run out.
     """
     seeds = range(1000, 1002)
-    run = sweep(with_gpus, seeds, epochs=1, audio=audio)
+    run = sweep(with_gpus, seeds, epochs=1, audio=few)
     wait_until(lambda: len(trainings(seeds)) == 2, 180)
     held = trainings(seeds)
     with standing_still(held):
@@ -150,9 +143,9 @@ class Five(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def five(with_gpus, audio):
+def five(with_gpus, few):
     seeds = range(1010, 1015)
-    run = sweep(with_gpus, seeds, epochs=8, audio=audio)
+    run = sweep(with_gpus, seeds, epochs=5, audio=few)
     wait_until(lambda: sum(each.is_computing() for each in trainings(seeds)) == len(GPUS), 180)
     held = trainings(seeds)
     with standing_still(held):
@@ -187,10 +180,10 @@ def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharme
 
 @pytest.mark.soak
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_twelve_trainings_share_four_gpus(with_gpus, audio, n_workers, figures):
+def test_twelve_trainings_share_four_gpus(with_gpus, few, n_workers, figures):
     start(with_gpus.project, n_workers)
     seeds = range(1000 * n_workers + 100, 1000 * n_workers + 112)
-    run = sweep(with_gpus, seeds, epochs=10, audio=audio)
+    run = sweep(with_gpus, seeds, epochs=10, audio=few)
     wait_until(lambda: len(trainings(seeds)) == len(GPUS), seconds=180)
     gaps, seconds = share(with_gpus, run, seeds, trigger(with_gpus, {}, "fleet_check"))
     figures["all trainings"] = f"{seconds:.0f} s"
@@ -234,13 +227,13 @@ def gaps_of(stack, run, instances) -> list[float]:
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", VICTIMS)
 def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(
-    with_gpus, audio, kind, figures
+    with_gpus, few, kind, figures
 ):
     start(with_gpus.project, 2)
     first = 10_000 + 100 * VICTIMS.index(kind)
     seeds = range(first, first + TENS)
     kinds = dict.fromkeys(seeds, kind)
-    run = sweep(with_gpus, seeds, epochs=8, audio=audio)
+    run = sweep(with_gpus, seeds, epochs=8, audio=few)
     done = kill_each_once(run, seeds, kinds)
     figures.update(done.figures(kinds))
     assert set(done.free_seconds) == set(seeds)
