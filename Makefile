@@ -75,7 +75,7 @@ test-stack: $(ENVS)/deploy.tested ## one stack of containers for all tests that 
 
 # Any Python 3.11 to 3.13 with torch and pytest, such as a GPU machine's own: it needs no network.
 GPU_PYTHON ?= $(ENVS)/ml/bin/python
-test-gpu: ## what only a GPU can show; GPU_PYTHON=python3 for another than .venv/ml
+test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(ENVS)/ml.tested) ## what only a GPU can show; GPU_PYTHON=python3 for another than .venv/ml
 	$(GPU_PYTHON) -m pytest --budget 480 tests/gpu
 
 BASE ?= HEAD~1

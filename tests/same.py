@@ -165,11 +165,16 @@ def compare(base: Path, head: Path) -> tuple[list[str], Counter[str]]:
 
 
 def rendered_compose(tree: Path) -> Any:
-    """What Compose makes of the tree's files."""
+    """What Compose makes of the tree's files, its own variables being unset but for secrets."""
+    text = "".join((tree / name).read_text() for name in COMPOSE_FILES)
+    secrets = {name: f"the-{name}" for name in re.findall(r"\$\{(\w+):\?", text)}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     files = [word for name in COMPOSE_FILES for word in ("-f", name)]
-    command = ["docker", "compose", *files, "config", "--no-interpolate", "--format", "json"]
-    text = subprocess.check_output(command, cwd=tree, text=True)
-    return json.loads(text.replace(str(tree), "."))
+    command = ["docker", "compose", *files, "--profile", "*", "config", "--format", "json"]
+    ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, env=kept | secrets)
+    if ended.returncode != 0:
+        raise RefusedError(f"Compose does not render {tree.name}: {ended.stderr.strip()}")
+    return json.loads(ended.stdout.replace(str(tree), "."))
 
 
 def git(*words: str) -> subprocess.CompletedProcess[bytes]:
