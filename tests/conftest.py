@@ -49,24 +49,30 @@ def figures(record_property) -> Iterator[dict[str, str]]:
 
 
 class Rows:
-    """Adds a line of JSON to the soak's file for each test that has ended."""
+    """Adds lines of JSON to the soak's file: of each test one at the start, one at its end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.path = config.getoption("--soak")
         self.reports: dict[str, list[pytest.TestReport]] = {}
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            self.add(test=item.nodeid, passed=None, seconds=0, figures={})
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.reports.setdefault(report.nodeid, []).append(report)
         if report.when == "teardown":
             seen = self.reports.pop(report.nodeid)
-            row = {
-                "test": report.nodeid,
-                "passed": all(each.outcome == "passed" for each in seen),
-                "seconds": round(sum(each.duration for each in seen)),
-                "figures": dict(report.user_properties),
-            }
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            self.add(
+                test=report.nodeid,
+                passed=all(each.outcome == "passed" for each in seen),
+                seconds=round(sum(each.duration for each in seen)),
+                figures=dict(report.user_properties),
+            )
+
+    def add(self, **row: object) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

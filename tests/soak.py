@@ -1,4 +1,4 @@
-"""Write the table of a soak from the lines that the suites left.
+"""Write the table of a soak from the lines that the suites left; of a test the last one counts.
 
 python tests/soak.py .soak.jsonl docs/soak.md
 """
@@ -27,9 +27,9 @@ def line_of(row: dict[str, Any]) -> str:
     """Make a line of the table of one test."""
     file, _, name = row["test"].partition("::test_")
     figures = "; ".join(f"{name}: {value}" for name, value in row["figures"].items())
-    seen = figures if row["passed"] else f"**failed** {figures}".strip()
-    suite = Path(file).parent.name
-    return f"| {suite} | {name.replace('_', ' ')} | {row['seconds']} | {seen or 'passed'} |"
+    result = {True: "passed", False: "**failed**", None: "not run"}[row["passed"]]
+    told = ". ".join(filter(None, (result, figures)))
+    return f"| {Path(file).parent.name} | {name.replace('_', ' ')} | {row['seconds']} | {told} |"
 
 
 def processor() -> str:
@@ -42,7 +42,8 @@ def processor() -> str:
 def main() -> int:
     """Write the table; exit 1 where a test failed."""
     rows_path, page = map(Path, sys.argv[1:])
-    rows = [json.loads(line) for line in rows_path.read_text().splitlines()]
+    lines = map(json.loads, rows_path.read_text().splitlines())
+    rows = sorted({line["test"]: line for line in lines}.values(), key=lambda row: row["test"])
     head = HEAD.format(
         date=time.strftime("%Y-%m-%d"),
         cores=len(os.sched_getaffinity(0)),
@@ -52,7 +53,7 @@ def main() -> int:
     )
     page.write_text(head + "\n".join(map(line_of, rows)) + "\n")
     failed = [row["test"] for row in rows if not row["passed"]]
-    print(f"{page}: {len(rows)} rows, {len(failed)} failed", *failed, sep="\n")
+    print(f"{page}: {len(rows)} rows, {len(failed)} failed or not run", *failed, sep="\n")
     return 1 if failed or not rows else 0
 
 

@@ -73,6 +73,8 @@ def test_a_soak_runs_what_others_leave_out_and_keeps_figures(suite, tmp_path):
     assert "1 failed, 1 passed, 2 deselected" in ended.stdout
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [(row["passed"], row["figures"]) for row in rows] == [
+        (None, {}),
+        (None, {}),
         (True, {"seen": "a"}),
         (False, {"seen": "b"}),
     ]
