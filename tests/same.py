@@ -28,12 +28,13 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
-TIMES = frozenset({"images_per_second", "seconds"})
-"""Names of all values, in JSON, CSV and checkpoints, that differ from run to run."""
+VARYING = {"": {"images_per_second", "seconds"}, "metrics.json": {"key"}}
+"""File, or any → the names of all values in it that differ from run to run: times and speeds, and
+what is made of the checkpoint's name."""
 OF_A_PROCESS = frozenset({".lock"})
 """Files that say who was at it, not what came of it."""
 CHECKPOINT = re.compile(r"(checkpoint-\d+)\.[0-9a-f]{32}\.pt")
-"""Its name has a hash of its bytes, which hold speeds; its tensors are compared."""
+"""Its name has a hash of its bytes, which hold speeds; what it holds is compared."""
 MUST_BE_THERE = frozenset({".png", ".csv", ".json", ".pt"})
 COMPOSE_FILES = ("docker-compose.yml", "deploy/compose/gpu.yml")
 
@@ -60,25 +61,28 @@ def make(tree: Path, store: Path) -> None:
     images = ("--images", stage("extract", *catalogue, "--workers", 1)["images"])
     split = ("--split", stage("split", *catalogue, *images)["split"], *kept)
     small = ("--model", "shufflenet_v2_x0_5", "--epochs", 2, "--device", "cpu")
+    small += ("--checkpoint-seconds", 3600)  # one at the end, not where the time falls
     stage("evaluate", "--run", stage("train", *split, *small)["run"], "--device", "cpu")
 
 
-def without_times(value: Any) -> Any:
+def lasting(value: Any, file: str) -> Any:
     """Leave out what differs from run to run."""
     if isinstance(value, dict):
-        return {name: without_times(each) for name, each in value.items() if name not in TIMES}
+        varying = VARYING[""] | VARYING.get(file, set())
+        return {name: lasting(each, file) for name, each in value.items() if name not in varying}
     if isinstance(value, list):
-        return [without_times(each) for each in value]
+        return [lasting(each, file) for each in value]
     return value
 
 
 def parse_json(path: Path, store: Path) -> Any:
-    return without_times(json.loads(path.read_text().replace(str(store), "")))
+    text = CHECKPOINT.sub(r"\1.pt", path.read_text().replace(str(store), ""))
+    return lasting(json.loads(text), path.name)
 
 
 def parse_csv(path: Path, store: Path) -> Any:
     with path.open(newline="") as file:
-        return without_times(list(csv.DictReader(file)))
+        return lasting(list(csv.DictReader(file)), path.name)
 
 
 def parse_picture(path: Path, store: Path) -> Any:
@@ -87,7 +91,7 @@ def parse_picture(path: Path, store: Path) -> Any:
 
 
 def parse_checkpoint(path: Path, store: Path) -> Any:
-    return without_times(torch.load(path, map_location="cpu", weights_only=True))
+    return lasting(torch.load(path, map_location="cpu", weights_only=True), path.name)
 
 
 PARSERS: dict[str, Callable[[Path, Path], Any]] = {
