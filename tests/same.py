@@ -28,7 +28,7 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
-VARYING = {"": {"images_per_second", "seconds"}, "metrics.json": {"key"}}
+VARYING = {"": {"images_per_second", "scanned_at", "seconds"}, "metrics.json": {"key"}}
 """File, or any → the names of all values in it that differ from run to run: times and speeds, and
 what is made of the checkpoint's name."""
 OF_A_PROCESS = frozenset({".lock"})

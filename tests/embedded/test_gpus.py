@@ -43,7 +43,7 @@ def test_the_pool_has_a_slot_for_each_gpu(stack):
 def four(stack, few):
     """Four trainings, of which two stand still on the two GPUs."""
     seeds = range(20, 24)
-    run = sweep(stack, seeds, epochs=8, audio=few)
+    run = sweep(stack, seeds, epochs=5, audio=few)
     wait_until(lambda: len(trainings(seeds)) == N_GPUS)
     held = trainings(seeds)
     with standing_still(held):
@@ -79,7 +79,7 @@ def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, fe
     first = 20_000 + 100 * VICTIMS.index(kind)
     seeds = range(first, first + TENS)
     kinds = dict.fromkeys(seeds, kind)
-    run = sweep(stack, seeds, epochs=8, audio=few)
+    run = sweep(stack, seeds, epochs=5, audio=few)
     done = kill_each_once(run, seeds, kinds)
     figures.update(done.figures(kinds))
     assert set(done.free_seconds) == set(seeds)

@@ -183,7 +183,7 @@ def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharme
 def test_twelve_trainings_share_four_gpus(with_gpus, few, n_workers, figures):
     start(with_gpus.project, n_workers)
     seeds = range(1000 * n_workers + 100, 1000 * n_workers + 112)
-    run = sweep(with_gpus, seeds, epochs=10, audio=few)
+    run = sweep(with_gpus, seeds, epochs=4, audio=few)
     wait_until(lambda: len(trainings(seeds)) == len(GPUS), seconds=180)
     gaps, seconds = share(with_gpus, run, seeds, trigger(with_gpus, {}, "fleet_check"))
     figures["all trainings"] = f"{seconds:.0f} s"
@@ -233,7 +233,7 @@ def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(
     first = 10_000 + 100 * VICTIMS.index(kind)
     seeds = range(first, first + TENS)
     kinds = dict.fromkeys(seeds, kind)
-    run = sweep(with_gpus, seeds, epochs=8, audio=few)
+    run = sweep(with_gpus, seeds, epochs=5, audio=few)
     done = kill_each_once(run, seeds, kinds)
     figures.update(done.figures(kinds))
     assert set(done.free_seconds) == set(seeds)
