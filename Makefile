@@ -15,7 +15,7 @@ CHOSEN_PORTS = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo up down status logs env up-local down-local status-local \
-	test quick check format bench docs lock clean same soak soak-host soak-stack \
+	test quick check format bench docs lock clean same soak soak-embedded soak-stack \
 	test-ml test-airflow test-deploy test-embedded test-stack test-gpu
 
 help: ## print the verbs
@@ -85,14 +85,12 @@ same: $(ENVS)/ml.made ## show that HEAD computes what BASE=main~1 did, bit for b
 SOAK := .soak.jsonl
 soak: setup $(ENVS)/deploy.tested $(ENVS)/ml.tested ## what takes too long for every change, in tens; writes docs/soak.md (an hour)
 	@rm -f $(SOAK)
-	-@$(MAKE) --no-print-directory -k -j2 --output-sync=target soak-stack soak-host
+	-@$(ENVS)/ml/bin/pytest --soak $(SOAK) tests/ml
+	-@$(MAKE) --no-print-directory -k -j2 --output-sync=target soak-stack soak-embedded
 	@$(ENVS)/ml/bin/python tests/soak.py $(SOAK) docs/soak.md
 
-soak-host:
-	$(ENVS)/ml/bin/pytest --soak $(SOAK) tests/ml; $(ENVS)/deploy/bin/pytest --soak $(SOAK) tests/embedded
-
-soak-stack:
-	$(ENVS)/deploy/bin/pytest --soak $(SOAK) tests/stack
+soak-stack soak-embedded: soak-%:
+	$(ENVS)/deploy/bin/pytest --soak $(SOAK) tests/$*
 
 check: $(ENVS)/deploy.tested $(ENVS)/airflow.tested $(ENVS)/ml.tested ## format, lint, types, import rules
 	$(ENVS)/deploy/bin/ruff format --check .
