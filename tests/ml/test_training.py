@@ -206,6 +206,7 @@ def test_sigterm_to_a_real_process_saves_exits_75_and_resumes_exactly(
     assert_same_training(tmp_path, longer)
 
 
+@pytest.mark.soak
 def test_kill_9_loses_no_more_than_the_steps_since_the_checkpoint(
     prepared: Prepared, tmp_path: Path, longer: Path
 ) -> None:
