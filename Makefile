@@ -55,7 +55,7 @@ status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
 LANES := test-ml check test-airflow test-deploy
 test: quick test-embedded ## all checks and tests that need no Docker
 
-quick: setup ## those that take three minutes: everything but the stacks
+quick: setup ## everything but the stacks, in about three minutes
 	@$(MAKE) --no-print-directory -k -j2 --output-sync=target $(LANES)
 
 test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
@@ -83,7 +83,7 @@ same: $(ENVS)/ml.made ## show that HEAD computes what BASE=main~1 did, bit for b
 	@$(ENVS)/ml/bin/python tests/same.py $(BASE)
 
 SOAK := .soak.jsonl
-soak: setup $(ENVS)/deploy.tested $(ENVS)/ml.tested ## what takes too long for every change, in tens; writes docs/soak.md (an hour)
+soak: setup $(ENVS)/deploy.tested $(ENVS)/ml.tested ## what takes too long for every change, in tens; writes docs/soak.md
 	@rm -f $(SOAK)
 	-@$(ENVS)/ml/bin/pytest --soak $(SOAK) tests/ml
 	-@$(MAKE) --no-print-directory -k -j2 --output-sync=target soak-stack soak-embedded

@@ -37,7 +37,7 @@ def start_deploy(*words: str, within: tuple[str, ...] = (), **options) -> subpro
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First the tests with stacks of their own: beside them an idle one takes half a core."""
+    """First the tests with stacks of their own: an idle one beside them takes time too."""
     items.sort(key=lambda item: "stack" in item.fixturenames)
 
 
