@@ -7,11 +7,12 @@ import json
 import subprocess
 
 import pytest
-from conftest import FAST, NAME, container, deploy, finish, inside, inspect, log_of
+from conftest import FAST, NAME, container, deploy, finish, inside, inspect, log_of, wait_until
 from test_privileges import LASTING, TABLE, secrets_in
 
 from deploy.compose import ComposeStack
 from deploy.demo import Run, trigger
+from deploy.stack import ask
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -30,20 +31,19 @@ def left(run) -> str:
 def started(stack, left, plain) -> ComposeStack:
     # Models go to the volume now: a repository of versions goes on with the remote that it has.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
-    down = deploy("down", "--project", NAME)
-    assert down.returncode == 0, down.stderr
     up = deploy("up", "--project", NAME, "--env-file", str(plain.env_file))
     assert up.returncode == 0, up.stdout + up.stderr
     assert "gpu: CPU" in up.stdout
-    return ComposeStack(plain)
+    plain.compose("up", "-d", "--no-build", "--force-recreate", "--wait")
+    stack = ComposeStack(plain)
+    wait_until(lambda: ask(stack.is_healthy))
+    return stack
 
 
-def test_no_container_of_a_profile_is_left(started):
+def test_the_engines_proxy_is_gone_with_its_profile(started):
     names = subprocess.check_output(["docker", "ps", "-a", "--format", "{{.Names}}"], text=True)
     assert container("webserver") in names.split()
-    assert not {container(name) for name in ("socket-proxy", "s3", "gpu-worker-2")} & {
-        *names.split()
-    }
+    assert not {container("socket-proxy"), container("gpu-worker-2")} & {*names.split()}
 
 
 def test_artifacts_outlive_every_container(started, run, left):
