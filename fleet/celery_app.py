@@ -61,6 +61,20 @@ def own_gpu(**_: Any) -> None:
         os.environ[VISIBLE_VARIABLE] = uuids[billiard.current_process().index]
 
 
+@signals.worker_process_init.connect
+def let_go_of_the_workers_connections(**_: Any) -> None:
+    """Give up the connections that this pool process was forked with.
+
+    One that takes a dead one's place is forked from a worker that already speaks to Redis. Where
+    the worker is killed, Redis would send messages to it for as long as this process lives: lost.
+    What owns a connection may still close it: what it closes is /dev/null.
+    """
+    with Path(os.devnull).open("r+b", buffering=0) as nothing:
+        for connection in psutil.Process().net_connections("tcp"):
+            if connection.raddr:
+                os.dup2(nothing.fileno(), connection.fd, inheritable=False)
+
+
 @inspect_command()
 def slots(state: Any) -> dict[str, Any]:  # noqa: ARG001
     """Answer whoever asks with the number of this worker's slots and their GPUs."""

@@ -41,6 +41,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "stack" in item.fixturenames)
 
 
+LOGS_OF_A_FAILURE = ("gpu-worker", "cpu-worker", "scheduler")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """With a test that failed on the stack, the ends of the logs of those who move tasks."""
+    report = yield
+    stack = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and stack is not None:
+        for name in LOGS_OF_A_FAILURE:
+            lines = (stack.state.logs / f"{name}.log").read_text(errors="replace").splitlines()
+            report.sections.append((name, "\n".join(line[:300] for line in lines[-80:])))
+    return report
+
+
 @pytest.fixture
 def deploy():
     """Start `python -m deploy …`; what still runs at the test's end is killed."""

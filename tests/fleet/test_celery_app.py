@@ -1,5 +1,11 @@
 """What a worker does beyond Celery's defaults, where no broker is needed."""
 
+import os
+import signal
+import socket
+
+import pytest
+from celery import signals
 from celery.worker.control import Panel
 
 from fleet import celery_app
@@ -8,3 +14,34 @@ from fleet import celery_app
 def test_a_worker_knows_no_order_but_those_that_were_looked_at():
     assert set(Panel.data) == celery_app.ALLOWED | {"slots"}
     assert not {"election", "pool_grow", "add_consumer", "rate_limit"} & celery_app.ALLOWED
+
+
+@pytest.fixture
+def redis():
+    """A server's end of a connection of this process, which is the worker."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        worker = socket.create_connection(server.getsockname())
+        connection, _ = server.accept()
+        with worker, connection:
+            connection.settimeout(10)
+            yield worker, connection
+
+
+def test_a_process_that_takes_a_dead_ones_place_holds_no_connection_of_the_worker(redis):
+    """What Redis sends to a killed worker is lost: it must see at once that nobody listens."""
+    worker, seen_by_redis = redis
+    said, says = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signals.worker_process_init.send(sender=None)
+        os.write(says, b"started")
+        signal.pause()
+    os.close(says)
+    try:
+        assert os.read(said, 7) == b"started"
+        worker.close()  # as the kernel does for a worker that is killed
+        assert seen_by_redis.recv(1) == b""
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(said)
