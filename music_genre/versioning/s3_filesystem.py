@@ -87,5 +87,5 @@ def _connection(address: tuple[Any, ...]) -> socket.socket:
     """
     made = socket.socket(*address[:3])
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux alone
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SECONDS * 1000)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(SECONDS * 1000))
     return made

@@ -47,7 +47,7 @@ def test_the_model_overfits_eight_clips_and_so_does_its_average(
 ) -> None:
     """The average's statistics of batch norm settle later, on some processors after 40 epochs."""
     config = TrainConfig(
-        epochs=60,
+        epochs=50,
         batch_size=8,
         crop_frames=32,
         frequency_mask=0,
