@@ -16,7 +16,7 @@ CHOSEN_PORTS = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)
 .DELETE_ON_ERROR:
 .PHONY: help setup demo up down status logs env up-local down-local status-local \
 	test quick check format bench docs lock clean same soak soak-embedded soak-stack \
-	test-ml test-airflow test-deploy test-embedded test-stack test-gpu
+	test-ml test-airflow test-deploy test-versions test-embedded test-stack test-gpu
 
 help: ## print the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,13 +53,17 @@ status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
 # Each suite has a budget of seconds on two slow cores (tests/conftest.py). The lanes of `quick` run
 # two at a time, to their end; so do the tests of ML, whose trainings then take one core each.
 LANES := test-ml check test-airflow test-deploy
-test: quick test-embedded ## all checks and tests that need no Docker
+test: quick test-versions test-embedded ## all checks and tests that need no Docker
 
-quick: setup ## everything but the stacks, in about three minutes
+quick: setup ## everything that needs no server, in about three minutes
 	@$(MAKE) --no-print-directory -k -j2 --output-sync=target $(LANES)
 
 test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
-	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 180 tests/ml
+	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 180 \
+		--ignore tests/ml/versions tests/ml
+
+test-versions: $(ENVS)/ml.tested ## data and models under version control, on servers of Git and S3
+	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest --budget 240 tests/ml/versions
 
 test-airflow: $(ENVS)/airflow.tested ## fleet and DAGs, where torch is not installed
 	$(ENVS)/airflow/bin/pytest --budget 90 tests/fleet tests/dags

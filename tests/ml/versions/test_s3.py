@@ -15,7 +15,7 @@ from music_genre.errors import TemporaryError
 from music_genre.versioning import git, s3, s3_filesystem
 from tests.fakes.s3 import HANG_UP, ROLE, ROLE_TOKEN, SILENT, STOPPED, Store, serving
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+REPOSITORY = Path(__file__).resolve().parents[3]
 SIDE_BY_SIDE = 4 * (os.cpu_count() or 1)
 """How many objects DVC sends at a time."""
 KEY, SECRET, TOKEN = "AKIATESTKEY0000", "test+very/secret", "test-session-token"

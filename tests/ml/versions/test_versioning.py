@@ -24,7 +24,7 @@ from tests.fakes import git_server
 NEEDS_SSH = pytest.mark.skipif(
     shutil.which("ssh") is None, reason="no SSH client is installed; apt-get install openssh-client"
 )
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 class Versions(NamedTuple):
