@@ -15,7 +15,7 @@ from airflow.sdk.api.client import ServerResponseError
 from celery import bootsteps, current_task
 from celery.exceptions import Ignore, Reject
 from celery.worker import state
-from httpx import TransportError
+from httpx import ConnectError, ConnectTimeout, TransportError
 
 logger = logging.getLogger(__name__)
 RENEWAL_SECONDS = 5
@@ -69,12 +69,13 @@ def put_back(channel: Any) -> list[str]:
 
 
 def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
-    """Ignore a message that comes again when nothing is left to do for it.
+    """Ignore a message that comes again when nothing is left to do for it; put back one too early.
 
     Airflow ignores one whose task still runs, but asks for the token first: the refusal became
     the end of the running task (seen with 3.3.2 and providers-celery 3.26.0). A task that does
     not run is missed by the scheduler, by its heartbeat or the time-out of queued tasks.
-    Where the webserver does not answer, the message goes back and is asked about again.
+    Where the webserver cannot be reached, as while a stack starts, any message goes back and is
+    asked about again: a try was spent for it. Where its answer is lost, only one that came again.
     """
 
     @functools.wraps(run)
@@ -82,14 +83,14 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
         try:
             run(*arguments, **options)
         except (ServerResponseError, TransportError) as error:
-            if not (current_task.request.delivery_info or {}).get("redelivered"):
-                raise
+            again = (current_task.request.delivery_info or {}).get("redelivered")
             status = _status(error)
-            if status in _MOOT:
+            if again and status in _MOOT:
                 logger.warning("ignoring a message that came again: %s", _MOOT[status])
                 raise Ignore from error
-            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                logger.warning("putting a message that came again back: %s", error)
+            unheard = isinstance(error, ConnectError | ConnectTimeout)
+            if unheard or (again and status >= HTTPStatus.INTERNAL_SERVER_ERROR):
+                logger.warning("putting a message back: %s", error)
                 raise Reject(error, requeue=True) from error
             raise
 

@@ -43,15 +43,29 @@ def test_only_a_message_that_comes_again_for_nothing_is_ignored(monkeypatch, aga
     assert raised is not Reject or caught.value.requeue
 
 
-def test_a_message_that_comes_again_while_the_webserver_is_away_goes_back(monkeypatch):
-    def run() -> None:
-        raise httpx.ConnectError("refused")
+@pytest.mark.parametrize(
+    ("again", "error", "raised"),
+    [
+        (True, httpx.ConnectError, Reject),
+        (False, httpx.ConnectError, Reject),
+        (False, httpx.ConnectTimeout, Reject),
+        (True, httpx.ReadTimeout, Reject),
+        (False, httpx.ReadTimeout, httpx.ReadTimeout),  # the webserver may have heard it
+    ],
+)
+def test_a_message_that_the_webserver_cannot_have_heard_of_goes_back(
+    monkeypatch, again, error, raised
+):
+    """While a stack starts, workers may be up first: that spends no try."""
 
-    for again, raised in ((True, Reject), (False, httpx.ConnectError)):
-        request = SimpleNamespace(delivery_info={"redelivered": again})
-        monkeypatch.setattr(messages, "current_task", SimpleNamespace(request=request))
-        with pytest.raises(raised):
-            messages.unless_moot(run)()
+    def run() -> None:
+        raise error("away")
+
+    request = SimpleNamespace(delivery_info={"redelivered": again})
+    monkeypatch.setattr(messages, "current_task", SimpleNamespace(request=request))
+    with pytest.raises(raised) as caught:
+        messages.unless_moot(run)()
+    assert raised is not Reject or caught.value.requeue
 
 
 def test_what_succeeds_is_left_alone():
