@@ -151,18 +151,18 @@ class Container:
     Args:
         engine: docker-py's client.
         name: the container's.
-        log: where its lines go.
+        sink: takes its lines.
     """
 
-    def __init__(self, engine: Any, name: str, log: Any) -> None:
-        self._engine, self.name, self._log = engine, name, log
+    def __init__(self, engine: Any, name: str, sink: LineSink) -> None:
+        self._engine, self.name, self._sink = engine, name, sink
 
     def watch(self) -> dict[str, Any]:
         """Hand on the container's lines until it has ended; returns its state.
 
         A stream may break while the container runs: HAProxy cuts a silent one after ten minutes.
         """
-        follower = LogFollower(self._engine, self.name, self._log.info)
+        follower = LogFollower(self._engine, self.name, self._sink)
         away_since = 0.0
         while True:
             try:
@@ -183,7 +183,7 @@ class Container:
     def last_line(self) -> str:
         """Read the last line on standard output; the engine's own `tail` counts both outputs."""
         last = deque([""], maxlen=1)
-        lines = Lines(last.append)
+        lines = Lines(lambda line: last.append(line) if line.strip() else None)
         for chunk in self._engine.logs(self.name, stderr=False, stream=True, follow=False):
             lines.feed(chunk)
         lines.flush()
@@ -208,7 +208,7 @@ class Container:
         except NotFound:
             pass
         except (APIError, *ENGINE_AWAY) as error:
-            self._log.warning("container %s is not removed yet: %s", self.name, error)
+            self._sink(f"container {self.name} is not removed yet: {error}")
 
 
 def _seconds(stamp: bytes) -> int | None:

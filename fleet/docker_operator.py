@@ -33,7 +33,7 @@ from fleet.containers import (
 )
 from fleet.contract import STACK_LABEL
 from fleet.operators import worker_name
-from fleet.outcome import alias_of, announce, quoted, raise_for, read_result
+from fleet.outcome import Told, alias_of, announce, quoted, raise_for, read_result, tell_why_last
 from fleet.process import die_with_parent
 
 REQUEST_SECONDS = 60
@@ -84,23 +84,27 @@ class ResumableDockerOperator(DockerOperator):
         self.volumes, self.asset = volumes, asset
         self._container: Container | None = None
         self._must_end = False
+        tell_why_last(self)
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Start or follow the task's container, and see it to its end.
 
         Raises:
-            AirflowFailException: exit 1 or 2, exit 0 with a result that is none, or a container
-                that can never start.
-            AirflowRescheduleException: exit 75, or ended for SIGTERM.
+            AirflowFailException: a final exit status, exit 0 with a result that is none, or a
+                container that can never start.
+            AirflowRescheduleException: exit 75, or ended because its worker stops.
+            AirflowTaskTerminated, AirflowSkipException: ended because its task was marked or timed
+                out.
             AirflowException: any other end, or the engine does not answer.
         """
         die_with_parent()
+        self.told = Told(self.log)
         context["ti"].xcom_push("worker", worker_name())
         words = [str(word) for word in self.command or ()]
         with self._engine_errors():
             worker = self._find_worker()
             name = container_name(stack_of(worker), context["ti"])
-            self._container = container = Container(self.cli, name, self.log)
+            self._container = container = Container(self.cli, name, self.told.line)
             self._reap(name, context, worker)
             state = self._run(container, words, context, worker)
             line = container.last_line() if state["ExitCode"] == 0 else ""
@@ -257,7 +261,7 @@ class ResumableDockerOperator(DockerOperator):
             is_own = f"/{own}" in (each["Names"] or [])
             if not is_own and not is_waited_for(context["ti"], labels):
                 self.log.info("removing container %s, which nobody waits for: %s", key, labels)
-                leftover = Container(self.cli, key, self.log)
+                leftover = Container(self.cli, key, self.log.info)
                 leftover.stop()
                 leftover.remove()
 

@@ -14,7 +14,7 @@ from airflow.sdk import Asset, BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
 from fleet.credentials import with_s3_connection
-from fleet.outcome import alias_of, announce, quoted, raise_for, read_result
+from fleet.outcome import Told, alias_of, announce, quoted, raise_for, read_result, tell_why_last
 from fleet.process import TERM_GRACE_SECONDS, CommandProcess, die_with_parent
 
 _AIRFLOWS_OWN = ("AIRFLOW", "_AIRFLOW", "CELERY", "FLOWER")
@@ -23,13 +23,13 @@ _AIRFLOWS_OWN = ("AIRFLOW", "_AIRFLOW", "CELERY", "FLOWER")
 class CommandOperator(BaseOperator):
     """Run one command; its last line on standard output, a JSON object, is the task's result.
 
-    Every other line goes to the task log. Exit 0: done. Exit 1 (mend the input) and 2 (usage):
-    failed, no retry. Exit 75: rescheduled, which spends no retry. Anything else, a signal
-    included: failed, retried while retries are left.
+    Every other line goes to the task log, one that begins with `error:` as an error. Exit statuses
+    are those of sysexits.h. 0: done. 65 (mend the input), 64 and 2 (usage): failed, no retry. 75:
+    rescheduled, which spends no retry. Anything else, 1 and signals included, is a crash: failed,
+    retried while retries are left.
 
     SIGTERM is passed on; a command that outlives its grace is killed with all its descendants.
-    However a command ends that had to end for SIGTERM, its task is rescheduled: the worker that
-    stops is no fault of the task's.
+    However a command ends that had to end because its worker stops, its task is rescheduled.
     The command sees the worker's environment without Airflow's and Celery's variables, so no
     broker address or token reaches it.
 
@@ -57,17 +57,21 @@ class CommandOperator(BaseOperator):
         self._process: CommandProcess | None = None
         self._last_line = ""
         self._must_end = False
+        tell_why_last(self)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the command to its end.
 
         Raises:
-            AirflowFailException: exit 1 or 2, exit 0 with a result that is none, or a connection
-                without credentials.
-            AirflowRescheduleException: exit 75, or ended for SIGTERM.
+            AirflowFailException: a final exit status, exit 0 with a result that is none, or a
+                connection without credentials.
+            AirflowRescheduleException: exit 75, or ended because its worker stops.
+            AirflowTaskTerminated, AirflowSkipException: ended because its task was marked or timed
+                out.
             AirflowException: any other exit.
         """
         die_with_parent()
+        self.told = Told(self.log)
         context["ti"].xcom_push("worker", worker_name())
         words = [str(word) for word in self.command]
         self.log.info("%s runs: %s", worker_name(), " ".join(words))
@@ -80,9 +84,9 @@ class CommandOperator(BaseOperator):
             raise AirflowFailException(f"{error}; install the command on this worker") from error
         if self._must_end:  # SIGTERM came before there was a process to pass it on to
             self._process.terminate()
-        status = self._process.stream(self._on_stdout, self.log.info)
+        status = self._process.stream(self._on_stdout, self.told.line)
         if status != 0 and self._last_line:
-            self.log.info(self._last_line)
+            self.told.output(self._last_line)
         raise_for(status, self._ended(status, words), context, must_end=self._must_end)
         result = read_result(self._last_line, words)
         self.log.info("result: %s", self._last_line)
@@ -97,8 +101,10 @@ class CommandOperator(BaseOperator):
 
     def _on_stdout(self, line: str) -> None:
         """Hold the newest line back: the last one is the result, those before it are text."""
+        if not line.strip():
+            return
         if self._last_line:
-            self.log.info(self._last_line)
+            self.told.output(self._last_line)
         self._last_line = line
 
     def _ended(self, status: int, words: list[str]) -> str:

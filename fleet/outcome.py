@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,15 +12,64 @@ from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
     AirflowRescheduleException,
+    AirflowRuntimeError,
+    AirflowSkipException,
+    AirflowTaskTerminated,
 )
 
 logger = logging.getLogger(__name__)
-EXIT_BAD_INPUT, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75  # 75 is EX_TEMPFAIL of sysexits.h
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+EXITS_FINAL = {2, 64, 65}
+"""EX_USAGE and EX_DATAERR of sysexits.h, and what most programs say for EX_USAGE. Not 1: it is
+what an exception of Python or a failed line of a shell ends with, a lost connection say."""
 TRY_AGAIN_AFTER = timedelta(seconds=10)
 TRY_AGAIN_FOR = timedelta(hours=1)
 """A command that asks to be tried again for longer, on a full disk say, fails instead."""
+_OVER = {"failed", "removed", "skipped", "success", "upstream_failed"}
+FIRST_ASKED = "first asked to be tried again"
 MAX_RESULT_BYTES = 48 * 1024
 """XComs go through the api-server into Postgres; addresses belong there, not data."""
+
+
+class Told:
+    """Writes a command's lines to the log and keeps its last line if that is an error.
+
+    Args:
+        log: the task's.
+    """
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self.why = ""
+
+    def line(self, text: str) -> None:
+        """Log a line; one that begins with `error:` is an error, and the reason until another."""
+        self.why = text if text.startswith("error:") else ""
+        self._write(text)
+
+    def output(self, text: str) -> None:
+        """Log a line of standard output, which may come late and is no reason."""
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        write = self._log.error if text.startswith("error:") else self._log.info
+        write(text)
+
+
+def tell_why_last(operator: Any) -> None:
+    """Make an operator repeat the reason of a failure below Airflow's own lines.
+
+    The UI shows the end of a failed task's errors; without this, that is a stack of Airflow's code.
+    """
+    for kind in ("on_failure_callback", "on_retry_callback"):
+        setattr(operator, kind, [*getattr(operator, kind), _tell_why])
+
+
+def _tell_why(context: Context) -> None:
+    told = getattr(context["task"], "told", None)
+    reason = (told and told.why) or str(context.get("exception") or "")
+    if reason:
+        context["task"].log.error(reason)
 
 
 def quoted(words: Sequence[str]) -> str:
@@ -34,20 +84,27 @@ def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> N
         status: of the command; negative is the signal that ended it.
         ended: says which command ended how.
         context: the task's.
-        must_end: whether it was told to end, by SIGTERM: then its task goes on later.
+        must_end: whether it was told to end, by SIGTERM.
 
     Raises:
-        AirflowRescheduleException: told to end, or exit 75 within `TRY_AGAIN_FOR`; spends no retry.
-        AirflowFailException: exit 1 or 2; no retry would help.
+        AirflowTaskTerminated: told to end because its task was marked failed.
+        AirflowSkipException: told to end because its task was marked, timed out or cleared.
+        AirflowRescheduleException: told to end by a worker that stops, or exit 75 within
+            `TRY_AGAIN_FOR`; spends no retry.
+        AirflowFailException: an exit status of `EXITS_FINAL`; no retry would help.
         AirflowException: any other end.
     """
     if status == 0:
         return
+    if must_end and (state := _state_by_now(context)) != "running":
+        kind = AirflowTaskTerminated if state == "failed" else AirflowSkipException
+        next_ = "it is not tried again" if state in _OVER else "Airflow starts it again"
+        raise kind(f"{ended}; its task is now {state}, {next_}")
     if must_end or (status == EXIT_TRY_AGAIN and _may_try_again(context)):
         logger.info("%s: to be tried again, which spends no retry", ended)
         raise AirflowRescheduleException(datetime.now(UTC) + TRY_AGAIN_AFTER)
-    if status in (EXIT_BAD_INPUT, EXIT_USAGE):
-        raise AirflowFailException(f"{ended}: mend what the last lines name; a retry would not")
+    if status in EXITS_FINAL:
+        raise AirflowFailException(f"{ended}: mend what its error says; a retry would not")
     raise AirflowException(f"{ended}; see the last lines of its output above")
 
 
@@ -55,7 +112,8 @@ def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
     """Read the last line that a command printed, its result.
 
     Raises:
-        AirflowFailException: it is no JSON object, or too long for an XCom.
+        AirflowFailException: it is no JSON object, too long for an XCom, or has a value that
+            Airflow cannot keep.
     """
     try:
         result = json.loads(line)
@@ -67,7 +125,33 @@ def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
             f"as its last line, found: {line[:200]!r}; "
             "large data belong in an artifact, their address in the result"
         )
+    for key, value in _unfit(result, ""):
+        raise AirflowFailException(
+            f"{quoted(words)} printed a result that cannot be kept: {key} is {value[:60]}; print "
+            "finite numbers, integers of at most 64 bits, and text without \\u0000 or unpaired "
+            "surrogates"
+        )
     return result
+
+
+def _unfit(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Name what JSON, Postgres or Airflow's client would refuse after the work is done.
+
+    Seen with Airflow 3.3.2: each ends in a retry that does all the work again.
+    """
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _unfit(name, f"a key in {key or 'it'}")
+            yield from _unfit(each, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _unfit(each, f"{key}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, str(value)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        yield key, f"{value:.3e}" if abs(value) < 10**300 else "a larger integer"
+    elif isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        yield key, ascii(value)
 
 
 def alias_of(asset: Asset | None) -> list[AssetAlias]:
@@ -85,6 +169,29 @@ def announce(asset: Asset | None, result: dict[str, Any], context: Context) -> N
 
 
 def _may_try_again(context: Context) -> bool:
-    """Whether this try has been rescheduled for less than `TRY_AGAIN_FOR`."""
-    first = context["ti"].get_first_reschedule_date(context)
-    return first is None or datetime.now(UTC) - first < TRY_AGAIN_FOR
+    """Whether the first exit 75 of this try is less than `TRY_AGAIN_FOR` ago.
+
+    The task's state store keeps the time, because XComs are cleared at each start. Reschedules by
+    a worker that stops do not count. True if Airflow does not answer.
+    """
+    store, this_try, now = context["task_state_store"], context["ti"].try_number, datetime.now(UTC)
+    try:
+        kept = store.get(FIRST_ASKED)
+        if not isinstance(kept, dict) or kept["try"] != this_try:
+            kept = {"try": this_try, "at": now.isoformat()}
+            store.set(FIRST_ASKED, kept)
+    except AirflowRuntimeError:
+        return True
+    return now - datetime.fromisoformat(str(kept["at"])) < TRY_AGAIN_FOR
+
+
+def _state_by_now(context: Context) -> str:
+    """The state that Airflow has for this task now; running if it does not answer."""
+    ti = context["ti"]
+    key = ti.task_id if ti.map_index is None or ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
+    try:
+        states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=[ti.task_id])
+    except AirflowRuntimeError:
+        return "running"
+    found = states.get(ti.run_id, {})
+    return str(found[key]) if key in found else "removed"

@@ -23,6 +23,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 TERM_GRACE_SECONDS = 4.0
 """From SIGTERM to SIGKILL: the trainer saves within 3 s, Airflow kills us after 5."""
+STATE_SECONDS = 30.0
+"""How often a line that is written over, a progress bar, is handed on as it stands."""
 MAX_LINE_BYTES = 64 * 1024
 """A longer line is handed on in pieces, so memory stays flat whatever a command prints."""
 _READ_BYTES = 64 * 1024
@@ -31,18 +33,31 @@ LineSink = Callable[[str], None]
 
 
 class Lines:
-    """Cuts a stream of bytes into lines of text, each handed on as it comes."""
+    """Cuts a stream of bytes into lines of text, each handed on as it comes.
+
+    What stands before a carriage return is written over: of such a line its newest state counts.
+    """
 
     def __init__(self, sink: LineSink) -> None:
         self._sink = sink
         self._pending = b""
+        self._shown = ""
 
     def feed(self, chunk: bytes) -> None:
         """Hand on the lines that a chunk ends, and pieces of one that is too long."""
         *lines, rest = (self._pending + chunk).split(b"\n")
+        if b"\r" in rest:
+            rest = b"\r" + _newest(rest) + (b"\r" if rest.endswith(b"\r") else b"")
         *pieces, self._pending = _cut(rest)
         for piece in itertools.chain(*map(_cut, lines), pieces):
             self._sink(_text(piece))
+
+    def show_state(self) -> None:
+        """Hand on how a line stands that is being written over, if it has changed."""
+        state = _text(self._pending)
+        if b"\r" in self._pending and state not in ("", self._shown):
+            self._shown = state
+            self._sink(state)
 
     def flush(self) -> None:
         """Hand on a last line that has no end."""
@@ -56,8 +71,13 @@ def _cut(line: bytes) -> list[bytes]:
     return [line[start : start + MAX_LINE_BYTES] for start in starts]
 
 
+def _newest(line: bytes) -> bytes:
+    """What is left to be seen of a line in which carriage returns begin anew."""
+    return next((part for part in reversed(line.split(b"\r")) if part), b"")
+
+
 def _text(line: bytes) -> str:
-    return line.decode("utf-8", "replace").rstrip("\r")
+    return _newest(line).decode("utf-8", "replace")
 
 
 def die_with_parent() -> None:
@@ -163,13 +183,15 @@ class _Pipes:
     ) -> None:
         self._selector = selector
         self._lines: dict[int, Lines] = {}
-        for pipe, sink in ((process.stdout, on_stdout), (process.stderr, on_stderr)):
+        self._progress = Lines(on_stderr)
+        self._show_at = time.monotonic() + STATE_SECONDS
+        for pipe, lines in ((process.stdout, Lines(on_stdout)), (process.stderr, self._progress)):
             if pipe is not None:
-                self._register(pipe.fileno(), sink)
+                self._register(pipe.fileno(), lines)
 
-    def _register(self, fd: int, sink: LineSink) -> None:
+    def _register(self, fd: int, lines: Lines) -> None:
         os.set_blocking(fd, False)
-        self._lines[fd] = Lines(sink)
+        self._lines[fd] = lines
         self._selector.register(fd, selectors.EVENT_READ)
 
     def read_ready(self, timeout: float, until: int) -> bool:
@@ -180,6 +202,9 @@ class _Pipes:
                 ended = True
             else:
                 self._read(key.fd)
+        if time.monotonic() >= self._show_at:
+            self._show_at = time.monotonic() + STATE_SECONDS
+            self._progress.show_state()
         return ended
 
     def drain(self) -> None:

@@ -1,24 +1,43 @@
 """The `music-genre` command, also run as `python -m music_genre`."""
 
+import os
+import signal
 import sys
 import traceback
 
+from music_genre import signals
 from music_genre.cli import commands
 
 EXIT_CRASH = 70
 """EX_SOFTWARE of sysexits.h: a fault of ours, or of memory or a driver, that a retry may pass.
 
-Python's own status for a crash is 1, which here means that the input must be mended.
+Python's own status for a crash is 1, which says nothing of what to do.
 """
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _open_what_is_closed()
     try:
         commands(prog_name="music-genre")
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGINT:
+            signals.leave(signal.SIGINT)
+        raise
     except Exception:
         traceback.print_exc()
         sys.exit(EXIT_CRASH)
+
+
+def _open_what_is_closed() -> None:
+    """Connect a closed standard file to /dev/null, before another file gets its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w")  # noqa: SIM115
 
 
 if __name__ == "__main__":

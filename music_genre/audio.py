@@ -63,7 +63,7 @@ def scan(
             track_id, artist) in it or beside it says which recording each file was cut from.
         store: the artifact folder; the catalogue gets a folder of its own in it.
         into: put the catalogue here instead.
-        progress: told (files done, files in all).
+        progress: told (files done, files in all), while they are hashed and again while checked.
 
     Returns:
         The result: catalogue address, counts, genres, and whether it was there already.
@@ -75,7 +75,7 @@ def scan(
     paths = find_files(audio_dir)
     known = origins.read_table(audio_dir, paths)
     tasks = [_Task(audio_dir, path, known.get(path)) for path in paths]
-    read = _in_workers(_contents, tasks, lambda _: HASHING_SECONDS)
+    read = _in_workers(_contents, tasks, lambda _: HASHING_SECONDS, progress)
     tasks = [
         replace(task, contents=each) if isinstance(each, _Contents) else task
         for task, each in zip(tasks, read, strict=True)
@@ -201,7 +201,7 @@ def _in_workers(
     function: Callable[[_Task], Any],
     tasks: list[_Task],
     seconds: Callable[[_Task], float],
-    progress: Progress = silent,
+    progress: Progress,
 ) -> list[Any]:
     """Return each task's result, or why its process died, in the order of the tasks."""
     results: list[Any] = [None] * len(tasks)

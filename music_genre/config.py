@@ -1,8 +1,10 @@
 """The settings of each stage, and what this process may use; nothing heavy is imported here."""
 
+import difflib
 import math
 import os
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,6 +20,26 @@ DEVICES: Final = ("auto", "cpu", "cuda")
 PICTURE_ROWS: Final = 128
 """Height that pictures from elsewhere are scaled to."""
 DATA_MODES: Final = ("auto", "resident", "streamed")
+MOST_SEED: Final = 2**63 - 1
+
+
+@cache
+def known_models() -> tuple[str, ...]:
+    """The names of torchvision's classification models, known without loading torch."""
+    return tuple(Path(__file__).with_name("torchvision_models.txt").read_text().split())
+
+
+def check_model(name: str) -> None:
+    """See that torchvision has a model of this name.
+
+    Raises:
+        InputError: it has none; near names are named.
+    """
+    if name not in known_models():
+        near = ", ".join(difflib.get_close_matches(name, known_models(), n=4, cutoff=0.4))
+        raise InputError(
+            f"--model {name}: torchvision has no such model; near names: {near or 'resnet18'}"
+        )
 
 
 class Progress(Protocol):
@@ -64,7 +86,7 @@ class FeatureConfig:
 class SplitConfig:
     """How groups are dealt to train, validation and test."""
 
-    seed: int = setting(0, "Which groups go where.")
+    seed: int = setting(0, "Which groups go where.", least=0, most=MOST_SEED)
     group_by: str = setting(
         "track",
         "What must not span two splits: a recording (track) or an artist.",
@@ -118,9 +140,10 @@ class TrainConfig:
         least=0,
         most=1,
     )
-    seed: int = setting(0, "Of all that is random.")
+    seed: int = setting(0, "Of all that is random.", least=0, most=MOST_SEED)
 
     def __post_init__(self) -> None:
+        check_model(self.model)
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 option = name.replace("_", "-")

@@ -1,21 +1,22 @@
 """Everything this package raises on purpose.
 
 MusicGenreError
-├── InputError        fix your input: exit code 1
+├── InputError        fix your input: exit code 65
 │   └── AudioError    one file cannot be used: it becomes a row in rejected.csv
 └── TemporaryError    try again: exit code 75
     └── StoppedError  a signal asked this process to end; what was done is saved
 
-Usage errors (exit code 2) are click's own. A message is one line: what, which, found, remedy.
+Exit codes are those of sysexits.h; usage errors, which are click's own, have 64. A message is one
+line: what, which, found, remedy.
 """
 
-from typing import ClassVar
+import signal
 
 
 class MusicGenreError(Exception):
     """Any error this package raises on purpose."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 65  # EX_DATAERR
 
 
 class InputError(MusicGenreError):
@@ -29,8 +30,18 @@ class AudioError(InputError):
 class TemporaryError(MusicGenreError):
     """Nothing is wrong with the input; the same command may succeed later."""
 
-    exit_code: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h
+    exit_code: int = 75  # EX_TEMPFAIL
 
 
 class StoppedError(TemporaryError):
-    """A signal asked this process to end; the same command goes on from where it was."""
+    """A signal asked this process to end; the same command goes on from where it was.
+
+    Args:
+        message: what is saved.
+        by: the signal; after Ctrl-C a shell wants to see that it was obeyed.
+    """
+
+    def __init__(self, message: str, by: str = "SIGTERM") -> None:
+        super().__init__(message)
+        if by == signal.SIGINT.name:
+            self.exit_code = 128 + signal.SIGINT

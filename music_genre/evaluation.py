@@ -4,6 +4,7 @@ What loads torch or matplotlib is imported where it is needed: to find that a ru
 takes neither.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def evaluate(
         name: record[name] for name in ("accuracy", "accuracy_interval", "macro_f1", "n_tracks")
     }
     paths = {"metrics": str(folder / "metrics.json"), "evaluation": str(folder)}
-    return {**paths, **shown, "reused": reused}
+    return {**shown, **paths, "reused": reused}
 
 
 def _read_examples(
@@ -128,6 +129,12 @@ def measure(
     }
 
 
+def _keep_fonts(run: Path) -> None:
+    """Have matplotlib keep its list of fonts beside the runs where there is no home to write to."""
+    if not os.access(Path.home(), os.W_OK):
+        os.environ.setdefault("MPLCONFIGDIR", str(run.parent / ".matplotlib"))
+
+
 def _write(
     run: Path,
     folder: Path,
@@ -136,7 +143,10 @@ def _write(
     probabilities: NDArray[np.float32],
 ) -> None:
     """Write tables and pictures, and last the metrics that mark them complete."""
-    from music_genre import prediction, report
+    from music_genre import prediction
+
+    _keep_fonts(run)
+    from music_genre import report  # loads matplotlib
 
     genres = list(record["genres"])
     rows = []

@@ -43,7 +43,7 @@ def train(job: Job) -> dict[str, Any]:
 
     Raises:
         InputError: the model cannot be built, the GPU has too little memory, or training diverged.
-        StoppedError: SIGTERM or SIGINT came; the checkpoint holds all steps done.
+        StoppedError: a signal came; the checkpoint holds all steps done.
         TemporaryError: another process has the GPU, or took the run folder over.
     """
     with device.held(job.machine.device, job.machine.gpu_locks) as chosen:
@@ -109,7 +109,8 @@ class _Loop:
         with signals.stops(self._save_for_end) as stop:
             while trainer.step < trainer.n_steps or trainer.epoch_is_over:
                 if stop.serve():
-                    raise StoppedError(f"stopped by {stop.name} {self._save_for_end()}; {GO_ON}")
+                    saved = self._save_for_end()
+                    raise StoppedError(f"stopped by {stop.name} {saved}; {GO_ON}", stop.name)
                 self._advance()
             return self._save()
 

@@ -1,7 +1,6 @@
 """Torchvision's models on one grey channel, and the probabilities of tracks."""
 
 import contextlib
-import difflib
 import logging
 import math
 from functools import partial
@@ -14,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from music_genre import checkpoint
+from music_genre.config import check_model
 from music_genre.errors import InputError
 from music_genre.tensors import Images, normalise
 
@@ -59,10 +59,7 @@ def build(name: str, n_genres: int, n_mels: int, crop_frames: int, seed: int) ->
     Raises:
         InputError: there is no such model, or it cannot take crops of this size.
     """
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        near = ", ".join(difflib.get_close_matches(name, known, n=4, cutoff=0.4)) or "resnet18"
-        raise InputError(f"--model {name}: torchvision has no such model; near names: {near}")
+    check_model(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

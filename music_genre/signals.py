@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 from music_genre.errors import StoppedError
 
-STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIG_DFL: Final = 0  # signal(2)
 PR_SET_PDEATHSIG: Final = 1  # sys/prctl.h
 
 GO_ON: Final = "run the same command again to go on"
@@ -41,19 +42,37 @@ def set_parent_death_signal(number: signal.Signals) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def end_at_once(reason: str) -> None:
-    """Write one line and end this process with the code for trying again.
+def heard() -> list[signal.Signals]:
+    """Name the signals that end this process; under nohup SIGHUP is none of them."""
+    ignores = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in STOPPING if number != signal.SIGHUP or not ignores]
+
+
+def leave(number: int) -> NoReturn:
+    """End this process with the code for trying again; for Ctrl-C by SIGINT itself.
+
+    A shell's loop ends with a command that SIGINT has ended, and goes on after any other.
+    Python sets a signal's disposition in its main thread alone, the C library in any.
+    """
+    if number == signal.SIGINT:
+        ctypes.CDLL(None).signal(number, SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(StoppedError.exit_code)
+
+
+def end_at_once(number: int, done: str = "") -> NoReturn:
+    """Write one line and end this process, as `leave` has it.
 
     Unlike an exception it cannot be lost in a library that is just being imported, and it works
     in any thread. All writes of this package are atomic: at most a temporary
     file stays, which the next run sweeps away.
     """
+    reason = f"stopped by {signal.Signals(number).name} {done}".rstrip()
     line = f"error: {reason}; {GO_ON}\n"
     try:
-        # Leave the bar's line, and show the cursor that it hid.
-        os.write(2, (f"\n{line}\x1b[?25h" if sys.stderr.isatty() else line).encode())
+        os.write(2, (f"\n{line}" if sys.stderr.isatty() else line).encode())  # below the bar
     finally:  # also where nobody reads the line any more
-        os._exit(StoppedError.exit_code)
+        leave(number)
 
 
 class Stop:
@@ -80,7 +99,7 @@ class Stop:
                 self.name = signal.Signals(number[0]).name
                 self._served.wait(PATIENCE)
                 if self.serve():
-                    end_at_once(f"stopped by {self.name} {_saved(save)}")
+                    end_at_once(number[0], _saved(save))
 
 
 def _saved(save: Callable[[], str]) -> str:
@@ -93,7 +112,7 @@ def _saved(save: Callable[[], str]) -> str:
 
 @contextmanager
 def stops(save: Callable[[], str]) -> Iterator[Stop]:
-    """Turn SIGTERM and SIGINT into a request to stop, while steps are taken.
+    """Turn SIGTERM, SIGINT and SIGHUP into a request to stop, while steps are taken.
 
     Python runs a signal's handler only between two of its own instructions, and the backward
     pass of a large model is a single one that may take many seconds. So a second thread learns
@@ -110,7 +129,7 @@ def stops(save: Callable[[], str]) -> Iterator[Stop]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, handle) for number in STOPPING}
+    handlers = {number: signal.signal(number, handle) for number in heard()}
     watcher = threading.Thread(target=stop.watch, args=(reading, save), daemon=True)
     watcher.start()
     try:

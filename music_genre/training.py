@@ -39,7 +39,7 @@ def train(
 
     Raises:
         InputError: the run folder belongs to other settings, or the model cannot be built.
-        StoppedError: SIGTERM or SIGINT came; the checkpoint holds all steps done.
+        StoppedError: a signal came; the checkpoint holds all steps done.
         TemporaryError: another process trains in the run folder, or on the GPU.
     """
     split = dataset.read_split(split_dir)
@@ -65,7 +65,8 @@ def train(
                 runs.claim(run, settings, split_dir)
                 artifacts.sweep(run, locked=True)
                 result = {**loop.train(job), "reused": False}
-    return {"run": str(run), **result}
+    figure = "validation_accuracy"  # what people look for comes first
+    return {figure: result[figure], "run": str(run), **result}
 
 
 def _finished(run: Path, settings: runs.RunSettings, split_dir: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 Stages are imported inside their commands, so that help answers without loading torch.
 """
 
+from music_genre.cli.check import check
 from music_genre.cli.fetch import fetch
 from music_genre.cli.first_names import (
     create_image_features_from_audio,
@@ -14,7 +15,17 @@ from music_genre.cli.versions import publish, pull
 
 __all__ = ["commands"]
 
-for _command in (fetch, pull, scan, extract, split, train, evaluate, publish):  # the data flow
+for _command in (
+    fetch,
+    check,
+    pull,
+    scan,
+    extract,
+    split,
+    train,
+    evaluate,
+    publish,
+):  # the data flow
     commands.add_command(_command)
 for _command in (predict, device):
     commands.add_command(_command)

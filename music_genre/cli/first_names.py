@@ -14,7 +14,7 @@ from music_genre.cli.options import (
 )
 from music_genre.cli.progress import shown_progress
 from music_genre.cli.stages import train
-from music_genre.config import FeatureConfig, SplitConfig, TrainConfig
+from music_genre.config import MOST_SEED, FeatureConfig, SplitConfig, TrainConfig
 
 
 @click.command("create-image-features-from-audio")
@@ -54,6 +54,13 @@ def create_image_features_from_audio(
 @click.option(
     "--checkpoints_path", "run", type=address, required=True, help="Run folder, made if missing."
 )
+@click.option(
+    "--split-seed",
+    type=click.IntRange(0, MOST_SEED),
+    default=SplitConfig.seed,
+    show_default=True,
+    help="Which groups go where.",
+)
 @settings_of(SplitConfig, without=("seed",))
 @settings_of(TrainConfig)
 @weights_option
@@ -68,7 +75,7 @@ def train_using_image_features(
 
     shares = {name: settings.pop(name) for name in ("group_by", "test", "validation")}
     catalogue = images if (images / "catalogue.json").exists() else None
-    dealt = split(catalogue, images, run, SplitConfig(seed=settings["seed"], **shares))
+    dealt = split(catalogue, images, run, SplitConfig(seed=settings.pop("split_seed"), **shares))
     trained = context.invoke(train, split_dir=Path(dealt["split"]), store=run, run=run, **settings)
     measured = evaluate(run, device_name=settings["device"], gpu_locks=settings["gpu_locks"])
     reused = dealt["reused"] and trained["reused"] and measured["reused"]

@@ -15,6 +15,8 @@ from music_genre import __version__, signals
 from music_genre.config import CRITERIA
 from music_genre.errors import InputError, MusicGenreError, TemporaryError
 
+EXIT_USAGE = 64
+"""EX_USAGE of sysexits.h."""
 LASTING = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR),
     *(errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG),
@@ -30,13 +32,21 @@ class Commands(click.Group):
         """Return the names as they were defined."""
         return list(self.commands)
 
+    def make_context(self, *given: Any, **options: Any) -> click.Context:
+        """Read what stands before the command's name."""
+        try:
+            return super().make_context(*given, **options)
+        except click.UsageError as error:
+            error.exit_code = EXIT_USAGE  # type: ignore[misc] # where click takes it from
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; the only place where errors become exit codes."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
             path = (error.ctx or ctx).command_path
-            _fail(ctx, error.exit_code, f"{error.format_message()} See: {path} --help")
+            _fail(ctx, EXIT_USAGE, f"{error.format_message()} See: {path} --help")
         except MusicGenreError as error:
             _fail(ctx, error.exit_code, str(error))
         except OSError as error:
@@ -56,7 +66,7 @@ def _fail(ctx: click.Context, code: int, message: str) -> None:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     """End at once; training, which has something to save, takes signals over."""
-    signals.end_at_once(f"stopped by {signal.Signals(number).name}")
+    signals.end_at_once(number)
 
 
 @click.group(
@@ -76,11 +86,11 @@ def commands() -> None:
 
     Every stage prints its result as one JSON line, last on standard output, and finds work
     that was done before; predict prints a table, or a JSON line for each file. Exit codes: 0
-    done, 1 fix your input, 2 usage, 70 a crash, 75 try again.
+    done, 64 usage, 65 fix your input, 70 a crash, 75 try again (sysexits.h).
     """
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("music_genre").setLevel(logging.INFO)
-    for number in signals.STOPPING:
+    for number in signals.heard():
         signal.signal(number, _stop)
     # How long torch's threads spin before they sleep: long enough for the next of many small
     # operations, too short to take the cores from others. Measured, shufflenet_v2_x0_5, images/s

@@ -16,7 +16,7 @@ Command = Callable[..., Any]
 def address(text: str) -> Path:
     """Turn an address into a local path."""
     if not text:  # of a variable that is not set, say; it would mean the current folder
-        raise click.BadParameter("is empty; give a path.")
+        raise click.BadParameter("is empty; give a path (the task before may have no result).")
     return artifacts.local_path(text)
 
 

@@ -6,32 +6,38 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
-
 from music_genre.config import Progress
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often a stage says how far it is where no terminal shows a bar."""
+BAR = "{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt}, {remaining} left"
 
 
 @contextmanager
 def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]:
-    """Show how far a stage is: a bar on a terminal, else a line now and then, or for each note."""
+    """Show how far a stage is: a bar on a terminal, else a line now and then, or for each note.
+
+    On a terminal notes and log lines stand above the bar, and stay.
+    """
     if not sys.stderr.isatty():
         yield _lines(label, every)
         return
-    with click.progressbar(
-        length=0, label=label, file=sys.stderr, item_show_func=lambda note: note or ""
-    ) as bar:
-        shown = ""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    tqdm.monitor_interval = 0  # no thread beside processes that fork
+    with (
+        tqdm(total=0, desc=label, bar_format=BAR, leave=False, file=sys.stderr) as bar,
+        logging_redirect_tqdm(),
+    ):
 
         def show(done: int, total: int, note: str = "", /) -> None:
-            nonlocal shown
-            shown = note or shown
-            bar.length = total
-            bar.update(done - bar.pos, shown)
+            bar.total = total
+            bar.update(done - bar.n)
+            if note:
+                bar.write(note, file=sys.stderr)
 
         yield show
 

@@ -89,14 +89,26 @@ def take_access(options: dict[str, Any]) -> "Access | None":
     return Access(**options)
 
 
-@click.command()
-@click.option(
-    "--data",
-    required=True,
-    metavar="ADDRESS",
-    help="A folder, which stays where it is, or dvc:PATH of the repository.",
+_data_options = (
+    click.option(
+        "--data",
+        required=True,
+        metavar="ADDRESS",
+        help="A folder, which stays where it is, or dvc:PATH of the repository.",
+    ),
+    click.option("--revision", default="", help="Branch, tag or commit.  [default: the newest]"),
 )
-@click.option("--revision", default="", help="Branch, tag or commit.  [default: the newest]")
+
+
+def data_options(command: Command) -> Command:
+    """Take a data set at a revision."""
+    for option in reversed(_data_options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@data_options
 @artifacts_option
 @access_options
 def pull(data: str, revision: str, store: Path, **options: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ The only room that speaks DVC and Git.
 """
 
 from music_genre.versioning.access import Access
-from music_genre.versioning.data import publish_data, pull
+from music_genre.versioning.data import check, publish_data, pull
 from music_genre.versioning.model import publish_run
 
-__all__ = ["Access", "publish_data", "publish_run", "pull"]
+__all__ = ["Access", "check", "publish_data", "publish_run", "pull"]

@@ -23,6 +23,19 @@ NAME: Final = re.compile(f"{_PART}(?:/{_PART})*")
 TRACKS: Final = "tracks.csv"
 
 
+def check(address: str, store: Path, access: Access | None, revision: str = "") -> None:
+    """See that there is such a data set, before anything of it is read.
+
+    Args and errors are those of `pull`.
+    """
+    if not address.startswith(PREFIX):
+        _folder(address, revision)
+        return
+    access = _opened_by(access, address)
+    with cloned(access, store, revision) as clone:
+        _tracked(clone, access, address, revision)
+
+
 def pull(address: str, store: Path, access: Access | None, revision: str = "") -> dict[str, Any]:
     """Bring a data set here, or find that it is.
 
@@ -40,21 +53,10 @@ def pull(address: str, store: Path, access: Access | None, revision: str = "") -
         TemporaryError: one of them cannot be reached.
     """
     if not address.startswith(PREFIX):
-        folder = artifacts.local_path(address)
-        if revision:
-            raise InputError(f"{address}: a folder has no revision {revision}; give dvc:PATH")
-        if not artifacts.is_folder(folder):
-            raise InputError(f"{folder}: no such folder; give one, or dvc:PATH of a repository")
-        return {"audio": str(folder), "version": "", "reused": True}
-    if access is None:
-        raise InputError(f"{address}: needs a repository and its remote; give --git and --remote")
+        return {"audio": str(_folder(address, revision)), "version": "", "reused": True}
+    access = _opened_by(access, address)
     with cloned(access, store, revision) as clone, storage.opened(clone, store, access) as repo:
-        name = _check(address.removeprefix(PREFIX))
-        tracked = clone.folder / f"{name}.dvc"
-        if not tracked.is_file():
-            known = ", ".join(_data_sets(clone)) or "none"
-            at = f" at revision {revision}" if revision else ""
-            raise InputError(f"{access.git}: has no data {name}{at}; has {known}")
+        name, tracked = _tracked(clone, access, address, revision)
         table = tracked.parent / TRACKS
         origins = artifacts.file_checksum(table) if table.is_file() else ""
         key = artifacts.content_key(storage.checksum(repo, str(tracked)), origins)
@@ -66,6 +68,32 @@ def pull(address: str, store: Path, access: Access | None, revision: str = "") -
             _settle([clone.folder / name, table], folder)
         version = f"{address}@{clone.last_change(*_texts(name))}"
     return {"audio": str(folder / Path(name).name), "version": version, "reused": reused}
+
+
+def _folder(address: str, revision: str) -> Path:
+    folder = artifacts.local_path(address)
+    if revision:
+        raise InputError(f"{address}: a folder has no revision {revision}; give dvc:PATH")
+    if not artifacts.is_folder(folder):
+        raise InputError(f"{folder}: no such folder; give one, or dvc:PATH of a repository")
+    return folder
+
+
+def _opened_by(access: Access | None, address: str) -> Access:
+    if access is None:
+        raise InputError(f"{address}: needs a repository and its remote; give --git and --remote")
+    return access
+
+
+def _tracked(clone: Clone, access: Access, address: str, revision: str) -> tuple[str, Path]:
+    """Find data in a clone: their name, and the file by which DVC knows them."""
+    name = _check(address.removeprefix(PREFIX))
+    tracked = clone.folder / f"{name}.dvc"
+    if not tracked.is_file():
+        known = ", ".join(_data_sets(clone)) or "none"
+        at = f" at revision {revision}" if revision else ""
+        raise InputError(f"{access.git}: has no data {name}{at}; has {known}")
+    return name, tracked
 
 
 def _check(name: str) -> str:

@@ -17,11 +17,15 @@ from fleet.operators import CommandOperator
 
 class Recorder:
     def __init__(self):
-        self.lines, self.times = [], []
+        self.lines, self.times, self.errors = [], [], []
 
     def info(self, line, *arguments):
         self.lines.append(line % arguments if arguments else line)
         self.times.append(time.monotonic())
+
+    def error(self, line, *arguments):
+        self.info(line, *arguments)
+        self.errors.append(self.lines[-1])
 
     def warning(self, line, *arguments):
         """Airflow warns that it is not the caller of execute."""
@@ -40,7 +44,7 @@ class Task:
 
 
 def start_task(
-    *command: str, rescheduled_since=None, s3_connection=None, **environment: str
+    *command: str, state="running", store=None, s3_connection=None, **environment: str
 ) -> Task:
     report, theirs = os.pipe()
     ready, tell = os.pipe()
@@ -49,7 +53,7 @@ def start_task(
         os.setpgid(0, 0)
         os.environ.update(environment)
         operator = CommandOperator(task_id="task", command=command, s3_connection=s3_connection)
-        _run(operator, tell, theirs, rescheduled_since)
+        _run(operator, tell, theirs, context_of(operator, state, store))
     os.close(theirs)
     os.close(tell)
     with open(ready, "rb") as file:
@@ -57,10 +61,30 @@ def start_task(
     return Task(pid, report)
 
 
-def _run(operator: CommandOperator, ready: int, report: int, rescheduled_since) -> None:
+class Store(dict):
+    """The task's state store."""
+
+    set = dict.__setitem__
+
+
+def context_of(operator: CommandOperator, state: str, store: dict | None) -> dict:
+    ti = SimpleNamespace(
+        dag_id="dag",
+        run_id="run",
+        task_id="task",
+        map_index=-1,
+        try_number=2,
+        pushed={},
+        get_task_states=lambda **_: {"run": {"task": state}},
+    )
+    ti.xcom_push = ti.pushed.__setitem__
+    return {"ti": ti, "task": operator, "task_state_store": Store(store or {})}
+
+
+def _run(operator: CommandOperator, ready: int, report: int, context: dict) -> None:
     """Never returns; a fork of pytest must not go on as pytest."""
     try:
-        outcome = _execute(operator, ready, rescheduled_since)
+        outcome = _execute(operator, ready, context)
         with open(report, "w") as file:
             json.dump(outcome, file)
     finally:
@@ -68,17 +92,18 @@ def _run(operator: CommandOperator, ready: int, report: int, rescheduled_since) 
         os._exit(0)
 
 
-def _execute(operator: CommandOperator, ready: int, rescheduled_since) -> dict:
-    pushed = {}
+def _execute(operator: CommandOperator, ready: int, context: dict) -> dict:
     operator._cached_logger = outcome_module.logger = recorder = Recorder()
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
     os.close(ready)
     outcome = {"raised": None, "message": None, "result": None}
     try:
-        ti = SimpleNamespace(
-            xcom_push=pushed.__setitem__, get_first_reschedule_date=lambda _: rescheduled_since
-        )
-        outcome["result"] = operator.execute({"ti": ti})
-    except Exception as error:
+        outcome["result"] = operator.execute(context)
+    except BaseException as error:
         outcome |= {"raised": type(error).__name__, "message": str(error)}
-    return outcome | {"lines": recorder.lines, "times": recorder.times, "pushed": pushed}
+        recorder.info("Airflow's own lines")
+        context["exception"] = error
+        for callback in operator.on_failure_callback:
+            callback(context)
+    told = {"lines": recorder.lines, "times": recorder.times, "errors": recorder.errors}
+    return outcome | told | {"pushed": context["ti"].pushed, "store": context["task_state_store"]}

@@ -1,7 +1,6 @@
 """The watching of containers, against an engine that breaks off; real engines: tests/stack."""
 
 import gc
-from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowException
@@ -27,8 +26,7 @@ def watching(engine: Engine) -> tuple[ResumableDockerOperator, list[str]]:
         task_id="task", image="image", command=["train"], docker_url=engine.address
     )
     lines: list[str] = []
-    log = SimpleNamespace(info=lines.append)
-    operator._container = Container(operator.cli, "music-genre-1", log)
+    operator._container = Container(operator.cli, "music-genre-1", lines.append)
     return operator, lines
 
 

@@ -15,8 +15,9 @@ import psutil
 import pytest
 from task_process import start_task
 
+from fleet import process
 from fleet.operators import command_environment
-from fleet.outcome import MAX_RESULT_BYTES, TRY_AGAIN_FOR
+from fleet.outcome import FIRST_ASKED, MAX_RESULT_BYTES, TRY_AGAIN_FOR
 from fleet.process import MAX_LINE_BYTES, TERM_GRACE_SECONDS
 
 
@@ -59,23 +60,67 @@ def test_a_result_without_newline_at_its_end_counts():
     assert run_task(*shell("printf '{}'"))["result"] == {}
 
 
-@pytest.mark.parametrize("status", [1, 2])
+@pytest.mark.parametrize("status", [2, 64, 65])
 def test_bad_input_and_usage_fail_without_retry(status):
     end = run_task(*shell(f"echo 'error: what is wrong' >&2; exit {status}"))
     assert end["raised"] == "AirflowFailException"
     assert f"exit status {status}" in end["message"]
-    assert "error: what is wrong" in end["lines"]
+
+
+def test_what_a_command_says_of_its_failure_is_an_error_and_comes_last():
+    """The UI shows a failed task's errors, and the end of them."""
+    end = run_task(*shell("echo text; echo 'error: one'; echo 'error: two' >&2; exit 65"))
+    assert set(end["errors"][:-1]) == {"error: one", "error: two"}
+    assert end["lines"][-2:] == ["Airflow's own lines", end["errors"][-1]]
+
+
+@pytest.mark.parametrize(
+    "code", ["exit 65", "echo 'error: asked again' >&2; echo done >&2; exit 3"]
+)
+def test_without_a_last_word_of_the_command_the_reason_is_ours(code):
+    end = run_task(*shell(code))
+    assert end["lines"][-1] == end["errors"][-1] == end["message"]
 
 
 def test_try_again_is_rescheduled_which_spends_no_retry():
-    assert run_task(*shell("exit 75"))["raised"] == "AirflowRescheduleException"
+    end = run_task(*shell("exit 75"))
+    assert end["raised"] == "AirflowRescheduleException"
+    assert end["store"][FIRST_ASKED]["try"] == 2
 
 
-def test_try_again_has_an_end():
-    """A disk that stays full must not keep a task coming back for ever."""
-    since = datetime.now(UTC) - TRY_AGAIN_FOR - timedelta(seconds=1)
-    end = run_task(*shell("exit 75"), rescheduled_since=since)
-    assert end["raised"] == "AirflowException"
+@pytest.mark.parametrize(
+    ("asked_in_try", "raised"), [(2, "AirflowException"), (1, "AirflowRescheduleException")]
+)
+def test_try_again_has_an_end(asked_in_try, raised):
+    """A disk that stays full must not keep a task coming back for ever; each try has its hour."""
+    at = datetime.now(UTC) - TRY_AGAIN_FOR - timedelta(seconds=1)
+    store = {FIRST_ASKED: {"try": asked_in_try, "at": at.isoformat()}}
+    assert run_task(*shell("exit 75"), store=store)["raised"] == raised
+
+
+def test_a_worker_that_stops_does_not_begin_the_hour():
+    task = start_task(*shell("exec sleep 60"))
+    os.kill(task.pid, signal.SIGTERM)
+    end = task.outcome()
+    assert end["raised"] == "AirflowRescheduleException"
+    assert end["store"] == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "raised", "next_"),
+    [
+        ("failed", "AirflowTaskTerminated", "it is not tried again"),
+        ("success", "AirflowSkipException", "it is not tried again"),
+        ("restarting", "AirflowSkipException", "Airflow starts it again"),
+    ],
+)
+def test_a_task_that_was_marked_or_cleared_says_what_comes_next(state, raised, next_):
+    task = start_task(*shell("exec sleep 60"), state=state)
+    os.kill(task.pid, signal.SIGTERM)
+    end = task.outcome()
+    assert end["raised"] == raised
+    assert end["message"].endswith(f"; its task is now {state}, {next_}")
+    assert not any("to be tried again" in line for line in end["lines"])
 
 
 def test_sigterm_before_the_command_is_there_is_not_lost():
@@ -87,7 +132,8 @@ def test_sigterm_before_the_command_is_there_is_not_lost():
 
 
 @pytest.mark.parametrize(
-    ("code", "found"), [("exit 3", "exit status 3"), ("kill -9 $$", "signal 9")]
+    ("code", "found"),
+    [("exit 1", "exit status 1"), ("exit 70", "exit status 70"), ("kill -9 $$", "signal 9")],
 )
 def test_any_other_end_fails_and_may_be_retried(code, found):
     end = run_task(*shell(code))
@@ -100,6 +146,36 @@ def test_a_success_without_a_json_object_fails(printed):
     end = run_task(*shell(f"printf '%s' '{printed}'"))
     assert end["raised"] == "AirflowFailException"
     assert "must print a JSON object" in end["message"]
+
+
+@pytest.mark.parametrize(
+    ("printed", "named"),
+    [
+        ('{"loss": NaN}', "loss is nan"),
+        ('{"best": {"loss": [1.5, -Infinity]}}', "best.loss[1] is -inf"),
+        ('{"n": 123456789012345678901234567890}', "n is 1.235e+29"),
+        (r'{"name": "a\u0000b"}', r"name is 'a\x00b'"),
+        (r'{"name": "\ud800"}', r"name is '\ud800'"),
+        (r'{"\ud800": 1}', r"a key in it is '\ud800'"),
+    ],
+)
+def test_a_result_that_cannot_be_kept_fails_in_one_try_and_is_named(printed, named):
+    """Airflow 3.3.2 would find it when the work is done, and do it all again."""
+    end = run_task("printf", "%s", printed)
+    assert end["raised"] == "AirflowFailException"
+    assert f"cannot be kept: {named}; print" in end["message"]
+
+
+def test_the_largest_whole_numbers_are_kept():
+    printed = f'{{"most": {2**64 - 1}, "least": {-(2**63)}, "none": null, "yes": true}}'
+    assert run_task("printf", "%s", printed)["result"]["most"] == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    "code", ["print('{\"n\": 1}\\n\\n')", "print(1, end='\\r'); print('{\"n\": 1}')"]
+)
+def test_blank_lines_after_the_result_and_progress_before_it_are_no_fault(code):
+    assert run_task(*python(code))["result"] == {"n": 1}
 
 
 def test_a_result_too_large_for_an_xcom_fails():
@@ -129,6 +205,19 @@ def test_lines_come_while_the_command_runs():
     end = run_task(*shell("echo first >&2; sleep 0.7; echo last >&2; echo '{}'"))
     came = dict(zip(end["lines"], end["times"], strict=True))
     assert came["last"] - came["first"] > 0.6
+
+
+def test_a_bar_that_is_written_over_shows_now_and_then_how_it_stands(monkeypatch):
+    monkeypatch.setattr(process, "STATE_SECONDS", 0.5)
+    code = (
+        "import sys, time\n"
+        "for n in range(40):\n"
+        "    print(f'\\r{n} of 40', end='', file=sys.stderr, flush=True); time.sleep(0.05)\n"
+        "print('{}')"
+    )
+    lines = [line for line in run_task(*python(code))["lines"] if line.endswith(" of 40")]
+    assert 2 <= len(lines) <= 6
+    assert lines[-1] == "39 of 40"
 
 
 def test_bytes_that_are_no_text_do_not_end_the_task():

@@ -126,7 +126,7 @@ def test_out_of_memory_names_the_larger_queue_in_one_line(split, tmp_path):
         text=True,
         timeout=200,
     )
-    assert ended.returncode == 1, ended.stderr
+    assert ended.returncode == 65, ended.stderr
     last = ended.stderr.splitlines()[-1]
     assert last.startswith(f"error: {torch.cuda.get_device_name()}: out of memory (")
     assert "--batch-size or --model, or the run parameter gpu_queue=large" in last

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from music_genre import signals
 from music_genre.cli import commands
 
 # As the command line does before it loads torch; waiting threads must not slow other programs.
@@ -51,7 +52,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run() -> Iterator[Run]:
     """Run `music-genre` with these arguments, in this process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in signals.STOPPING}
 
     def call(*arguments: str | Path) -> Outcome:
         outcome = CliRunner().invoke(

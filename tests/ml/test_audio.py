@@ -172,7 +172,7 @@ def test_a_folder_without_one_good_file_is_refused(tmp_path: Path, run: Run) -> 
     (tmp_path / "in" / "bass").mkdir(parents=True)
     (tmp_path / "in" / "bass" / "x.wav").write_bytes(b"")
     outcome = run("scan", "--audio", tmp_path / "in", "--artifacts", tmp_path / "store")
-    assert outcome.code == 1
+    assert outcome.code == 65
     assert "none of its 1 files can be used" in outcome.error
 
 

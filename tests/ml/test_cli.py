@@ -3,11 +3,16 @@
 Run as a program with --write, it writes docs/cli.md.
 """
 
+import contextlib
 import json
 import os
+import pty
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -104,6 +109,7 @@ def test_extract_loads_no_torch(prepared: Prepared, tmp_path: Path) -> None:
 def test_commands_are_listed_in_the_order_of_the_data_flow(run: Run) -> None:
     assert list(commands.commands) == [
         "fetch",
+        "check",
         "pull",
         "scan",
         "extract",
@@ -190,7 +196,7 @@ def test_the_seeds_command_lines_work_verbatim(project: Path, run: Run) -> None:
     again = run(*SEED_TRAINING, "--epochs", "1", "--batch-size", "8")
     assert again.result == {**training.result, "reused": True}
     other = run(*SEED_TRAINING, "--epochs", "2", "--batch-size", "8")
-    assert other.code == 1
+    assert other.code == 65
     assert "was begun with epochs 1, not 2" in other.error
     heard = run("predict", "--run", "checkpoints", "Data/genres_original/bass/bass.00000.wav")
     assert heard.code == 0
@@ -226,7 +232,7 @@ def test_coloured_pictures_from_elsewhere_are_trained_on(project: Path, run: Run
     assert run(*SEED_TRAINING, *FAST).result["reused"] is True
     (project / "x.wav").write_bytes(b"RIFF")
     refused = run("predict", "--run", "checkpoints", "x.wav")
-    assert refused.code == 1
+    assert refused.code == 65
     assert "was trained on pictures whose making is unknown" in refused.error
 
 
@@ -247,19 +253,20 @@ def test_a_signal_while_libraries_load_ends_in_one_line_and_75(prepared: Prepare
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("nonsense", 2, "No such command 'nonsense'. See: music-genre --help"),
-        ("scan", 2, "Missing option '--audio'. See: music-genre scan --help"),
-        ("train --split x --optimizer sgdd", 2, "is not one of"),
-        ("train --split x --epochs 0", 2, "not in the range x>=1"),
-        ("extract --catalogue x --shard 5/4", 2, "'5/4' is no part of a whole"),
-        ("scan --audio nowhere", 1, "nowhere: no such folder"),
-        ("scan --audio s3://bucket/x", 1, "s3://bucket/x: only local folders can be read"),
-        ("extract --catalogue nowhere", 1, "holds no catalogue.json; give the address that scan"),
-        ("split --catalogue nowhere --images nowhere", 1, "holds no features.json"),
-        ("split --catalogue x --images x --test 0.9 --validation 0.2", 1, "lower them"),
-        ("train --split nowhere", 1, "holds no split.json; give the address that split printed"),
-        ("evaluate --run nowhere", 1, "holds no settings.json; give the address that train"),
-        ("predict --run nowhere x.wav", 1, "holds no settings.json"),
+        ("nonsense", 64, "No such command 'nonsense'. See: music-genre --help"),
+        ("scan", 64, "Missing option '--audio'. See: music-genre scan --help"),
+        ("train --split x --optimizer sgdd", 64, "is not one of"),
+        ("train --split x --epochs 0", 64, "not in the range x>=1"),
+        ("extract --catalogue x --shard 5/4", 64, "'5/4' is no part of a whole"),
+        ("scan --audio nowhere", 65, "nowhere: no such folder"),
+        ("scan --audio s3://bucket/x", 65, "s3://bucket/x: only local folders can be read"),
+        ("extract --catalogue nowhere", 65, "holds no catalogue.json; give the address that scan"),
+        ("split --catalogue nowhere --images nowhere", 65, "holds no features.json"),
+        ("split --catalogue x --images x --test 0.9 --validation 0.2", 65, "lower them"),
+        ("train --split nowhere", 65, "holds no split.json; give the address that split printed"),
+        ("evaluate --run=", 64, "is empty; give a path (the task before may have no result)"),
+        ("evaluate --run nowhere", 65, "holds no settings.json; give the address that train"),
+        ("predict --run nowhere x.wav", 65, "holds no settings.json"),
     ],
 )
 def test_an_error_is_one_line_and_its_code(
@@ -273,8 +280,140 @@ def test_an_error_is_one_line_and_its_code(
 
 def test_an_unknown_model_is_refused(prepared: Prepared, tmp_path: Path, run: Run) -> None:
     outcome = run("train", "--split", prepared.split, "--artifacts", tmp_path, "--model", "resnt18")
-    assert outcome.code == 1
+    assert outcome.code == 65
     assert "near names: resnet18" in outcome.error
+
+
+def test_with_standard_error_closed_nothing_is_printed_elsewhere(
+    music: Path, project: Path
+) -> None:
+    """As under cron or a daemon: 2>&- ."""
+    command = [sys.executable, "-m", "music_genre", "scan", "--audio", str(music)]
+    words = shlex.join([*command, "--artifacts", str(project / "store")])
+    ended = subprocess.run(
+        ["sh", "-c", f"{words} 2>&-"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert json.loads(ended.stdout)["n_tracks"] == 15
+    wrong = words.replace(str(music), "nowhere")
+    ended = subprocess.run(
+        ["sh", "-c", f"{wrong} 2>&-"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (65, "")
+
+
+def test_a_seed_beyond_what_torch_takes_is_refused_with_its_limit(run: Run) -> None:
+    refused = run("train", "--split", "x", "--seed", "9" * 30)
+    assert refused.code == 64
+    assert "0<=x<=9223372036854775807" in refused.error
+
+
+def on_a_terminal(*words: str, answer: bytes = b"") -> tuple[int, str]:
+    """Run a command on a terminal of 80 columns; returns its status and what was shown."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        termios.tcsetwinsize(0, (24, 80))
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "music_genre", *words])
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the other end has closed
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+            if answer and b"epoch=1 " in shown:
+                os.write(terminal, answer)
+                answer = b""
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), shown.decode()
+
+
+def rows_of(shown: str) -> list[str]:
+    """The lines that stay on a terminal: a carriage return begins a line anew."""
+    return [line.split("\r")[-1] for line in shown.replace("\r\n", "\n").split("\n")]
+
+
+def test_a_training_on_a_terminal_keeps_a_row_an_epoch_above_a_short_bar(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    small = ["--model=shufflenet_v2_x0_5", "--epochs=3", "--crop-frames=32", "--device=cpu"]
+    words = ["train", "--split", str(prepared.split), "--run", str(tmp_path / "run"), *small]
+    code, shown = on_a_terminal(*words)
+    assert code == 0, shown
+    rows = rows_of(shown)
+    assert [row.split()[0] for row in rows if row.startswith("epoch=")] == [
+        *("epoch=1", "epoch=2", "epoch=3")
+    ]
+    bars = [part for part in re.split(r"[\r\n]", shown) if part.startswith("train: ")]
+    assert bars
+    assert max(map(len, bars)) < 80
+    assert rows[-2].startswith('{"validation_accuracy": ')
+
+
+def test_ctrl_c_saves_and_ends_by_sigint_so_that_a_shells_loop_ends(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    small = ["--model=shufflenet_v2_x0_5", "--epochs=500", "--crop-frames=32", "--device=cpu"]
+    words = ["train", "--split", str(prepared.split), "--run", str(tmp_path / "run"), *small]
+    code, shown = on_a_terminal(*words, answer=b"\x03")
+    assert code == -signal.SIGINT, shown
+    assert "error: stopped by SIGINT at step " in shown
+    assert list((tmp_path / "run").glob("checkpoint-*.pt"))
+
+
+CHECK = ("--data", "{audio}", "--models", "resnet18, vgg11", "--epochs", "3")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "message"),
+    [
+        ((), 0, ""),
+        (("--models", "resnet18,resnt18"), 65, "--model resnt18: torchvision has no such model;"),
+        (("--models", "zzz"), 65, "near names: resnet18"),
+        (("--epochs", "0"), 64, "not in the range x>=1"),
+        (("--learning-rate", "nan"), 65, "not a finite number"),
+        (("--data", "nowhere"), 65, "nowhere: no such folder"),
+        (("--revision", "v1"), 65, "a folder has no revision v1"),
+        (("--data", "dvc:demo/genres"), 65, "needs a repository and its remote"),
+    ],
+)
+def test_what_no_run_could_work_with_is_refused_before_any_work(
+    prepared: Prepared, tmp_path: Path, run: Run, wrong: tuple[str, ...], code: int, message: str
+) -> None:
+    words = [word.format(audio=prepared.audio) for word in CHECK]
+    outcome = run("check", *words, "--artifacts", tmp_path, *wrong)
+    assert outcome.code == code
+    assert message in (outcome.error if code else "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checking_loads_no_torch(prepared: Prepared, project: Path) -> None:
+    """It runs on workers that have none."""
+    program = (
+        "import sys; sys.modules['torch'] = None;"
+        "from music_genre.cli import commands; commands(sys.argv[1:])"
+    )
+    words = [word.format(audio=prepared.audio) for word in CHECK]
+    assert python("-c", program, "check", *words).returncode == 0
+
+
+def test_the_split_does_not_depend_on_the_trainings_seed(
+    prepared: Prepared, tmp_path: Path, run: Run
+) -> None:
+    """Two runs of different seed are measured on the same test set."""
+    dealt = []
+    for number, seeds in enumerate((("--seed=1",), ("--seed=2",), ("--split-seed=1",))):
+        options = ["--images_path", prepared.images, "--checkpoints_path", tmp_path / str(number)]
+        small = ["--model=shufflenet_v2_x0_5", "--epochs=1", "--crop-frames=32"]
+        result = run("train-using-image-features", *options, *small, *seeds, "--device=cpu").result
+        dealt.append((Path(result["split"]) / "split.csv").read_text())
+    assert dealt[0] == dealt[1] != dealt[2]
 
 
 def test_a_full_disk_may_be_tried_again(

@@ -13,12 +13,36 @@ import torch
 from conftest import Prepared, contents
 from PIL import Image
 
-from music_genre import checkpoint, evaluation
+from music_genre import checkpoint, evaluation, runs, training
 from music_genre.artifacts import read_json, read_table, write_json
+from music_genre.config import Machine
 from music_genre.dataset import Example
 from music_genre.errors import InputError
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_the_figure_that_people_look_for_comes_first(trained: Path) -> None:
+    """Airflow's page cuts a long line off at its right end."""
+    assert next(iter(evaluation.evaluate(trained, device_name="cpu"))) == "accuracy"
+    settings, split = runs.read_settings(trained)
+    found = training.train(split, trained.parents[1], settings.config, machine=Machine("cpu"))
+    assert found["reused"]
+    assert next(iter(found)) == "validation_accuracy"
+
+
+@pytest.mark.parametrize("has_home", [True, False])
+def test_fonts_are_kept_beside_the_runs_where_there_is_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_home: bool
+) -> None:
+    """In a container with a read-only root: else each evaluation looks for all fonts, and warns."""
+    monkeypatch.setenv("MPLCONFIGDIR", "is left as it was")
+    monkeypatch.delenv("MPLCONFIGDIR")
+    home = tmp_path if has_home else tmp_path / "gone"
+    monkeypatch.setattr(Path, "home", lambda: home)
+    evaluation._keep_fonts(tmp_path / "runs" / "a")
+    wanted = None if has_home else str(tmp_path / "runs" / ".matplotlib")
+    assert os.environ.get("MPLCONFIGDIR") == wanted
 
 
 def test_metrics_agree_with_the_predictions(trained: Path) -> None:

@@ -142,10 +142,10 @@ def test_a_part_that_is_whole_is_not_asked_for_again(
 @pytest.mark.parametrize(
     ("source", "code", "words"),
     [
-        ("/no/such/archive.tar.gz", 1, "no such file"),
+        ("/no/such/archive.tar.gz", 65, "no such file"),
         ("http://127.0.0.1:1/x.tar.gz", 75, "Connection refused"),
-        ("ftp://host/x.tar.gz", 1, "no address of a file"),
-        ("http:///", 1, "no address of a file"),
+        ("ftp://host/x.tar.gz", 65, "no address of a file"),
+        ("http:///", 65, "no address of a file"),
     ],
 )
 def test_a_wrong_source_is_one_line(
@@ -161,7 +161,7 @@ def test_a_file_that_the_server_does_not_have(run: Run, tmp_path: Path) -> None:
     with serving(b"") as (address, plan):
         plan.statuses = [404]
         failed = fetch(run, f"{address}/x.tar.gz", tmp_path)
-    assert failed.code == 1
+    assert failed.code == 65
     assert "answers 404" in failed.error
 
 
@@ -173,7 +173,7 @@ def test_another_archive_than_the_checksum_tells_is_refused_and_fetched_again(
     with serving(b"something else") as (address, plan):
         source = f"{address}/genres.tar.gz"
         failed = fetch(run, source, into, "--checksum", right)
-        assert failed.code == 1
+        assert failed.code == 65
         assert f"not {right}; it was removed" in failed.error
         plan.contents = archive.read_bytes()
         assert fetch(run, source, into, "--checksum", right).code == 0
@@ -184,7 +184,7 @@ def test_a_damaged_archive_leaves_nothing(run: Run, archive: Path, tmp_path: Pat
     into = tmp_path / "music"
     into.mkdir()
     failed = fetch(run, archive, into)
-    assert failed.code == 1
+    assert failed.code == 65
     assert "not a whole archive" in failed.error
     assert list(into.iterdir()) == []
 
@@ -200,11 +200,11 @@ def test_any_damage_of_an_archive_is_found_and_it_is_fetched_again(
         damaged[place] ^= 0xFF
         archive.write_bytes(damaged)
         failed = fetch(run, archive, tmp_path / str(number))
-        assert failed.code == 1, place
+        assert failed.code == 65, place
         assert "not a whole archive" in failed.error, place
     with serving(bytes(damaged)) as (address, plan):
         source = f"{address}/anew.tar.gz"
-        assert fetch(run, source, tmp_path / "anew").code == 1
+        assert fetch(run, source, tmp_path / "anew").code == 65
         plan.contents = whole
         assert fetch(run, source, tmp_path / "anew").code == 0
     assert_fetched(tmp_path / "anew")
@@ -221,7 +221,7 @@ def test_an_encrypted_or_damaged_zip_is_one_line(run: Run, tmp_path: Path) -> No
         spoilt[place] ^= 0x01 if place == flag else 0xFF
         path.write_bytes(spoilt)
         failed = fetch(run, path, tmp_path / str(place))
-        assert failed.code == 1, failed.stderr
+        assert failed.code == 65, failed.stderr
         assert "not a whole archive" in failed.error
 
 
@@ -229,5 +229,5 @@ def test_an_archive_of_something_else_is_refused(run: Run, tmp_path: Path) -> No
     path = tmp_path / "x.tar.gz"
     path.write_bytes(tar(ODD))
     failed = fetch(run, path, tmp_path)
-    assert failed.code == 1
+    assert failed.code == 65
     assert "is it GTZAN?" in failed.error

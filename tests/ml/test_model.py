@@ -10,7 +10,12 @@ import torchvision
 from torch import nn
 
 from music_genre import device, model, tensors
+from music_genre.config import known_models
 from music_genre.errors import InputError
+
+
+def test_the_known_names_are_torchvisions() -> None:
+    assert list(known_models()) == torchvision.models.list_models(module=torchvision.models)
 
 
 @pytest.mark.parametrize(

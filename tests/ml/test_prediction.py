@@ -82,7 +82,7 @@ def test_json_lines_hold_good_and_bad_files_in_order(trained: Path, mixed: Path,
         "not audio: Format not recognised",
         "holds no audio files",
     ]
-    assert outcome.code == 1
+    assert outcome.code == 65
     assert outcome.error == "error: 3 of 6 files could not be used; the line of each says why"
 
 
@@ -94,7 +94,7 @@ def test_a_table_has_lines_for_good_files_and_reasons_beside_it(
     assert [row.split()[0] for row in rows] == ["bass"] * 3
     assert rows[1].endswith("% " + f" {mixed}/b/deep/good one.flac")
     assert f"{mixed}/b/bad.mp3: not audio" in outcome.stderr
-    assert outcome.code == 1
+    assert outcome.code == 65
     assert "1 of 4 files could not be used" in outcome.error
     assert run("predict", "--run", trained, mixed / "z.wav").code == 0
 
@@ -127,7 +127,7 @@ def test_each_line_is_printed_as_soon_as_it_is_known(trained: Path, tmp_path: Pa
         assert process.stdout is not None
         assert process.stdout.readline().startswith("lead ")
         assert select.select([process.stdout], [], [], 0.2)[0] == []
-        assert process.wait() == 1
+        assert process.wait() == 65
 
 
 def write_silence(path: Path, hours: int) -> None:

@@ -109,7 +109,7 @@ def test_a_key_that_does_not_open_it_is_one_line_before_any_work(
     run: Run, trained: Path, host: Host, files: tuple[str, ...], words: str
 ) -> None:
     refused = run("publish", "--run", trained, *host.options(*files))
-    assert refused.code == 1, refused.stderr
+    assert refused.code == 65, refused.stderr
     assert words in refused.error
     assert not (host.folder / "remote" / "files").exists()
 
@@ -120,5 +120,5 @@ def test_a_key_that_this_user_may_not_read_is_named(
     """As where a secret's file belongs to another user than the container's."""
     monkeypatch.setattr(os, "access", lambda *_: False)  # the tests' user may read all
     refused = run("publish", "--run", trained, *host.options())
-    assert refused.code == 2
+    assert refused.code == 64
     assert f"{host.folder / 'key'} may not be read by user {os.getuid()}" in refused.stderr

@@ -55,17 +55,17 @@ def commits(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("method", "status", "code", "exit_code", "words"),
     [
-        ("GET", 404, "NoSuchBucket", 1, "there is no such bucket"),
-        ("GET", 403, "InvalidAccessKeyId", 1, "the access key is unknown"),
-        ("GET", 403, "SignatureDoesNotMatch", 1, "the secret key is not that of the access key"),
-        ("GET", 400, "ExpiredToken", 1, "the session token has expired"),
-        ("GET", 400, "InvalidToken", 1, "the session token is not valid"),
-        ("GET", 403, "AccessDenied", 1, "s3://b/dvc: listing: the credentials may not do it"),
-        ("PUT", 403, "AccessDenied", 1, "s3://b/dvc: writing: the credentials may not do it"),
-        ("GET", 301, "PermanentRedirect", 1, "in another region"),
-        ("GET", 403, "RequestTimeTooSkewed", 1, "clock"),
+        ("GET", 404, "NoSuchBucket", 65, "there is no such bucket"),
+        ("GET", 403, "InvalidAccessKeyId", 65, "the access key is unknown"),
+        ("GET", 403, "SignatureDoesNotMatch", 65, "the secret key is not that of the access key"),
+        ("GET", 400, "ExpiredToken", 65, "the session token has expired"),
+        ("GET", 400, "InvalidToken", 65, "the session token is not valid"),
+        ("GET", 403, "AccessDenied", 65, "s3://b/dvc: listing: the credentials may not do it"),
+        ("PUT", 403, "AccessDenied", 65, "s3://b/dvc: writing: the credentials may not do it"),
+        ("GET", 301, "PermanentRedirect", 65, "in another region"),
+        ("GET", 403, "RequestTimeTooSkewed", 65, "clock"),
         ("GET", 503, "SlowDown", 75, "the service is in trouble"),
-        ("GET", 418, "Teapot", 1, "refused with Teapot"),
+        ("GET", 418, "Teapot", 65, "refused with Teapot"),
     ],
 )
 def test_a_refusal_is_one_line_before_any_work(
@@ -107,7 +107,7 @@ def test_without_credentials(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     refused = run(*publish)
-    assert refused.code == 1
+    assert refused.code == 65
     assert "no credentials were found; set AWS_ACCESS_KEY_ID" in refused.error
 
 
@@ -125,7 +125,7 @@ def test_a_token_that_expires_during_the_push_commits_nothing_and_a_new_one_comp
 ) -> None:
     store.refused["PUT"], store.patience["PUT"] = (400, "ExpiredToken"), 1  # the probe
     refused = run(*publish)
-    assert refused.code == 1
+    assert refused.code == 65
     assert "s3://b/dvc: dvc push: the session token has expired" in refused.error
     assert commits(tmp_path) == []
     store.refused.clear()

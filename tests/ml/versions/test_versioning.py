@@ -274,7 +274,7 @@ def test_a_repository_that_refuses_is_named_and_the_retry_completes(
     hook.write_text("#!/bin/sh\necho not on Fridays >&2\nexit 1\n")
     hook.chmod(0o755)
     refused = run("publish", "--run", copies[1], *versions.options)
-    assert refused.code == 1
+    assert refused.code == 65
     assert f"{versions.git}: git push: its own rules refuse the commit" in refused.error
     assert len(versions.commits()) == 2
     hook.unlink()
@@ -331,7 +331,7 @@ def test_a_repository_behind_a_token(
         options += ["--git-credentials", str(credentials)]
         credentials.write_text(f"http://someone:wrong@{host}\n")
         refused = run("publish", "--run", trained, *options)
-        assert refused.code == 1
+        assert refused.code == 65
         assert "the user or token is refused" in refused.error
         credentials.write_text(f"http://someone:t0psecret@{host}\n")
         with ThreadPoolExecutor(1) as threads:
@@ -358,7 +358,7 @@ def test_a_token_that_may_only_read_is_named_before_any_work(
         credentials.write_text(f"http://someone:token@{address.removeprefix('http://')}\n")
         options = ["--git", f"{address}/hosted.git", "--git-credentials", str(credentials)]
         refused = run("publish", "--run", trained, *versions.options, *options)
-    assert refused.code == 1
+    assert refused.code == 65
     assert "the token may not do it" in refused.error
     assert not (versions.remote / "files").exists()
 
@@ -368,8 +368,8 @@ def test_a_token_that_may_only_read_is_named_before_any_work(
     [
         ("http://127.0.0.1:1/x.git", 75, "cannot be reached"),
         ("http://no-such-host.invalid/x.git", 75, "cannot be reached"),
-        ("https://someone:secret@host/x.git", 1, "holds a user or password"),
-        ("https://secret@host/x.git", 1, "holds a user or password"),
+        ("https://someone:secret@host/x.git", 65, "holds a user or password"),
+        ("https://secret@host/x.git", 65, "holds a user or password"),
         pytest.param("ssh://127.0.0.1:1/x.git", 75, "cannot be reached", marks=NEEDS_SSH),
     ],
 )
@@ -432,7 +432,7 @@ def test_a_hook_of_another_repository_may_publish(
 def test_an_unmeasured_run_is_refused(run: Run, copies: list[Path], versions: Versions) -> None:
     shutil.rmtree(copies[0] / "evaluation")
     refused = run("publish", "--run", copies[0], *versions.options)
-    assert refused.code == 1
+    assert refused.code == 65
     assert "run evaluate first" in refused.error
     assert not versions.git.exists()
 
@@ -488,7 +488,7 @@ def test_what_cannot_be_pulled_is_named(
 ) -> None:
     run("publish", "--run", trained, *versions.options)
     refused = run("pull", *words, *versions.options)
-    assert refused.code == 1
+    assert refused.code == 65
     assert reason in refused.error
 
 
@@ -519,7 +519,7 @@ def test_what_cannot_be_kept_as_it_is_is_named_before_any_work(
     music = write_music(tmp_path / "genres", n_tracks=1)
     spoil(music)
     refused = run("publish", "--data", music, "--name", "set", *versions.options)
-    assert refused.code == 1
+    assert refused.code == 65
     assert words in refused.error
     assert not (versions.remote / "files").exists()
 
@@ -529,5 +529,5 @@ def test_a_name_that_no_tag_can_have_is_refused(
     run: Run, versions: Versions, music: Path, name: str
 ) -> None:
     refused = run("publish", "--data", music, "--name", name, *versions.options)
-    assert refused.code in {1, 2}
+    assert refused.code in {64, 65}
     assert "no name of data" in refused.error or "Give --run" in refused.stderr
