@@ -1,6 +1,7 @@
 """Train and evaluate a music-genre model, the Docker way: each task is a container of one image.
 
-`create-image-features-from-audio` (a mel-spectrogram image of every track) →
+`check` (refuses what cannot work, on the **cpu** queue) → `create-image-features-from-audio` (a
+mel-spectrogram image of every track) →
 `train-using-image-features` (split, training, evaluation), each the first program's own command
 line in the image `music-genre-classif`, on the **gpu** queue; → `publish` (bytes to the DVC remote,
 then a commit that names them) on the **cpu** queue.
@@ -12,14 +13,23 @@ followed by the task's next try; one that was stopped goes on from its checkpoin
 
 import os
 from datetime import timedelta
-from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from fleet.docker_operator import ResumableDockerOperator
-from fleet.pipeline import MODEL, SEED, publish
+from fleet.pipeline import (
+    OPTIMIZERS,
+    TRAINING,
+    check,
+    given,
+    model,
+    publish,
+    seed,
+    training_parameters,
+)
 
 PROGRAM = ("python3", "__main__.py")
+AUDIO = "/data/genres_original"
 IMAGES = "/artifacts/docker/images"
 GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
 RUN = "/artifacts/docker/{{ run_id.replace(':', '').replace('+', '_') }}"
@@ -36,15 +46,9 @@ def in_container(task_id: str, *options: str, volumes: tuple[str, ...]) -> Resum
     )
 
 
-def parameters() -> dict[str, Any]:
+def parameters() -> dict[str, Param]:
     """The form of a run: what the first program's training is told."""
-    return {
-        "model": Param("resnet18", type="string", **MODEL),
-        "optimizer": Param("sgd", type="string", enum=["sgd", "adam", "adamw", "rmsprop", "sdg"]),
-        "criterion": Param("cross_entropy", type="string", enum=["cross_entropy", "focal"]),
-        "epochs": Param(30, type="integer", minimum=1, maximum=10_000),
-        "seed": Param(0, type="integer", **SEED),
-    }
+    return {"model": model(), "seed": seed(), **training_parameters((*OPTIMIZERS, "sdg"))}
 
 
 with DAG(
@@ -59,16 +63,14 @@ with DAG(
 ):
     images = in_container(
         "create-image-features-from-audio",
-        *("--path_with_audios_dir", "/data/genres_original"),
-        *("--path_to_image", IMAGES),
-        volumes=("/artifacts", "/data/genres_original"),
+        *("--path_with_audios_dir", AUDIO, "--path_to_image", IMAGES),
+        volumes=("/artifacts", AUDIO),
     )
     train = in_container(
         "train-using-image-features",
-        *("--model", "{{ params.model }}", "--criterion", "{{ params.criterion }}"),
-        *("--optimizer", "{{ params.optimizer }}", "--checkpoints_path", RUN),
-        *("--images_path", IMAGES),
-        *("--epochs", "{{ params.epochs }}", "--seed", "{{ params.seed }}"),
+        *("--model", given("model"), *TRAINING, "--seed", given("seed", " | int")),
+        *("--split-seed", given("split_seed", " | int")),
+        *("--checkpoints_path", RUN, "--images_path", IMAGES),
         volumes=("/artifacts", GPU_LOCKS),
     )
-    images >> train >> publish(RUN)
+    check(given("model"), "--data", AUDIO) >> images >> train >> publish(RUN)

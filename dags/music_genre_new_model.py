@@ -26,6 +26,8 @@ def tell(triggering_asset_events: Any = None) -> list[str]:
             *(model["model"], model["accuracy"], low, high, model["n_tracks"]),
             *(model["tag"], model["repository"], model["path"]),
         )
+    if not models:
+        logger.info("no model was published since the last run")
     return [model["model"] for model in models]
 
 

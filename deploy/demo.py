@@ -17,7 +17,7 @@ from deploy.errors import DeployError
 from deploy.stack import Stack
 
 DAG_ID = "music_genre_training"
-TASK_ORDER = ("pull", "scan", "extract", "split", "train", "evaluate", "publish")
+TASK_ORDER = ("check", "pull", "scan", "extract", "split", "train", "evaluate", "publish")
 POLL_SECONDS = 1.0
 FINAL_STATES = ("success", "failed")
 

@@ -1,10 +1,13 @@
 """What the training DAGs share: the form's parameters, and the way from audio to a split."""
 
+import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset, Param
+from airflow.sdk import Asset, Context, Param
+from airflow.sdk.exceptions import AirflowFailException
 
 from fleet.contract import PUBLISHING_POOL, queues
 from fleet.operators import CommandOperator
@@ -20,67 +23,164 @@ S3_CONNECTION = "music_genre_s3"
 credentials do."""
 N_SHARDS = 4  # extract's tasks; more than the CPU workers' slots only waits
 GPU_QUEUES = [queue.name for queue in queues().values() if queue.resource == "gpu"]
-MODEL: dict[str, Any] = {
-    "pattern": "^[a-z0-9_]+$",
-    "examples": ["resnet18", "resnet50", "efficientnet_b0", "convnext_tiny", "densenet121"],
-}
+MODELS = Path(__file__).parent.parent / "music_genre" / "torchvision_models.txt"
+"""Names that forms offer; `music-genre check` reads the same file, and names near ones."""
+MODEL: dict[str, Any] = {"pattern": "^[a-z0-9_]+$"}
 SEED: dict[str, Any] = {"minimum": 0, "maximum": 2**31 - 1}
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+
+
+def model_names() -> list[str]:
+    """Read the names of torchvision's classification models."""
+    return MODELS.read_text(encoding="utf-8").split()
+
+
+def chosen(default: str, title: str, text: str, choices: Sequence[str]) -> Param:
+    """A parameter that is one of a few words."""
+    return Param(default, type="string", title=title, description=text, enum=list(choices))
+
+
+def whole_number(default: int, title: str, text: str, limits: dict[str, Any]) -> Param:
+    """A parameter that is a whole number; its text names its limits."""
+    told = f"{text} {limits['minimum']:,} to {limits['maximum']:,}."
+    return Param(default, type="integer", title=title, description=told, **limits)
+
+
+def model() -> Param:
+    """The parameter that names what is trained."""
+    text = "A torchvision classification model; larger ones take longer and more GPU memory."
+    limits = {**MODEL, "examples": model_names()}
+    return Param("resnet18", type="string", title="Model", description=text, **limits)
+
+
+def seed() -> Param:
+    """The parameter by which trainings of the same settings differ."""
+    return whole_number(0, "Seed", "Sets the initial weights and the order of the crops.", SEED)
+
+
+def split_seed() -> Param:
+    """The parameter that deals recordings to train, validation and test."""
+    text = "Decides which recordings are in the test set. Keep it to compare runs."
+    return whole_number(0, "Seed of the split", text, SEED)
+
+
+def training_parameters(optimizers: Sequence[str] = OPTIMIZERS) -> dict[str, Param]:
+    """What every training is told, however it runs."""
+    epochs = {"minimum": 1, "maximum": 10_000}
+    criteria = ("cross_entropy", "focal")
+    larger = "Choose a queue of larger GPUs if the model runs out of memory."
+    return {
+        "epochs": whole_number(30, "Epochs", "Passes over all training tracks.", epochs),
+        "optimizer": chosen("sgd", "Optimizer", "sgd has Nesterov momentum.", optimizers),
+        "criterion": chosen("cross_entropy", "Criterion", "The loss.", criteria),
+        "split_seed": split_seed(),
+        "gpu_queue": chosen(GPU_QUEUES[0], "Queue of the training", larger, GPU_QUEUES),
+    }
 
 
 def parameters(**own: Param) -> dict[str, Param]:
-    """The form of a run: what all trainings have, with a DAG's own after the data address."""
+    """The form of a run: what all trainings have, with a DAG's own after the data address.
+
+    What may be empty is null there: Airflow's form takes an empty text for one that is missing.
+    """
     data = Param(
         os.environ.get("MUSIC_GENRE_AUDIO", "/data/genres_original"),
         type="string",
         minLength=1,
         title="Data address",
-        description="Folder with one folder of audio files per genre, or dvc:PATH of the "
-        "repository of versions.",
+        description="A folder that the workers see, with one folder of audio files per genre, or "
+        "dvc:PATH of the repository of versions.",
     )
     revision = Param(
-        "",
-        type="string",
+        None,
+        type=["null", "string"],
         title="Data revision",
-        description="Branch, tag or commit of dvc:PATH; empty: the newest.",
+        description="Branch, tag or commit of dvc:PATH. Empty: the newest. A folder has none.",
     )
-    shared = {
-        "optimizer": Param("sgd", type="string", enum=["sgd", "adam", "adamw", "rmsprop"]),
-        "criterion": Param("cross_entropy", type="string", enum=["cross_entropy", "focal"]),
-        "epochs": Param(30, type="integer", minimum=1, maximum=10_000),
-        "learning_rate": Param(
-            0.0,
-            type="number",
-            minimum=0,
-            maximum=10,
-            description="Peak of the one-cycle schedule; 0: the optimizer's own.",
-        ),
-        "gpu_queue": Param(
-            GPU_QUEUES[0],
-            type="string",
-            enum=GPU_QUEUES,
-            title="Queue of the training",
-            description="One of larger GPUs for what is out of memory on others.",
-        ),
+    rate = Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        maximum=10,
+        title="Learning rate",
+        description="Peak of the one-cycle schedule, 0 to 10. Empty or 0: the optimizer's default.",
+    )
+    return {
+        "audio": data,
+        "revision": revision,
+        **own,
+        **training_parameters(),
+        "learning_rate": rate,
     }
-    return {"audio": data, "revision": revision, **own, **shared}
 
 
-def preprocess(split_seed: str) -> CommandOperator:
-    """Add `pull` → `scan` → `extract` (in shards side by side) → `split`; returns the last."""
-    wanted = ["--data", "{{ params.audio }}", "--revision", "{{ params.revision }}"]
+def given(name: str, then: str = "") -> str:
+    """Write a parameter of the run into a command, with what its template goes on with."""
+    return f"{{{{ params.{name}{then} }}}}"
+
+
+def result_of(task_id: str, key: str, more: str = "") -> str:
+    """Write what a task before returned; nothing where it was marked and has no result."""
+    return f"{{{{ (ti.xcom_pull('{task_id}'{more}) or {{}}).get('{key}', '') }}}}"
+
+
+WHOLE = " | int"
+"""JSON has 3.0 for 3 too; the command line has not."""
+TRAINING = (
+    *("--optimizer", given("optimizer"), "--criterion", given("criterion")),
+    *("--epochs", given("epochs", WHOLE)),
+)
+DATA = ("--data", given("audio"), "--revision", given("revision", " or ''"))
+RATE = ("--learning-rate", given("learning_rate", " or 0"))
+
+
+def check(models: str, *options: str) -> CommandOperator:
+    """Add `check`, the first task of a run: it refuses input that a later task could not use.
+
+    Args:
+        models: the names to be trained, separated by commas.
+        options: what else later tasks are told.
+    """
+    return CommandOperator(
+        task_id="check",
+        queue="cpu",
+        command=["music-genre", "check", "--models", models, *TRAINING, *options],
+        pre_execute=refuse_unknown_names,
+    )
+
+
+def refuse_unknown_names(context: Context) -> None:
+    """Fail a run whose configuration has an unknown name: Airflow ignores it.
+
+    Raises:
+        AirflowFailException: a name is unknown; a near one is named.
+    """
+    known = list(context["dag"].params)
+    for name in context["dag_run"].conf or {}:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1) or [f"one of {', '.join(known)}"]
+            raise AirflowFailException(f"run parameter {name!r} is unknown; write {near[0]}")
+
+
+def preprocess(models: str) -> CommandOperator:
+    """Add `check` → `pull` → `scan` → `extract` (in shards side by side) → `split`, the last.
+
+    Args:
+        models: the names to be trained, separated by commas.
+    """
     pull = CommandOperator(
         task_id="pull",
         queue="cpu",
-        command=["music-genre", "pull", *wanted],
+        command=["music-genre", "pull", *DATA],
         s3_connection=S3_CONNECTION,
     )
     scan = CommandOperator(
         task_id="scan",
         queue="cpu",
-        command=["music-genre", "scan", "--audio", "{{ ti.xcom_pull('pull')['audio'] }}"],
+        command=["music-genre", "scan", "--audio", result_of("pull", "audio")],
         asset=DATA_SET,
     )
-    catalogue = ["--catalogue", "{{ ti.xcom_pull('scan')['catalogue'] }}"]
+    catalogue = ["--catalogue", result_of("scan", "catalogue")]
     extract = CommandOperator.partial(
         task_id="extract", queue="cpu", map_index_template="shard {{ task.command[-1] }}"
     ).expand(
@@ -89,32 +189,40 @@ def preprocess(split_seed: str) -> CommandOperator:
             for shard in range(1, N_SHARDS + 1)
         ]
     )
-    images = ["--images", "{{ ti.xcom_pull('extract', map_indexes=0)['images'] }}"]
+    images = ["--images", result_of("extract", "images", ", map_indexes=0")]
+    dealt_by = ["--seed", given("split_seed", WHOLE)]
     split = CommandOperator(
         task_id="split",
         queue="cpu",
-        command=["music-genre", "split", *catalogue, *images, "--seed", split_seed],
+        command=["music-genre", "split", *catalogue, *images, *dealt_by],
         asset=FEATURES,
     )
-    pull >> scan >> extract >> split
+    check(models, *DATA, *RATE) >> pull >> scan >> extract >> split
     return split
 
 
-def train_command(split: str, model: Any, seed: Any, others: Callable[[str], Any]) -> list[str]:
-    """The words that train a model.
+def train(model: Any, seed: Any, **arguments: Any) -> CommandOperator:
+    """Add `train`.
 
     Args:
-        split: address of the split.
         model: torchvision's name.
         seed: of weights and order.
-        others: answers with the run's other parameters by name.
+        arguments: the operator's.
     """
-    words = [
-        *("music-genre", "train", "--split", split, "--model", model, "--seed", seed),
-        *("--optimizer", others("optimizer"), "--criterion", others("criterion")),
-        *("--epochs", others("epochs"), "--learning-rate", others("learning_rate")),
-    ]
-    return [str(word) for word in words]
+    words = ["music-genre", "train", "--split", result_of("split", "split")]
+    words += ["--model", model, "--seed", seed, *TRAINING, *RATE]
+    return CommandOperator(task_id="train", queue="gpu", command=words, **arguments)
+
+
+def evaluate(more: str = "", **arguments: Any) -> CommandOperator:
+    """Add `evaluate` of what `train` returned.
+
+    Args:
+        more: says which of several trainings.
+        arguments: the operator's.
+    """
+    words = ["music-genre", "evaluate", "--run", result_of("train", "run", more)]
+    return CommandOperator(task_id="evaluate", queue="gpu", command=words, **arguments)
 
 
 def publish(run: str, data_version: str = "") -> CommandOperator:

@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.exceptions import AirflowFailException
 
 from fleet.contract import PUBLISHING_POOL, queues
+from fleet.pipeline import refuse_unknown_names
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DAG_FILES = sorted((REPOSITORY / "dags").glob("*.py"))
@@ -32,10 +35,8 @@ def commands(dags):
             found += [(task, task.command)] if hasattr(task, "command") else []
         elif isinstance(listed := task.expand_input.value["command"], list):
             found += [(task, words) for words in listed]
-    sweep = dags["music_genre_sweep"]
-    list_candidates = sweep.get_task("candidates").python_callable
-    words = list_candidates("address", params={name: p.value for name, p in sweep.params.items()})
-    return found + [(sweep.get_task("train"), each) for each in words]
+    assert {task.task_id for task, _ in found} >= {"check", "pull", "train", "evaluate", "publish"}
+    return found
 
 
 def test_one_dag_a_file_named_like_it(dags):
@@ -67,13 +68,14 @@ def test_every_task_is_a_command_of_its_name_with_documented_options(commands):
         assert task.task_id in (command, f"{command}-{task.queue}")
         section = re.search(rf"^## .*\b{command}\b.*?(?=^## |\Z)", CLI_REFERENCE, re.M | re.S)
         assert section, f"docs/cli.md has no section for {command}"
-        for option in (word for word in words if word.startswith("--")):
+        for option in (word for word in map(str, words) if word.startswith("--")):
             assert f"`{option}" in section.group() or f"{option} " in section.group(), option
 
 
 def test_training_goes_to_the_gpu_queue_and_preprocessing_to_the_cpu_queue(dags):
     queue_of = {task.task_id: task.queue for task in dags["music_genre_training"].tasks}
     assert queue_of == {
+        "check": "cpu",
         "pull": "cpu",
         "scan": "cpu",
         "extract": "cpu",
@@ -86,27 +88,27 @@ def test_training_goes_to_the_gpu_queue_and_preprocessing_to_the_cpu_queue(dags)
 
 def test_the_stages_follow_each_other(dags):
     order = [task.task_id for task in dags["music_genre_training"].topological_sort()]
-    assert order == ["pull", "scan", "extract", "split", "train", "evaluate", "publish"]
+    assert order == ["check", "pull", "scan", "extract", "split", "train", "evaluate", "publish"]
 
 
 def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags):
     sweep = dags["music_genre_sweep"]
     given = {name: param.value for name, param in sweep.params.items()}
     given |= {"models": ["resnet18", "vit_b_16"], "seeds": [3, 4]}
-    listed = sweep.get_task("candidates").python_callable("address", params=given)
-    assert [(words[5], words[7]) for words in listed] == [
+    listed = sweep.get_task("candidates").python_callable(params=given)
+    assert [(each["model"], each["seed"]) for each in listed] == [
         *(("resnet18", "3"), ("resnet18", "4")),
         *(("vit_b_16", "3"), ("vit_b_16", "4")),
     ]
-    assert {words[3] for words in listed} == {"address"}
-    assert [task.queue for task in sweep.tasks if task.task_id in ("train", "evaluate")] == [
-        *("gpu", "gpu")
-    ]
+    measured = [sweep.get_task(name) for name in ("train", "evaluate")]
+    assert [task.queue for task in measured] == ["gpu", "gpu"]
+    assert len({task.get_closest_mapped_task_group().group_id for task in measured}) == 1
 
 
 def test_the_stages_of_a_sweep_follow_each_other(dags):
     order = [task.task_id for task in dags["music_genre_sweep"].topological_sort()]
-    assert order == ["pull", "scan", "extract", "split", "candidates", "train", "evaluate"]
+    stages = ["pull", "scan", "extract", "split", "candidates", "train", "evaluate"]
+    assert order == ["check", *stages]
     for earlier, later in itertools.pairwise(order):
         assert dags["music_genre_sweep"].get_task(later).upstream_task_ids == {earlier}
 
@@ -117,15 +119,84 @@ def test_run_parameters_have_choices_and_limits(dags):
     for name in ("optimizer", "criterion"):
         for choice in params.get_param(name).schema["enum"]:
             assert choice in CLI_REFERENCE
-    for name in ("epochs", "learning_rate", "seed"):
+    for name in ("epochs", "learning_rate", "seed", "split_seed"):
         schema = params.get_param(name).schema
         assert {"minimum", "exclusiveMinimum"} & set(schema)
         assert "maximum" in schema
     assert set(params.get_param("gpu_queue").schema["enum"]) <= set(queues())
     assert set(params) == {
         *("audio", "model", "optimizer", "criterion", "epochs", "learning_rate", "seed"),
-        *("gpu_queue", "revision"),
+        *("gpu_queue", "revision", "split_seed"),
     }
+
+
+def test_every_field_of_a_form_says_what_it_is_and_may_be_left_as_it_opens(dags):
+    """Airflow 3.3.2 takes an empty text for one that is missing, and shows no reason."""
+    for dag in dags.values():
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.schema["title"], name
+            assert param.description.endswith("."), name
+            assert param.value != "", name
+            assert param.value is not None or "null" in param.schema["type"], name
+
+
+def test_forms_offer_the_models_that_the_command_knows(dags):
+    for dag_id, name in (("music_genre_training", "model"), ("music_genre_sweep", "models")):
+        offered = dags[dag_id].params.get_param(name).schema["examples"]
+        assert "shufflenet_v2_x0_5" in offered
+        assert len(offered) == 80
+
+
+def test_a_task_whose_forerunner_has_no_result_gets_an_empty_word(dags):
+    """As where a training was marked success; the command refuses it, and no retry is spent."""
+    evaluate = dags["music_genre_training"].get_task("evaluate")
+    nothing = SimpleNamespace(xcom_pull=lambda *_, **__: None)
+    word = evaluate.get_template_env().from_string(evaluate.command[-1]).render(ti=nothing)
+    assert (evaluate.command[-2], word) == ("--run", "")
+
+
+def words_of(dags, dag_id, task_id, **conf):
+    """A task's command as a run with this configuration renders it."""
+    dag = dags[dag_id]
+    params = {name: dag.params.get_param(name).value for name in dag.params} | conf
+    task = dag.get_task(task_id)
+    environment = task.get_template_env()
+    return [environment.from_string(word).render(params=params) for word in task.command]
+
+
+def test_what_is_left_empty_is_the_commands_own_default(dags):
+    words = words_of(dags, "music_genre_training", "check")
+    assert words[words.index("--revision") + 1] == ""
+    assert words[words.index("--learning-rate") + 1] == "0"
+    assert words[words.index("--models") + 1] == "resnet18"
+    several = words_of(dags, "music_genre_sweep", "check", models=["vgg11", "resnet18"])
+    assert several[several.index("--models") + 1] == "vgg11,resnet18"
+
+
+def test_a_whole_number_may_be_written_with_a_point(dags):
+    words = words_of(dags, "music_genre_training", "check", epochs=3.0)
+    assert words[words.index("--epochs") + 1] == "3"
+    split = dags["music_genre_training"].get_task("split").command
+    assert split[-1] == "{{ params.split_seed | int }}"
+
+
+def test_an_unknown_name_in_a_runs_configuration_is_refused_with_a_near_one(dags):
+    dag = dags["music_genre_training"]
+    run = SimpleNamespace(conf={"epochs": 3, "modle": "resnet18"})
+    with pytest.raises(AirflowFailException, match="'modle' is unknown; write model"):
+        refuse_unknown_names({"dag": dag, "dag_run": run})
+    refuse_unknown_names({"dag": dag, "dag_run": SimpleNamespace(conf={"epochs": 3})})
+    refuse_unknown_names({"dag": dag, "dag_run": SimpleNamespace(conf=None)})
+
+
+@pytest.mark.parametrize(
+    "dag_id", ["music_genre_training", "music_genre_sweep", "music_genre_docker"]
+)
+def test_a_run_begins_with_what_refuses_wrong_input(dags, dag_id):
+    (first,) = dags[dag_id].roots
+    assert (first.task_id, first.queue) == ("check", "cpu")
+    assert first._pre_execute_hook is refuse_unknown_names
 
 
 @pytest.mark.parametrize(
@@ -168,6 +239,7 @@ def test_the_docker_way_is_daily_but_paused_and_publishes_what_it_trained(dags):
     assert dag.is_paused_upon_creation is True
     order = [(task.task_id, task.queue) for task in dag.topological_sort()]
     assert order == [
+        ("check", "cpu"),
         ("create-image-features-from-audio", "gpu"),
         ("train-using-image-features", "gpu"),
         ("publish", "cpu"),
@@ -190,7 +262,7 @@ print(seconds, sorted(heavy - {{"celery.app.task"}}))
 
 
 @pytest.mark.parametrize("module", [path.stem for path in DAG_FILES])
-def test_a_dag_parses_in_well_under_a_second_without_heavy_packages(module):
+def test_a_dag_parses_in_under_a_second_without_heavy_packages(module):
     """Each task parses its DAG's file anew; CPU seconds, so that a busy machine does not count."""
     answer = subprocess.check_output(
         [sys.executable, "-c", PARSE.format(module=module)],
@@ -199,5 +271,5 @@ def test_a_dag_parses_in_well_under_a_second_without_heavy_packages(module):
         text=True,
     )
     seconds, heavy = answer.splitlines()[-1].split(maxsplit=1)
-    assert float(seconds) < 0.5
+    assert float(seconds) < 1.0  # 0.03 to 0.3 on a quiet machine
     assert heavy == "[]"

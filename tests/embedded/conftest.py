@@ -11,6 +11,7 @@ import pytest
 
 from deploy.local import LocalStack
 from deploy.state import State
+from tests.browser import browser, logged_in, page  # noqa: F401 # fixtures
 from tests.fakes.driver import make_driver
 from tests.music import write_few_tracks
 
@@ -145,6 +146,11 @@ def down_local(folder: Path) -> None:
 def few(tmp_path_factory) -> str:
     """The address of a few tracks, for what needs a training and not what it learns."""
     return str(write_few_tracks(tmp_path_factory.mktemp("few") / "genres"))
+
+
+@pytest.fixture(scope="session")
+def admin_password(stack) -> str:
+    return secrets_of(stack)["admin_password"]
 
 
 def secrets_of(stack: LocalStack) -> dict[str, str]:

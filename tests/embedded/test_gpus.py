@@ -6,6 +6,7 @@ import psutil
 import pytest
 from conftest import N_GPUS, wait_until
 
+from deploy.airflow_api import path
 from deploy.supervisor import supervisord_process
 from tests.gpu_trainings import (
     TENS,
@@ -84,6 +85,18 @@ def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, fe
     figures.update(done.figures(kinds))
     assert set(done.free_seconds) == set(seeds)
     assert_all_resumed(stack, run, done, seeds)
+
+
+def test_one_candidate_that_fails_ends_itself_alone(stack, few):
+    seeds = range(31_000, 31_002)
+    run = sweep(stack, seeds, epochs=1, audio=few)
+    wait_until(lambda: len(train_instances(stack, run)) == len(seeds))
+    failed = path("dags", run.dag_id, "dagRuns", run.run_id, "taskInstances", "train", 1)
+    stack.api.patch(failed, {"new_state": "failed"})
+    wait_until(lambda: run.state() == "failed")
+    states = {row.name: row.state for row in run.rows()}
+    assert (states["train 1"], states["evaluate 1"]) == ("success", "success")
+    assert (states["train 2"], states["evaluate 2"]) == ("failed", "upstream_failed")
 
 
 def test_a_training_whose_worker_died_before_starting_it_is_started_by_the_next(stack, few):

@@ -46,6 +46,7 @@ def run(stack):
 def test_every_task_ran_on_a_worker_of_its_queue(run):
     rows = run.rows()
     assert [row.name for row in rows] == [
+        "check",
         "pull",
         "scan",
         *(f"extract {shard}" for shard in (1, 2, 3, 4)),
@@ -159,14 +160,28 @@ def publish(stack, music: Path) -> None:
     subprocess.run([program, *words[1:]], check=True, env=environment)
 
 
-def test_a_bad_data_address_fails_at_once_and_says_why(stack):
-    run = trigger(stack, {**FAST, "audio": "/no/such/folder"})
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"audio": "/no/such/folder"}, "error: /no/such/folder: no such folder; give one, or"),
+        ({"model": "resnt18"}, "torchvision has no such model; near names: resnet18"),
+        ({"revision": "v1"}, "a folder has no revision v1; give dvc:PATH"),
+        ({"modle": "resnet18"}, "run parameter 'modle' is unknown; write model"),
+    ],
+    ids=["path", "model", "revision", "name"],
+)
+def test_wrong_input_ends_a_run_in_its_first_task_and_says_why(stack, few, wrong, reason):
+    run = trigger(stack, {**FAST, "audio": few, **wrong})
     assert finish(run) == "failed"
-    pull = next(row for row in run.rows() if row.name == "pull")
-    assert pull.state == "failed"
-    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "pull")
+    rows = run.rows()
+    states = {row.name: row.state for row in rows}
+    assert states.pop("check") == "failed"
+    assert set(states.values()) == {"upstream_failed"}
+    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "check")
     assert stack.api.get(address)["try_number"] == 1
-    assert "/no/such/folder" in json.dumps(stack.api.get(f"{address}/logs/1?full_content=true"))
+    log = stack.api.get(f"{address}/logs/1?full_content=true")["content"]
+    errors = [line for line in log if line.get("level") == "error"]
+    assert reason in errors[-1]["event"], log
 
 
 def test_parameters_out_of_bounds_are_refused_at_the_door(stack):
@@ -189,6 +204,10 @@ def test_a_training_knows_no_secret_and_ends_when_its_run_is_marked_failed(stack
     gone, alive = psutil.wait_procs(trainers, timeout=20)
     assert gone
     assert not alive
+    log = f"{address}/logs/1?full_content=true"
+    said = "its task is now failed, it is not tried again"
+    wait_until(lambda: said in json.dumps(stack.api.get(log)))
+    assert "to be tried again" not in json.dumps(stack.api.get(log))
 
 
 def _trainers(stack):

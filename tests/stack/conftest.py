@@ -18,6 +18,7 @@ from deploy import environment
 from deploy.airflow_api import NotFoundError, path
 from deploy.compose import ComposeStack, Project
 from deploy.demo import Run, trigger
+from tests.browser import browser, logged_in, page  # noqa: F401 # fixtures
 from tests.fakes.driver import make_driver
 from tests.music import write_few_tracks
 
@@ -157,43 +158,6 @@ def log_of(stack: ComposeStack, run: Run, task: str, attempt: int = 1) -> str:
         return ""
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
 @pytest.fixture(scope="session")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed; apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    quiet += ["--disable-component-update", "--disable-sync", "--no-proxy-server"]
-    with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
-def logged_in(browser, stack, project):
-    """What a browser keeps of a login to Airflow."""
-    page = browser.new_page()
-    page.set_default_timeout(60_000)
-    page.goto(f"{stack.web_address}/auth/login/")
-    page.fill("#username", "admin")
-    page.fill("#password", environment.read(project.env_file)["ADMIN_PASSWORD"])
-    page.click("input[type=submit]")
-    page.wait_for_url(f"{stack.web_address}/**")
-    kept = page.context.storage_state()
-    page.close()
-    return kept
-
-
-@pytest.fixture
-def page(browser, logged_in):
-    """A page of Airflow; closed at the end, for one that stands open takes a quarter of a core."""
-    viewport = {"width": 1400, "height": 850}
-    context = browser.new_context(viewport=viewport, storage_state=logged_in)
-    context.set_default_timeout(60_000)
-    yield context.new_page()
-    context.close()
+def admin_password(project: Project) -> str:
+    return environment.read(project.env_file)["ADMIN_PASSWORD"]

@@ -21,7 +21,7 @@ def folder(tmp_path) -> Path:
     return Path(os.environ.get("PICTURES", tmp_path))
 
 
-TASKS = ("pull", "scan", "extract", "split", "train", "evaluate", "publish")
+TASKS = ("check", "pull", "scan", "extract", "split", "train", "evaluate", "publish")
 
 
 def test_the_grid_of_a_run(page, stack, run, folder):

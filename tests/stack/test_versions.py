@@ -106,9 +106,13 @@ def test_an_identical_run_trains_nothing_commits_nothing_and_is_short(stack, run
 @pytest.mark.parametrize(
     ("variables", "code", "words"),
     [
-        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, 1, "s3://music-genre/dvc: listing: the secret key"),
-        (NEW | {"MUSIC_GENRE_DVC_REMOTE": "s3://no-such-bucket/dvc"}, 1, "there is no such bucket"),
-        ({"AWS_ACCESS_KEY_ID": "s3:nobody"}, 1, "s3://music-genre/dvc: listing: the "),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, 65, "s3://music-genre/dvc: listing: the secret key"),
+        (
+            NEW | {"MUSIC_GENRE_DVC_REMOTE": "s3://no-such-bucket/dvc"},
+            65,
+            "there is no such bucket",
+        ),
+        ({"AWS_ACCESS_KEY_ID": "s3:nobody"}, 65, "s3://music-genre/dvc: listing: the "),
         ({"AWS_ENDPOINT_URL": "http://s3:1"}, 75, "http://s3:1 does not answer"),
         ({"AWS_ENDPOINT_URL": "http://no-such-host.invalid"}, 75, "does not answer"),
     ],

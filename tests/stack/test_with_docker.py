@@ -96,6 +96,7 @@ def published(with_docker, leftover) -> Run:
 
 def test_the_first_programs_command_lines_end_with_a_published_model(published):
     assert {row.name: row.queue for row in published.rows()} == {
+        "check": "cpu",
         "create-image-features-from-audio": "gpu",
         TRAIN: "gpu",
         "publish": "cpu",
