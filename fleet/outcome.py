@@ -104,7 +104,7 @@ def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> N
         logger.info("%s: to be tried again, which spends no retry", ended)
         raise AirflowRescheduleException(datetime.now(UTC) + TRY_AGAIN_AFTER)
     if status in EXITS_FINAL:
-        raise AirflowFailException(f"{ended}: mend what its error says; a retry would not")
+        raise AirflowFailException(f"{ended}: fix what its error line says; a retry would not help")
     raise AirflowException(f"{ended}; see the last lines of its output above")
 
 
