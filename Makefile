@@ -65,7 +65,7 @@ test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
 		--ignore tests/ml/versions tests/ml
 
 test-versions: $(ENVS)/ml.tested ## data and models under version control, on servers of Git and S3
-	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest --budget 240 tests/ml/versions
+	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest --budget 400 tests/ml/versions
 
 test-airflow: $(ENVS)/airflow.tested ## fleet and DAGs, where torch is not installed
 	$(ENVS)/airflow/bin/pytest --budget 150 tests/fleet tests/dags
