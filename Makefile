@@ -61,17 +61,17 @@ quick: setup ## everything that needs no server, in about three minutes
 	@$(MAKE) --no-print-directory -k -j2 --output-sync=target $(LANES)
 
 test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
-	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 240 \
+	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 180 \
 		--ignore tests/ml/versions tests/ml
 
 test-versions: $(ENVS)/ml.tested ## data and models under version control, on servers of Git and S3
 	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest --budget 400 tests/ml/versions
 
 test-airflow: $(ENVS)/airflow.tested ## fleet and DAGs, where torch is not installed
-	$(ENVS)/airflow/bin/pytest --budget 150 tests/fleet tests/dags
+	$(ENVS)/airflow/bin/pytest --budget 90 tests/fleet tests/dags
 
 test-deploy: $(ENVS)/deploy.tested ## deploy and the repository itself
-	$(ENVS)/deploy/bin/pytest --budget 90 tests/deploy tests/repository
+	$(ENVS)/deploy/bin/pytest --budget 60 tests/deploy tests/repository
 
 test-embedded: setup $(ENVS)/deploy.tested ## one embedded stack, a full run through the REST API
 	$(ENVS)/deploy/bin/pytest --budget 1200 tests/embedded

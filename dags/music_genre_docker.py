@@ -26,6 +26,7 @@ from fleet.pipeline import (
     publish,
     seed,
     training_parameters,
+    whole,
 )
 
 PROGRAM = ("python3", "__main__.py")
@@ -68,8 +69,8 @@ with DAG(
     )
     train = in_container(
         "train-using-image-features",
-        *("--model", given("model"), *TRAINING, "--seed", given("seed", " | int")),
-        *("--split-seed", given("split_seed", " | int")),
+        *("--model", given("model"), *TRAINING, "--seed", whole("seed")),
+        *("--split-seed", whole("split_seed")),
         *("--checkpoints_path", RUN, "--images_path", IMAGES),
         volumes=("/artifacts", GPU_LOCKS),
     )

@@ -28,6 +28,7 @@ from fleet.pipeline import (
     result_of,
     seed,
     train,
+    whole,
 )
 
 with DAG(
@@ -42,7 +43,7 @@ with DAG(
 ):
     (
         preprocess(models=given("model"))
-        >> train(given("model"), given("seed", " | int"))
+        >> train(given("model"), whole("seed"))
         >> evaluate()
         >> publish(result_of("train", "run"), result_of("pull", "version"))
     )

@@ -119,16 +119,19 @@ def given(name: str, then: str = "") -> str:
     return f"{{{{ params.{name}{then} }}}}"
 
 
+def whole(name: str) -> str:
+    """Write a parameter that is an integer: JSON has 3.0 for 3 too, the command line has not."""
+    return given(name, " | int")
+
+
 def result_of(task_id: str, key: str, more: str = "") -> str:
     """Write what a task before returned; nothing where it was marked and has no result."""
     return f"{{{{ (ti.xcom_pull('{task_id}'{more}) or {{}}).get('{key}', '') }}}}"
 
 
-WHOLE = " | int"
-"""JSON has 3.0 for 3 too; the command line has not."""
 TRAINING = (
     *("--optimizer", given("optimizer"), "--criterion", given("criterion")),
-    *("--epochs", given("epochs", WHOLE)),
+    *("--epochs", whole("epochs")),
 )
 DATA = ("--data", given("audio"), "--revision", given("revision", " or ''"))
 RATE = ("--learning-rate", given("learning_rate", " or 0"))
@@ -190,7 +193,7 @@ def preprocess(models: str) -> CommandOperator:
         ]
     )
     images = ["--images", result_of("extract", "images", ", map_indexes=0")]
-    dealt_by = ["--seed", given("split_seed", WHOLE)]
+    dealt_by = ["--seed", whole("split_seed")]
     split = CommandOperator(
         task_id="split",
         queue="cpu",
