@@ -15,17 +15,9 @@ from music_genre.cli.versions import publish, pull
 
 __all__ = ["commands"]
 
-for _command in (
-    fetch,
-    check,
-    pull,
-    scan,
-    extract,
-    split,
-    train,
-    evaluate,
-    publish,
-):  # the data flow
+for _command in (fetch, check, pull, scan, extract, split):  # the data flow
+    commands.add_command(_command)
+for _command in (train, evaluate, publish):
     commands.add_command(_command)
 for _command in (predict, device):
     commands.add_command(_command)

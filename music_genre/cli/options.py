@@ -13,6 +13,17 @@ from music_genre.config import DATA_MODES, DEVICES, Machine
 Command = Callable[..., Any]
 
 
+def taking(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Make one decorator of several options, which help lists in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def address(text: str) -> Path:
     """Turn an address into a local path."""
     if not text:  # of a variable that is not set, say; it would mean the current folder
@@ -88,7 +99,7 @@ gpu_locks_option = click.option(
     show_envvar=True,
     help="Folder of GPUs' locks, the same for all containers of a host.",
 )
-_machine_options = (
+machine_options = taking(
     device_option,
     click.option(
         "--data",
@@ -115,13 +126,6 @@ weights_option = click.option(
     metavar="FILE",
     help="Begin with these weights: a state dict, or a run's checkpoint.  [default: random ones]",
 )
-
-
-def machine_options(command: Command) -> Command:
-    """Take what a training uses of this machine."""
-    for option in reversed(_machine_options):
-        command = option(command)
-    return command
 
 
 def take_machine(settings: dict[str, Any]) -> Machine:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from music_genre.cli.options import Command, address, artifacts_option
+from music_genre.cli.options import address, artifacts_option, taking
 
 if TYPE_CHECKING:
     from music_genre.versioning import Access
@@ -26,7 +26,7 @@ def given_file(text: str) -> Path | None:
     return path
 
 
-_access_options = (
+access_options = taking(
     click.option(
         "--git",
         envvar="MUSIC_GENRE_GIT",
@@ -69,13 +69,6 @@ _access_options = (
 )
 
 
-def access_options(command: Command) -> Command:
-    """Take where the versions are kept."""
-    for option in reversed(_access_options):
-        command = option(command)
-    return command
-
-
 def take_access(options: dict[str, Any]) -> "Access | None":
     """Make one of a command's options; none where neither address is given."""
     from music_genre.versioning import Access
@@ -89,7 +82,7 @@ def take_access(options: dict[str, Any]) -> "Access | None":
     return Access(**options)
 
 
-_data_options = (
+data_options = taking(
     click.option(
         "--data",
         required=True,
@@ -98,13 +91,6 @@ _data_options = (
     ),
     click.option("--revision", default="", help="Branch, tag or commit.  [default: the newest]"),
 )
-
-
-def data_options(command: Command) -> Command:
-    """Take a data set at a revision."""
-    for option in reversed(_data_options):
-        command = option(command)
-    return command
 
 
 @click.command()
