@@ -1,6 +1,8 @@
-# Every verb of the project; bare `make` prints them. Needs Python 3.11 with venv; uv comes from pip.
+# Every verb of the project; bare `make` prints them. Needs a Python with venv; uv comes from pip.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The oldest is the images' own. One that is only a name, such as pyenv's, does not start.
+PYTHON ?= $(or $(shell for name in python3.11 python3.12 python3.13; do \
+	$$name -c '' 2>/dev/null && command -v $$name && break; done),python3)
 ENVS := .venv
 DEPLOY := $(ENVS)/deploy/bin/python -m deploy
 UV := $(ENVS)/deploy/bin/uv
@@ -9,9 +11,10 @@ WEB_PORT ?= 8080
 FLOWER_PORT ?= 5555
 PROFILES = $(if $(filter 1,$(S3)),--s3) $(if $(filter 1,$(DOCKER)),--docker)
 PORTS = --web-port $(WEB_PORT) --flower-port $(FLOWER_PORT)
-# Ports that make was given, which `make up` writes into .env.
-CHOSEN_PORTS = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)) \
-	$(if $(filter-out file,$(origin FLOWER_PORT)),--flower-port $(FLOWER_PORT))
+# What make was given and `make up` writes into .env.
+CHOSEN = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)) \
+	$(if $(filter-out file,$(origin FLOWER_PORT)),--flower-port $(FLOWER_PORT)) \
+	$(if $(DAILY),$(if $(filter 1,$(DAILY)),--daily,--on-demand))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -27,8 +30,8 @@ setup: $(ENVS)/deploy.made $(ENVS)/airflow.made $(ENVS)/ml.made ## make the thre
 demo: setup ## start the embedded stack, train on the demo music, show the result, stop it all
 	@$(DEPLOY) demo $(PORTS)
 
-up: $(ENVS)/deploy.made ## check, write .env, build, start the containers, try every queue; S3=1: with an S3 of their own; DOCKER=1: with the Docker way
-	@$(DEPLOY) up $(PROFILES) $(CHOSEN_PORTS)
+up: $(ENVS)/deploy.made ## check, write .env, build, start the containers, try every queue; S3=1: with an S3 of their own; DOCKER=1: with the Docker way; DAILY=1: train at midnight UTC too
+	@$(DEPLOY) up $(PROFILES) $(CHOSEN)
 
 down: $(ENVS)/deploy.made ## stop the containers; VOLUMES=1 deletes their data
 	@$(DEPLOY) down $(if $(filter 1,$(VOLUMES)),--volumes)
@@ -40,10 +43,10 @@ logs: $(ENVS)/deploy.made ## follow the containers' logs
 	@$(DEPLOY) logs
 
 env: $(ENVS)/deploy.made ## write .env with generated secrets, keep what is there
-	@$(DEPLOY) env $(PROFILES) $(CHOSEN_PORTS)
+	@$(DEPLOY) env $(PROFILES) $(CHOSEN)
 
-up-local: setup ## start the embedded stack and leave it running
-	@$(DEPLOY) up-local $(PORTS)
+up-local: setup ## start the embedded stack and leave it running; DAILY=1: train at midnight UTC too
+	@$(DEPLOY) up-local $(PORTS) $(if $(filter 1,$(DAILY)),--daily)
 
 down-local: $(ENVS)/deploy.made ## stop the embedded stack; its data stay
 	@$(DEPLOY) down-local
@@ -118,7 +121,7 @@ docs: $(ENVS)/ml.tested ## write anew what is generated: docs/cli.md, deploy/que
 	$(ENVS)/ml/bin/python tests/ml/test_cli.py --write
 	$(DEPLOY) settings > deploy/queues.env.new && mv deploy/queues.env.new deploy/queues.env
 
-COMPILE = $(UV) pip compile -q pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+COMPILE = $(UV) pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(ENVS)/deploy.made ## resolve requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --upgrade --extra airflow -o requirements/airflow.txt
 	$(COMPILE) --upgrade --extra ml -o requirements/ml.txt
@@ -135,11 +138,11 @@ clean: ## stop the embedded stack and delete it; environments stay
 
 define FIT
 import importlib.util, sys
-if sys.version_info[:2] != (3, 11):
-    found = ".".join(map(str, sys.version_info[:2]))
-    sys.exit(f"error: {sys.executable} is Python {found}; install Python 3.11 and give make PYTHON=/its/path")
+found = ".".join(map(str, sys.version_info[:2]))
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+    sys.exit(f"error: {sys.executable} is Python {found}; install Python 3.11, 3.12 or 3.13 and give make PYTHON=/its/path")
 if not importlib.util.find_spec("ensurepip"):
-    sys.exit(f"error: {sys.executable} cannot create virtual environments; install python3.11-venv (Debian)")
+    sys.exit(f"error: {sys.executable} cannot create virtual environments; install python{found}-venv (Debian, Ubuntu)")
 endef
 export FIT
 
