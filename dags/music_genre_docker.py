@@ -6,15 +6,15 @@ mel-spectrogram image of every track) →
 line in the image `music-genre-classif`, on the **gpu** queue; → `publish` (bytes to the DVC remote,
 then a commit that names them) on the **cpu** queue.
 
-Paused until you want it: `music_genre_training` does the same work daily, and only a stack started
-with `make up DOCKER=1` has the engine for containers. A container that outlived its worker is
-followed by the task's next try; one that was stopped goes on from its checkpoint.
+Paused until you want it: `music_genre_training` does the same work, and only a stack started with
+`make up DOCKER=1` has the engine for containers. A container that outlived its worker is followed
+by the task's next try; one that was stopped goes on from its checkpoint.
 """
 
 import os
 from datetime import timedelta
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param
+from airflow.sdk import DAG, Param
 
 from fleet.docker_operator import ResumableDockerOperator
 from fleet.pipeline import (
@@ -28,6 +28,7 @@ from fleet.pipeline import (
     training_parameters,
     whole,
 )
+from fleet.timetable import daily
 
 PROGRAM = ("python3", "__main__.py")
 AUDIO = "/data/genres_original"
@@ -54,7 +55,7 @@ def parameters() -> dict[str, Param]:
 
 with DAG(
     "music_genre_docker",
-    schedule=CronTriggerTimetable("@daily", timezone="UTC", run_immediately=timedelta(0)),
+    schedule=daily(),
     is_paused_upon_creation=True,
     max_active_runs=1,  # its runs share the images
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},

@@ -16,7 +16,7 @@ addresses that each task returns.
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, CronTriggerTimetable
+from airflow.sdk import DAG
 
 from fleet.pipeline import (
     evaluate,
@@ -30,11 +30,11 @@ from fleet.pipeline import (
     train,
     whole,
 )
+from fleet.timetable import daily
 
 with DAG(
     "music_genre_training",
-    # The one place for the schedule. timedelta(0): wait for midnight rather than catch up on it.
-    schedule=CronTriggerTimetable("@daily", timezone="UTC", run_immediately=timedelta(0)),
+    schedule=daily(),
     is_paused_upon_creation=False,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params=parameters(model=model(), seed=seed()),

@@ -57,6 +57,7 @@ def check(environment: Mapping[str, str], held_ports: Callable[[], set[int]]) ->
         _clock(info["SystemTime"]),
         _audio(environment),
         _scripts(),
+        _schedule(environment),
     ]
     if not compose.remedy:
         held = {str(port) for port in held_ports()}
@@ -161,6 +162,14 @@ def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
             found = f"port {text}: {os.strerror(error.errno or 0)}"
             return Finding(name, found, f"stop what listens there, or set {name} in .env")
     return Finding(name, f"port {text} is free")
+
+
+def _schedule(environment: Mapping[str, str]) -> Finding:
+    """Say when the training runs; a value that is neither yes nor no would silently be no."""
+    text = environment.get("DAILY", "")
+    if text not in ("", "0", "1"):
+        return Finding("DAILY", f"{text!r} is neither 1 nor 0", "write 1 or 0 as DAILY in .env")
+    return Finding("schedule", "daily at midnight UTC" if text == "1" else "on demand")
 
 
 def _docker_way(environment: Mapping[str, str]) -> Finding:

@@ -165,6 +165,7 @@ def _airflow_environment(state: State) -> dict[str, str]:
         **(read_env_file(state.settings_path) if state.settings_path.exists() else {}),
         "AIRFLOW_HOME": str(state.airflow_home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "fleet" / "plugins"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{launch.web}/execution/",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(state.task_logs),
         "AIRFLOW__CELERY__BROKER_URL": f"{broker}/0",
@@ -185,6 +186,7 @@ def _control_secrets(state: State) -> dict[str, str]:
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__CORE__FERNET_KEY": keys.fernet_key,
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(launch.scheduled),
+        "MUSIC_GENRE_DAILY": str(int(launch.daily)),
         "AIRFLOW__DAG_PROCESSOR__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(
             state.logs / "dag-processor-files"
         ),

@@ -14,7 +14,7 @@ from deploy import demo as demo_run
 from deploy.components import REPOSITORY
 from deploy.compose import Project
 from deploy.errors import DeployError
-from deploy.messages import print_addresses, report
+from deploy.messages import print_addresses, report, tell_schedule
 from deploy.stack import Stack, ask
 
 CHECK_SECONDS = 120.0
@@ -57,13 +57,18 @@ def _port_option(name: str, server: str) -> Callable[[Command], Command]:
 def writing_env(
     write: Callable[[Project, Sequence[str], Mapping[str, str]], None],
 ) -> Callable[..., None]:
-    """Give a command what is written into .env: profiles and ports."""
+    """Give a command what is written into .env: profiles, ports and the schedule."""
 
     @env_option
     @project_option
     @profile_options
     @_port_option("web", "Airflow")
     @_port_option("flower", "Flower")
+    @click.option(
+        "--daily/--on-demand",
+        default=None,
+        help="Also train at midnight UTC, or only when asked; without it: as .env says.",
+    )
     @functools.wraps(write)
     def command(
         env_file: Path,
@@ -71,8 +76,11 @@ def writing_env(
         profiles: tuple[str, ...],
         web_port: int | None,
         flower_port: int | None,
+        daily: bool | None,
     ) -> None:
-        write(Project(name, env_file), profiles, _chosen(web_port, flower_port))
+        chosen = {"WEB_PORT": web_port, "FLOWER_PORT": flower_port, "DAILY": daily}
+        given = {name: str(int(value)) for name, value in chosen.items() if value is not None}
+        write(Project(name, env_file), profiles, given)
 
     return command
 
@@ -82,11 +90,6 @@ def writing_env(
 def write_env(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
     """Write .env with generated secrets; what is there stays."""
     _write_env(project, profiles, chosen)
-
-
-def _chosen(web_port: int | None, flower_port: int | None) -> dict[str, str]:
-    ports = {"WEB_PORT": web_port, "FLOWER_PORT": flower_port}
-    return {variable: str(port) for variable, port in ports.items() if port is not None}
 
 
 def _write_env(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
@@ -131,6 +134,7 @@ def up(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> 
     _name_unread_dags(stack)
     passwords = [f"{name} in {project.env_file}" for name in ("ADMIN_PASSWORD", "FLOWER_PASSWORD")]
     print_addresses(stack, *passwords)
+    tell_schedule(stack, environment.read(project.env_file).get("DAILY") == "1")
 
 
 def _name_unread_dags(stack: Stack) -> None:

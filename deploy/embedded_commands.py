@@ -12,7 +12,7 @@ from deploy import demo as demo_run
 from deploy import local, supervisor
 from deploy.components import REPOSITORY
 from deploy.errors import DeployError
-from deploy.messages import print_addresses, report
+from deploy.messages import print_addresses, report, tell_schedule
 from deploy.stack import ask
 from deploy.state import State
 
@@ -59,7 +59,7 @@ def demo(folder: Path, web_port: int, flower_port: int) -> None:
     console, state = Console(), State(folder)
     with state.lock():
         state.prepare()
-        stack = local.start(state, web_port, flower_port, report, is_leashed=True)
+        stack = local.start(state, (web_port, flower_port), report, is_leashed=True)
         try:
             _print_local_addresses(stack)
             run = _demo_run(stack)
@@ -82,13 +82,15 @@ def _demo_run(stack: local.LocalStack) -> demo_run.Run:
 @state_option
 @web_port_option
 @flower_port_option
-def up_local(folder: Path, web_port: int, flower_port: int) -> None:
+@click.option("--daily", is_flag=True, help="Also train at midnight UTC, without being asked.")
+def up_local(folder: Path, web_port: int, flower_port: int, daily: bool) -> None:
     """Start the embedded stack and leave it running."""
     state = State(folder)
     with state.lock():
         state.prepare()
-        stack = local.start(state, web_port, flower_port, report, is_leashed=False)
+        stack = local.start(state, (web_port, flower_port), report, daily=daily)
     _print_local_addresses(stack)
+    tell_schedule(stack, daily)
     report("stop it with `make down-local`")
 
 

@@ -21,7 +21,7 @@ from deploy.components import (
 )
 from deploy.errors import DeployError
 from deploy.stack import Stack
-from deploy.state import Launch, State, choose_launch
+from deploy.state import Launch, State, choose_ports
 
 Report = Callable[[str], None]
 
@@ -53,13 +53,20 @@ class LocalStack(Stack):
 
 
 def start(
-    state: State, web_port: int, flower_port: int, report: Report, is_leashed: bool
+    state: State,
+    ports: tuple[int, int],
+    report: Report,
+    *,
+    is_leashed: bool = False,
+    daily: bool = False,
 ) -> LocalStack:
     """Bring the stack up in its folder, from nothing or from what a former start left.
 
     Args:
-        is_leashed: the stack ends when this process does, and DAGs run on demand alone, so that a
-            run that fell due since the last start does not come between.
+        ports: Airflow's and Flower's.
+        is_leashed: the stack ends when this process does, and DAGs run on demand alone, so that no
+            other run comes between.
+        daily: the training also runs by itself, at midnight UTC.
 
     Raises:
         DeployError: it runs already, a port is taken, the disk is full or a component dies.
@@ -69,7 +76,8 @@ def start(
             f"a stack runs already in {state.folder} (process {running.pid}); "
             "stop it with `make down-local`, or name another folder with --state"
         )
-    state.save_launch(choose_launch(web_port, flower_port, scheduled=not is_leashed))
+    chosen = choose_ports(*ports)
+    state.save_launch(Launch(**chosen, scheduled=not is_leashed, daily=daily))
     _ensure_database(state, report)
     write_redis_config(state)
     supervisor.write_config(state)

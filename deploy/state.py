@@ -42,7 +42,7 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Launch:
-    """What a start of the stack was given: loopback ports, and whether DAGs run on schedule."""
+    """What a start of the stack was given: ports on loopback, and what runs without being asked."""
 
     web: int
     flower: int
@@ -50,6 +50,9 @@ class Launch:
     redis: int
     supervisor: int
     scheduled: bool
+    """Whether schedules and assets start runs."""
+    daily: bool = False
+    """Whether the training has a schedule."""
 
 
 class State:
@@ -178,7 +181,7 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def choose_launch(web: int, flower: int, scheduled: bool) -> Launch:
+def choose_ports(web: int, flower: int) -> dict[str, int]:
     """Take the asked ports for people, free ones for the rest; 0 asks for a free one.
 
     Raises:
@@ -189,8 +192,7 @@ def choose_launch(web: int, flower: int, scheduled: bool) -> Launch:
     try:
         for name, port in asked.items():
             held.append(_bind(name, port))
-        ports = dict(zip(asked, (each.getsockname()[1] for each in held), strict=True))
-        return Launch(**ports, scheduled=scheduled)
+        return dict(zip(asked, (each.getsockname()[1] for each in held), strict=True))
     finally:
         for each in held:
             each.close()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
 
 from fleet.contract import PUBLISHING_POOL, queues
 from fleet.pipeline import refuse_unknown_names
@@ -91,10 +91,11 @@ def test_the_stages_follow_each_other(dags):
     assert order == ["check", "pull", "scan", "extract", "split", "train", "evaluate", "publish"]
 
 
-def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags):
+@pytest.mark.parametrize("seeds", [[3, 4], [3.0, 4, 3], "3,4", " 3, 4, 3 "])
+def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags, seeds):
     sweep = dags["music_genre_sweep"]
     given = {name: param.value for name, param in sweep.params.items()}
-    given |= {"models": ["resnet18", "vit_b_16"], "seeds": [3, 4]}
+    given |= {"models": ["resnet18", "vit_b_16"], "seeds": seeds}
     listed = sweep.get_task("candidates").python_callable(params=given)
     assert [(each["model"], each["seed"]) for each in listed] == [
         *(("resnet18", "3"), ("resnet18", "4")),
@@ -208,6 +209,12 @@ def test_a_parameter_out_of_bounds_is_refused(dags, name, value):
         dags["music_genre_training"].params.get_param(name).resolve(value)
 
 
+@pytest.mark.parametrize("seeds", ["", "1 2", "-1", "1,", "1.5", "2147483648", [], [1, 1], [-1]])
+def test_seeds_that_are_none_are_refused(dags, seeds):
+    with pytest.raises(ParamValidationError):
+        dags["music_genre_sweep"].params.get_param("seeds").resolve(seeds)
+
+
 def test_one_publishes_at_a_time(dags):
     assert dags["music_genre_training"].get_task("publish").pool == PUBLISHING_POOL
 
@@ -226,16 +233,20 @@ def test_what_is_made_has_an_asset_each(dags):
     ]
 
 
-def test_it_runs_daily_and_is_not_paused(dags):
+def test_nothing_has_a_schedule_that_nobody_asked_for(dags):
+    """With DAILY=1: tests/fleet/test_timetable.py."""
+    scheduled = {name for name, dag in dags.items() if dag.timetable.can_be_scheduled}
+    assert scheduled == {"music_genre_new_model"}, "which follows what was published"
+
+
+def test_the_training_waits_for_nobody_to_switch_it_on(dags):
     dag = dags["music_genre_training"]
-    assert dag.timetable.expression in ("@daily", "0 0 * * *")
     assert dag.is_paused_upon_creation is False
     assert dag.catchup is False
 
 
-def test_the_docker_way_is_daily_but_paused_and_publishes_what_it_trained(dags):
+def test_the_docker_way_is_paused_and_publishes_what_it_trained(dags):
     dag = dags["music_genre_docker"]
-    assert dag.timetable.expression in ("@daily", "0 0 * * *")
     assert dag.is_paused_upon_creation is True
     order = [(task.task_id, task.queue) for task in dag.topological_sort()]
     assert order == [

@@ -234,6 +234,18 @@ def test_the_docker_way_says_what_it_means_and_wants_a_socket(answering, tmp_pat
     assert "Docker way" not in {each.name for each in checks.check({}, set)}
 
 
+@pytest.mark.parametrize(("daily", "told"), [("", "on demand"), ("0", "on demand"), ("1", "daily")])
+def test_the_schedule_is_said(answering, daily, told):
+    answering(engine())
+    found = {each.name: each for each in checks.check({"DAILY": daily}, set)}["schedule"]
+    assert told in found.found
+
+
+def test_a_schedule_that_is_neither_yes_nor_no_is_refused(answering):
+    answering(engine())
+    assert faults({"DAILY": "yes"})["DAILY"].found == "'yes' is neither 1 nor 0"
+
+
 def test_a_gpu_wants_its_driver_and_toolkit_where_it_is_asked_for(answering, tmp_path, monkeypatch):
     answering(engine())
     wanted = {"COMPOSE_FILE": "docker-compose.yml:deploy/compose/gpu.yml"}

@@ -1,6 +1,7 @@
 """What each process of the embedded stack may know."""
 
 import configparser
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,16 @@ def knowing(state, secret: str) -> set[str]:
         for name, component in components(state).items()
         if any(secret in value for value in component.environment.values())
     }
+
+
+@pytest.mark.parametrize("daily", [False, True])
+def test_the_control_plane_is_told_whether_the_training_is_daily(state, daily):
+    state.save_launch(replace(state.launch(), daily=daily))
+    told = {
+        name: component.environment.get("MUSIC_GENRE_DAILY")
+        for name, component in components(state).items()
+    }
+    assert told == dict.fromkeys(told) | dict.fromkeys(CONTROL, str(int(daily)))
 
 
 def test_there_is_a_worker_for_each_queue(state):

@@ -4,7 +4,7 @@ import socket
 import pytest
 
 from deploy.errors import DeployError
-from deploy.state import Launch, Secrets, State, choose_launch, write_private
+from deploy.state import Launch, Secrets, State, choose_ports, write_private
 
 
 def test_secrets_are_generated_once_kept_and_private(tmp_path):
@@ -63,7 +63,7 @@ def test_ports_survive_the_command_that_chose_them(tmp_path):
 
 
 def test_free_ports_are_free_and_different():
-    ports = [port for name, port in vars(choose_launch(0, 0, True)).items() if name != "scheduled"]
+    ports = choose_ports(0, 0).values()
     assert len(set(ports)) == 5
     for port in ports:
         with socket.socket() as listener:
@@ -76,7 +76,7 @@ def test_a_taken_port_is_refused_by_name():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(DeployError, match=f"port {port} for flower is taken.*--flower-port"):
-            choose_launch(0, port, True)
+            choose_ports(0, port)
 
 
 def test_a_folder_is_held_by_one_and_free_after_it(tmp_path):

@@ -1,0 +1,89 @@
+"""What Airflow's own tables say of the next run of daily DAGs, after a stop and after a backfill.
+
+Run by test_timetable.py with a database of its own; prints JSON.
+"""
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from airflow.dag_processing.collection import update_dag_parsing_results_in_db
+from airflow.dag_processing.dagbag import DagBag
+from airflow.jobs.job import Job
+from airflow.models.dag import DagModel
+from airflow.models.dagbundle import DagBundleModel
+from airflow.models.dagrun import DagRun
+from airflow.sdk import timezone
+from airflow.serialization.serialized_objects import LazyDeserializedDAG
+from airflow.utils.db import initdb
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState
+from airflow.utils.types import DagRunTriggeredByType, DagRunType
+
+from fleet.timetable import GRACE
+
+NOW = timezone.utcnow()
+MIDNIGHT = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+DAYS_AGO = MIDNIGHT - timedelta(days=3)
+
+
+def parse(dags) -> None:
+    """Do what the dag-processor does with a file."""
+    with create_session() as session:
+        update_dag_parsing_results_in_db("dags-folder", None, dags, {}, 1.0, set(), session)
+
+
+def next_runs() -> dict[str, str]:
+    with create_session() as session:
+        models = session.query(DagModel).filter(DagModel.next_dagrun_create_after.is_not(None))
+        return {model.dag_id: str(model.next_dagrun_create_after) for model in models}
+
+
+def main(folders: list[str]) -> None:
+    initdb()
+    with create_session() as session:
+        session.add(DagBundleModel(name="dags-folder"))
+    found = [dag for folder in folders for dag in DagBag(folder).dags.values()]
+    dags = [LazyDeserializedDAG.from_dag(dag) for dag in found]
+    parse(dags)
+    tomorrow = MIDNIGHT + timedelta(days=1)
+    ahead = MIDNIGHT if NOW - MIDNIGHT <= GRACE else tomorrow
+    seen = {
+        name: str(at)
+        for name, at in {
+            "three days ago": DAYS_AGO,
+            "midnight": MIDNIGHT,
+            "tomorrow": tomorrow,
+            "ahead": ahead,
+        }.items()
+    }
+    seen["parsed"] = next_runs()
+    with create_session() as session:
+        session.query(DagModel).filter(DagModel.next_dagrun.is_not(None)).update(
+            {"next_dagrun": DAYS_AGO, "next_dagrun_create_after": DAYS_AGO}
+        )
+    Job()  # the first thing that the scheduler makes
+    seen["after a stop"] = next_runs()
+    with create_session() as session:
+        for dag in found:
+            session.add(
+                DagRun(
+                    dag_id=dag.dag_id,
+                    run_id=f"backfill__{dag.dag_id}",
+                    run_type=DagRunType.BACKFILL_JOB,
+                    logical_date=DAYS_AGO,
+                    data_interval=(DAYS_AGO, DAYS_AGO),
+                    run_after=DAYS_AGO,
+                    state=DagRunState.SUCCESS,
+                    triggered_by=DagRunTriggeredByType.BACKFILL,
+                )
+            )
+    parse(dags)
+    seen["after a backfill"] = next_runs()
+    print(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    assert Path(sys.argv[1]).is_dir()
+    main(sys.argv[1:])
