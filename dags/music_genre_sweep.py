@@ -15,7 +15,6 @@ from airflow.sdk import DAG, Param, task, task_group
 
 from fleet.pipeline import (
     MODEL,
-    SEED,
     evaluate,
     given,
     model_names,
@@ -33,10 +32,16 @@ def candidates(params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """List all trainings: every model with every seed."""
     wanted = params or {}
     return [
-        {"model": model, "seed": str(int(seed))}
+        {"model": model, "seed": str(seed)}
         for model in wanted["models"]
-        for seed in wanted["seeds"]
+        for seed in numbers(wanted["seeds"])
     ]
+
+
+def numbers(seeds: str | list[float]) -> list[int]:
+    """Read a list, or what the form's field holds: numbers with commas between, each once."""
+    listed = seeds.split(",") if isinstance(seeds, str) else seeds
+    return list(dict.fromkeys(map(int, listed)))
 
 
 @task_group(prefix_group_id=False)
@@ -46,32 +51,33 @@ def candidate(model: Any, seed: Any) -> None:
     trained >> evaluate(", map_indexes=ti.map_index", map_index_template=NAME)
 
 
-def every(default: list[Any], items: dict[str, Any], title: str, text: str, **more: Any) -> Param:
-    """A parameter that is a list, of which every item is tried."""
-    limits: dict[str, Any] = {"type": "array", "minItems": 1, "uniqueItems": True, **more}
-    return Param(default, title=title, description=text, items=items, **limits)
-
+LIST: dict[str, Any] = {"minItems": 1, "uniqueItems": True}
+"""What is tried is named once, and something is."""
+SEEDS = Param(
+    "0, 1, 2, 3",
+    type=["string", "array"],  # a form's field for a list of numbers alone is an editor of JSON
+    pattern=r"^\s*\d{1,9}(\s*,\s*\d{1,9})*\s*$",
+    items={"type": "integer", "minimum": 0, "maximum": 999_999_999},
+    title="Seeds",
+    description="Each model is trained with each: 0, 1, 2, 3. From 0 to 999,999,999.",
+    **LIST,
+)
+MODELS = Param(
+    ["resnet18"],
+    type="array",
+    items={"type": "string", **MODEL},
+    examples=model_names(),
+    title="Models",
+    description="Torchvision's names, such as resnet18 and shufflenet_v2_x0_5; one at least.",
+    **LIST,
+)
 
 with DAG(
     "music_genre_sweep",
     schedule=None,
     is_paused_upon_creation=False,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
-    params=parameters(
-        models=every(
-            ["resnet18"],
-            {"type": "string", **MODEL},
-            "Models",
-            "Torchvision's names, such as resnet18 and shufflenet_v2_x0_5; one at least.",
-            examples=model_names(),
-        ),
-        seeds=every(
-            [0, 1, 2, 3],
-            {"type": "integer", **SEED},
-            "Seeds",
-            "Each model is trained with each: [0, 1, 2, 3]. 0 to 2,147,483,647.",
-        ),
-    ),
+    params=parameters(models=MODELS, seeds=SEEDS),
     doc_md=__doc__,
     tags=["music-genre"],
 ):

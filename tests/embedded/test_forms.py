@@ -1,11 +1,13 @@
 """The form of each DAG in a browser: it opens ready to submit, and refuses what is out of range."""
 
 import contextlib
+from urllib.parse import quote
 
 import pytest
 from conftest import wait_until
 
 from deploy.airflow_api import path
+from deploy.demo import trigger
 
 FIRST_TASKS = {
     "fleet_check": "device-cpu",
@@ -66,9 +68,17 @@ class Submitted:
             return self.stack.api.patch(run, {"state": "failed"})["state"] == "failed"
 
 
+@pytest.fixture(scope="module")
+def submitted():
+    """What the forms were submitted for as they opened: by DAG, who saw it and the run."""
+    return {}
+
+
 @pytest.mark.parametrize("dag_id", FIRST_TASKS)
-def test_a_form_opens_ready_and_can_be_submitted_as_it_is(form, page, stack, dag_id, tmp_path):
-    submitted = Submitted(stack, dag_id)
+def test_a_form_opens_ready_and_can_be_submitted_as_it_is(
+    form, page, stack, dag_id, submitted, tmp_path
+):
+    seen = Submitted(stack, dag_id)
     dialog = form(dag_id)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -78,31 +88,84 @@ def test_a_form_opens_ready_and_can_be_submitted_as_it_is(form, page, stack, dag
             assert submit_of(dialog).is_enabled(), (scheme, size)
     assert dialog.get_by_text("This field is required").count() == 0
     submit_of(dialog).click()
-    run = submitted.run()
-    wait_until(lambda: submitted.first_state(run))
-    submitted.end(run)
-    expected = "failed" if dag_id == "music_genre_docker" else "success"  # its audio is not here
-    assert submitted.first_state(run) == expected
-    if dag_id == "music_genre_docker":  # the form unpauses it
+    submitted[dag_id] = seen, seen.run()
+
+
+def test_what_was_submitted_as_it_opened_begins(stack, submitted):
+    assert submitted.keys() == FIRST_TASKS.keys()
+    for dag_id, (seen, run) in submitted.items():
+        wait_until(lambda seen=seen, run=run: seen.first_state(run))
+        seen.end(run)
+        expected = "failed" if dag_id == "music_genre_docker" else "success"  # no audio for it here
+        assert seen.first_state(run) == expected
+    stack.api.patch(path("dags", "music_genre_docker"), {"is_paused": True})  # as it was
+
+
+COMMON = {"epochs": 3, "optimizer": "adam", "criterion": "focal", "split_seed": 9}
+ADDRESS = {"audio": "/no/such/folder", "revision": "v1", "learning_rate": 0.25}
+CHANGED = {
+    "music_genre_docker": {**COMMON, "model": "vgg11", "seed": 5, "optimizer": "sdg"},
+    "music_genre_sweep": {
+        **COMMON,
+        **ADDRESS,
+        "models": ["resnet18", "shufflenet_v2_x0_5"],
+        "seeds": "4, 2",
+    },
+    "music_genre_training": {**COMMON, **ADDRESS, "model": "vgg11", "seed": 5},
+}
+"""Every field but the queue of the training, of which there is one to choose."""
+
+
+class Filled:
+    """A form as a user fills it."""
+
+    def __init__(self, page, dialog):
+        self.page, self.dialog = page, dialog
+
+    def fill(self, name, value):
+        if name in ("models", "optimizer", "criterion"):
+            self.dialog.locator(f"#element_{name}").get_by_role("combobox").click()
+            word = value[-1] if name == "models" else value
+            self.page.get_by_role("option", name=word, exact=True).click()
+        else:
+            field = self.dialog.locator(f"[name=element_{name}]")
+            field.fill(str(value))
+            field.blur()
+
+    def taken(self, name):
+        return self.dialog.locator(f"[name=element_{name}]").input_value().replace(",", "")
+
+
+@pytest.mark.parametrize("dag_id", CHANGED)
+def test_each_field_can_be_changed_and_numbers_stay_within_their_limits(
+    form, page, stack, dag_id, tmp_path
+):
+    seen = Submitted(stack, dag_id)
+    dialog = form(dag_id)
+    filled = Filled(page, dialog)
+    for typed, nearest in (("99999", "10000"), ("-1", "1")):
+        filled.fill("epochs", typed)
+        wait_until(lambda nearest=nearest: filled.taken("epochs") == nearest)
+    for name, value in CHANGED[dag_id].items():
+        filled.fill(name, value)
+    page.screenshot(path=tmp_path / f"{dag_id}.png")
+    submit_of(dialog).click()
+    run = seen.run()
+    given = stack.api.get(run)["conf"]
+    assert given == CHANGED[dag_id] | {key: given[key] for key in given.keys() - CHANGED[dag_id]}
+    assert given.keys() - CHANGED[dag_id] <= {"gpu_queue", "audio"}
+    seen.end(run)
+    if dag_id == "music_genre_docker":
         stack.api.patch(path("dags", dag_id), {"is_paused": True})
 
 
-def test_a_sweep_of_two_models_by_mouse_and_numbers_that_stay_within_their_limits(
-    form, page, stack
-):
-    submitted = Submitted(stack, "music_genre_sweep")
-    dialog = form("music_genre_sweep")
-    dialog.locator("#element_models").get_by_role("combobox").click()
-    page.get_by_role("option", name="shufflenet_v2_x0_5", exact=True).click()
-    epochs = dialog.locator("[name=element_epochs]")
-    for typed, taken in (("99999", "10000"), ("-1", "1")):
-        epochs.fill(typed)
-        epochs.blur()
-        wait_until(lambda taken=taken: epochs.input_value().replace(",", "") == taken)
-    submit_of(dialog).click()
-    run = submitted.run()
-    wait_until(lambda: submitted.first_state(run))
-    submitted.end(run)
-    assert submitted.first_state(run) == "success"
-    given = stack.api.get(run)["conf"]
-    assert (given["models"], given["epochs"]) == (["resnet18", "shufflenet_v2_x0_5"], 1)
+def test_the_reason_of_a_failure_is_two_clicks_from_home(page, stack, tmp_path):
+    run = trigger(stack, {"model": "resnt18", "epochs": 1})
+    wait_until(lambda: run.state() == "failed")
+    page.goto(stack.web_address)
+    page.locator("a[href^='/task_instances?task_state=failed']").click()
+    page.screenshot(path=tmp_path / "failed.png")
+    page.locator(f"a[href*='{quote(run.run_id, safe=':+')}/tasks/check']").click()
+    reason = "torchvision has no such model; near names: resnet18"
+    page.get_by_text(reason).first.wait_for()
+    page.screenshot(path=tmp_path / "reason.png")
