@@ -97,7 +97,7 @@ def assert_nothing_left(folder: Path, seconds: float = 5.0) -> None:
     give_up_at = time.monotonic() + seconds
     while left := processes_of(folder):
         assert time.monotonic() < give_up_at, [process.cmdline() for process in left]
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 N_GPUS = 2
@@ -161,4 +161,4 @@ def wait_until(is_so, seconds: float = 120.0) -> None:
     give_up_at = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < give_up_at
-        time.sleep(0.2)
+        time.sleep(0.5)

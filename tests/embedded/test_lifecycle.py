@@ -99,7 +99,6 @@ PHASES = {
         ("migrating", signal.SIGTERM),
         pytest.param("starting", signal.SIGINT, marks=pytest.mark.soak),
         pytest.param("running", signal.SIGTERM, marks=pytest.mark.soak),
-        ("training", signal.SIGHUP),
     ],
 )
 def test_an_interrupted_demo_leaves_nothing_running(deploy, interrupted, phase, signum):
@@ -107,7 +106,7 @@ def test_an_interrupted_demo_leaves_nothing_running(deploy, interrupted, phase, 
     demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
     lines = follow(demo)
     wait_for_line(lines, PHASES[phase])
-    time.sleep(1.5 if phase == "training" else 0.3)
+    time.sleep(0.3)
     os.killpg(demo.pid, signum)
     assert demo.wait(60) == 130, lines
     assert_nothing_left(interrupted)
@@ -115,13 +114,24 @@ def test_an_interrupted_demo_leaves_nothing_running(deploy, interrupted, phase, 
 
 
 def test_a_demo_killed_with_9_takes_its_stack_along(deploy, interrupted):
-    """It goes on with the run whose training was interrupted, rather than queue behind it."""
     demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
     lines = follow(demo)
-    wait_for_line(lines, "going on with the run")
+    wait_for_line(lines, PHASES["running"])
     demo.kill()
     demo.wait()
     assert_nothing_left(interrupted, seconds=30)
+
+
+@pytest.mark.soak
+def test_a_training_that_was_interrupted_is_gone_on_with_by_the_next_demo(deploy, interrupted):
+    """Rather than that a new run queues behind it."""
+    for phase in (PHASES["training"], "going on with the run"):
+        demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
+        wait_for_line(follow(demo), phase)
+        time.sleep(1.5)
+        os.killpg(demo.pid, signal.SIGHUP)
+        assert demo.wait(60) == 130
+        assert_nothing_left(interrupted)
 
 
 @pytest.mark.parametrize("phase", ["starting", pytest.param("training", marks=pytest.mark.soak)])

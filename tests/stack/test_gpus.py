@@ -4,11 +4,11 @@ import itertools
 import statistics
 import subprocess
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import pytest
-from conftest import GPUS, container, finish, inside, wait_until
+from conftest import GPUS, containers_of, finish, inside, wait_until
 
 from deploy.compose import ComposeStack, Project
 from deploy.demo import Run, trigger
@@ -40,7 +40,7 @@ def with_gpus(stack, project, tmp_path_factory):
     env_file.write_text(f"{project.env_file.read_text()}FAKE_LIBRARIES=/fakes\n")
     changed = Project(project.name, env_file)
     try:
-        start(changed, 2)
+        start(changed, 1, GPUS[:2])
         yield ComposeStack(changed)
     finally:
         up(project, 0)
@@ -58,10 +58,10 @@ def sync_pools(project: Project) -> None:
     project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
 
 
-def start(project: Project, n_workers: int) -> None:
-    """Start one worker of four GPUs, or two of two each."""
+def start(project: Project, n_workers: int, gpus: tuple[str, ...] = GPUS) -> None:
+    """Start one worker with these GPUs, or two with two each."""
     text = project.env_file.read_text().partition("FIRST_GPUS=")[0]
-    first = GPUS if n_workers == 1 else GPUS[:2]
+    first = gpus if n_workers == 1 else GPUS[:2]
     given = f"FIRST_GPUS={','.join(first)}\nSECOND_GPUS={','.join(GPUS[2:])}\n"
     project.env_file.write_text(text + given)
     up(project, n_workers - 1)
@@ -83,29 +83,6 @@ for tag, text in channel.client.hgetall("unacked").items():
 """
 
 
-def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, few):
-    """As workers put messages back after a lease; a token lives for `task_queued_timeout`.
-
-    Two trainings: one gets its message while the token is valid, one when it has run out.
-    """
-    seeds = range(1000, 1002)
-    run = sweep(with_gpus, seeds, epochs=1, audio=few)
-    wait_until(lambda: len(trainings(seeds)) == 2, 180)
-    held = trainings(seeds)
-    with standing_still(held):
-        send_again(run, 0)
-        wait_until(lambda: "already running elsewhere" in since_start(run), 30)
-        began = [each["start_date"] for each in train_instances(with_gpus, run)]
-        latest = max(map(datetime.fromisoformat, began))
-        wait_until(lambda: (datetime.now(UTC) - latest).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
-        assert n_received(run, 1) == 1, "its worker did not renew the lease"
-        send_again(run, 1)
-        wait_until(lambda: "came again: its token has run out" in since_start(run), 30)
-        assert trainings(seeds) == held
-    assert finish(run) == "success", run.rows()
-    assert [each["try_number"] for each in train_instances(with_gpus, run)] == [1, 1]
-
-
 def send_again(run, map_index: int) -> None:
     ended = inside("gpu-worker", "python", "-c", AGAIN, run.run_id, str(map_index))
     assert ended.returncode == 0, ended.stderr
@@ -118,8 +95,8 @@ def since_start(run) -> str:
 
 def worker_logs() -> str:
     logs = ""
-    for service in ("gpu-worker", "gpu-worker-2"):
-        words = ["docker", "logs", "--timestamps", container(service)]
+    for name in containers_of("gpu-worker") + containers_of("gpu-worker-2"):
+        words = ["docker", "logs", "--timestamps", name]
         ended = subprocess.run(words, capture_output=True, text=True)
         logs += ended.stdout + ended.stderr
     return "\n".join(sorted(logs.splitlines()))
@@ -132,48 +109,71 @@ def n_received(run, map_index: int) -> int:
     return sum(all(word in line for word in wanted) for line in worker_logs().splitlines())
 
 
-class Five(NamedTuple):
-    """Five trainings, of which four stand still on the four GPUs."""
+class Three(NamedTuple):
+    """Three trainings, of which two stand still on the worker's two GPUs."""
 
     run: Run
     seeds: range
     held: list[Training]
     urgent: Run
     """Of fleet_check, started after them."""
+    since: datetime
+
+    def held_indices(self) -> list[int]:
+        return sorted(self.seeds.index(each.seed) for each in self.held)
 
 
 @pytest.fixture(scope="module")
-def five(with_gpus, few):
-    seeds = range(1010, 1015)
-    run = sweep(with_gpus, seeds, epochs=5, audio=few)
-    wait_until(lambda: sum(each.is_computing() for each in trainings(seeds)) == len(GPUS), 180)
+def three(with_gpus, few):
+    seeds = range(1010, 1013)
+    run = sweep(with_gpus, seeds, epochs=4, audio=few)
+    wait_until(lambda: sum(each.is_computing() for each in trainings(seeds)) == 2, 180)
     held = trainings(seeds)
     with standing_still(held):
-        yield Five(run, seeds, held, trigger(with_gpus, {}, "fleet_check"))
+        urgent = trigger(with_gpus, {}, "fleet_check")
+        yield Three(run, seeds, held, urgent, datetime.now(UTC))
 
 
-def test_each_gpu_has_a_training_and_others_wait_in_the_pool(with_gpus, five):
-    assert sorted(each.gpu for each in five.held) == list(GPUS)
+def test_each_gpu_has_a_training_and_others_wait_in_the_pool(with_gpus, three):
+    assert sorted(each.gpu for each in three.held) == list(GPUS[:2])
     wait_until(lambda: with_gpus.api.get("pools/gpu")["scheduled_slots"] == 2, 60)
     pool = with_gpus.api.get("pools/gpu")
-    assert (pool["slots"], pool["running_slots"], pool["queued_slots"]) == (4, 4, 0)
+    assert (pool["slots"], pool["running_slots"], pool["queued_slots"]) == (2, 2, 0)
 
 
-def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharmed(with_gpus, five):
-    """The fifth has waited in the pool for longer than a queued task may."""
-    time.sleep(QUEUED_SECONDS + 5)
-    for each in five.held:
+def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, three):
+    """As workers put messages back after a lease; a token lives for `task_queued_timeout`.
+
+    One training gets its message while the token is valid, one when it has run out.
+    """
+    run, (early, late) = three.run, three.held_indices()
+    send_again(run, early)
+    wait_until(lambda: "already running elsewhere" in since_start(run), 30)
+    begun = [each for each in train_instances(with_gpus, run) if each["start_date"]]
+    latest = max(datetime.fromisoformat(each["start_date"]) for each in begun)
+    wait_until(lambda: (datetime.now(UTC) - latest).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
+    assert n_received(run, late) == 1, "its worker did not renew the lease"
+    send_again(run, late)
+    wait_until(lambda: "came again: its token has run out" in since_start(run), 30)
+    assert trainings(three.seeds) == three.held
+    assert [each["try_number"] for each in begun] == [1, 1]
+
+
+def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharmed(with_gpus, three):
+    """The third has waited in the pool for longer than a queued task may."""
+    held = three.held_indices()
+    queued = timedelta(seconds=QUEUED_SECONDS + 5)
+    wait_until(lambda: datetime.now(UTC) - three.since > queued)
+    for each in three.held:
         each.process.resume()
-    done = kill_each_once(five.run, five.seeds, {five.seeds[0]: "worker"})
-    assert list(done.free_seconds) == [five.seeds[0]]
-    assert_all_resumed(with_gpus, five.run, done, five.seeds)
-    instances = train_instances(with_gpus, five.run)
-    (waited,) = [each["start_date"] for each in instances if each["map_index"] == 4]
-    first = min(each["start_date"] for each in instances if each["map_index"] != 4)
-    seconds = datetime.fromisoformat(waited) - datetime.fromisoformat(first)
-    assert seconds.total_seconds() > QUEUED_SECONDS
-    assert finish(five.urgent) == "success"
-    rows = with_gpus.api.get(f"{five.urgent._address}/taskInstances")["task_instances"]
+    done = kill_each_once(three.run, three.seeds, {three.seeds[held[0]]: "worker"})
+    assert list(done.free_seconds) == [three.seeds[held[0]]]
+    assert_all_resumed(with_gpus, three.run, done, three.seeds)
+    instances = train_instances(with_gpus, three.run)
+    (waited,) = [each["start_date"] for each in instances if each["map_index"] not in held]
+    assert datetime.fromisoformat(waited) - three.since > queued
+    assert finish(three.urgent) == "success"
+    rows = with_gpus.api.get(f"{three.urgent._address}/taskInstances")["task_instances"]
     (began,) = [each["start_date"] for each in rows if each["task_id"] == "device-gpu"]
     assert began < waited, "it waited behind a training of lower priority"
 
