@@ -9,6 +9,9 @@ then a commit that names them) on the **cpu** queue.
 Paused until you want it: `music_genre_training` does the same work, and only a stack started with
 `make up DOCKER=1` has the engine for containers. A container that outlived its worker is followed
 by the task's next try; one that was stopped goes on from its checkpoint.
+
+It takes as long as `music_genre_training`, which says how long that is, and trains anew each time.
+What it publishes is what that DAG publishes: a model with its metrics, tagged in the repository.
 """
 
 import os

@@ -6,6 +6,9 @@ each training takes a GPU slot of its own, the rest wait in the pool, and one th
 own candidate alone. The grid's map index names model and seed. All candidates are measured on one
 split. To choose by the test accuracy would be to fit the test set: compare the validation accuracy,
 which `train` returns. Nothing is published.
+
+Each candidate takes as long as one run of `music_genre_training`, the images apart: with resnet18 an
+epoch of the demo music took 20 s on two cores; an H200 trained 1,990 crops a second.
 """
 
 from datetime import timedelta

@@ -7,7 +7,7 @@ the **gpu** queue; → `publish` (bytes to the DVC remote, and a commit that say
 from) on the **cpu** queue.
 
 Most of the time is the training's. With resnet18 an epoch of the demo music took 20 s on two cores;
-an H200 trained 1,690 crops a second. A 30 s track has ten crops.
+an H200 trained 1,990 crops a second. A 30 s track has ten crops.
 
 A step whose inputs and settings are unchanged finds its former output and does no work, so a daily
 run over the same music is short and publishes nothing. Results lie in the artifacts folder, at the
