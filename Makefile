@@ -1,8 +1,8 @@
-# Every verb of the project; bare `make` prints them. Needs a Python with venv; uv comes from pip.
+# Every verb of the project; bare `make` prints them. Needs Python 3.11 to 3.13 with venv.
 
-# The oldest is the images' own. One that is only a name, such as pyenv's, does not start.
+# 3.11 first: the images have it. One without venv, or a name that does not start, is passed over.
 PYTHON ?= $(or $(shell for name in python3.11 python3.12 python3.13; do \
-	$$name -c '' 2>/dev/null && command -v $$name && break; done),python3)
+	$$name -c 'import ensurepip' 2>/dev/null && command -v $$name && break; done),python3)
 ENVS := .venv
 DEPLOY := $(ENVS)/deploy/bin/python -m deploy
 UV := $(ENVS)/deploy/bin/uv
@@ -14,7 +14,10 @@ PORTS = --web-port $(WEB_PORT) --flower-port $(FLOWER_PORT)
 # What make was given and `make up` writes into .env.
 CHOSEN = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)) \
 	$(if $(filter-out file,$(origin FLOWER_PORT)),--flower-port $(FLOWER_PORT)) \
-	$(if $(DAILY),$(if $(filter 1,$(DAILY)),--daily,--on-demand))
+	$(and $(DAILY),$(if $(filter 1,$(DAILY)),--daily,--on-demand))
+ifneq ($(filter-out 0 1,$(DAILY)),)
+$(error DAILY=$(DAILY) is neither 1 nor 0)
+endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -64,17 +67,17 @@ quick: setup ## everything that needs no server, in about three minutes
 	@$(MAKE) --no-print-directory -k -j2 --output-sync=target $(LANES)
 
 test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
-	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 180 \
+	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 240 \
 		--ignore tests/ml/versions tests/ml
 
 test-versions: $(ENVS)/ml.tested ## data and models under version control, on servers of Git and S3
 	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest --budget 400 tests/ml/versions
 
 test-airflow: $(ENVS)/airflow.tested ## fleet and DAGs, where torch is not installed
-	$(ENVS)/airflow/bin/pytest --budget 90 tests/fleet tests/dags
+	$(ENVS)/airflow/bin/pytest --budget 120 tests/fleet tests/dags
 
 test-deploy: $(ENVS)/deploy.tested ## deploy and the repository itself
-	$(ENVS)/deploy/bin/pytest --budget 60 tests/deploy tests/repository
+	$(ENVS)/deploy/bin/pytest --budget 90 tests/deploy tests/repository
 
 test-embedded: setup $(ENVS)/deploy.tested ## one embedded stack, a full run through the REST API
 	$(ENVS)/deploy/bin/pytest --budget 1200 tests/embedded

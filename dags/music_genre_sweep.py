@@ -7,8 +7,8 @@ own candidate alone. The grid's map index names model and seed. All candidates a
 split. To choose by the test accuracy would be to fit the test set: compare the validation accuracy,
 which `train` returns. Nothing is published.
 
-Each candidate takes as long as one run of `music_genre_training`, the images apart: with resnet18 an
-epoch of the demo music took 20 s on two cores; an H200 trained 1,990 crops a second.
+Each candidate takes as long as one run of `music_genre_training`, the images apart: with resnet18
+an epoch of the demo music took 20 s on two cores; an H200 trained 1,990 crops a second.
 """
 
 from datetime import timedelta
@@ -55,11 +55,11 @@ def candidate(model: Any, seed: Any) -> None:
 
 
 LIST: dict[str, Any] = {"minItems": 1, "uniqueItems": True}
-"""What is tried is named once, and something is."""
+"""A list names at least one thing, and each once."""
 SEEDS = Param(
     "0, 1, 2, 3",
     type=["string", "array"],  # a form's field for a list of numbers alone is an editor of JSON
-    pattern=r"^\s*\d{1,9}(\s*,\s*\d{1,9})*\s*$",
+    pattern=r"^ *[0-9]{1,9}( *, *[0-9]{1,9})* *$",
     items={"type": "integer", "minimum": 0, "maximum": 999_999_999},
     title="Seeds",
     description="Each model is trained with each: 0, 1, 2, 3. From 0 to 999,999,999.",

@@ -1,12 +1,19 @@
 """What the commands say on the way: progress on standard error, addresses on standard output."""
 
+import contextlib
 import sys
+import time
+from typing import Any
 
 from rich.console import Console
 
 from deploy.components import ADMIN
 from deploy.demo import DAG_ID, print_lines
+from deploy.errors import DeployError
 from deploy.stack import Stack
+
+PARSE_SECONDS = 30.0
+"""A started dag-processor reads all files within a few."""
 
 
 def report(line: str) -> None:
@@ -29,11 +36,21 @@ def tell_schedule(stack: Stack, daily: bool) -> None:
     if not daily:
         report(f"{DAG_ID} runs on demand; with DAILY=1 also at midnight UTC")
         return
-    stack.wait_until(lambda: bool(_next_run(stack)), "the schedule was")
-    report(f"{DAG_ID} runs next at {_next_run(stack)} (DAILY=1), and on demand")
+    dag = _scheduled_dag(stack)
+    at = dag.get("next_dagrun_run_after")
+    if dag.get("is_paused"):
+        report(f"{DAG_ID} is paused, so it does not run at midnight UTC until you switch it on")
+    else:
+        report(f"{DAG_ID} runs next at {at or 'midnight UTC'} (DAILY=1), and on demand")
 
 
-def _next_run(stack: Stack) -> str | None:
-    """The time at which Airflow makes the next run of the training; None without a schedule."""
-    found: str | None = stack.api.get(f"dags/{DAG_ID}")["next_dagrun_run_after"]
-    return found
+def _scheduled_dag(stack: Stack) -> dict[str, Any]:
+    """Ask for the training until its file was read with the schedule; empty if that takes long."""
+    give_up_at = time.monotonic() + PARSE_SECONDS
+    while time.monotonic() < give_up_at:
+        with contextlib.suppress(OSError, DeployError):
+            dag: dict[str, Any] = stack.api.get(f"dags/{DAG_ID}")
+            if dag["is_paused"] or dag["next_dagrun_run_after"]:
+                return dag
+        time.sleep(0.5)
+    return {}

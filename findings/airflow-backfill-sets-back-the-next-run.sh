@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# apache-airflow 3.3.2, a DAG with a cron schedule and catchup off (the default) that has not run yet.
+# apache-airflow 3.3.2, a DAG with a cron schedule and catchup off (the default) that has not run yet,
+# and whose first run is to be at the next midnight.
 #
 # Behaviour: a backfill is for days of the past, and `airflow dags next-execution` is expected to name
 # the same time before and after it. But at the next parse of the file the newest run of a backfill
@@ -21,10 +22,13 @@ export PATH="$folder/venv/bin:$PATH" AIRFLOW_HOME="$folder/airflow"
 export AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__LOGGING__LOGGING_LEVEL=ERROR
 mkdir -p "$folder/airflow/dags"
 cat > "$folder/airflow/dags/daily.py" <<'PYTHON'
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
+from datetime import timedelta
 
-with DAG("daily", schedule="@daily", is_paused_upon_creation=False):
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, CronTriggerTimetable
+
+midnight = CronTriggerTimetable("0 0 * * *", timezone="UTC", run_immediately=timedelta(0))
+with DAG("daily", schedule=midnight, is_paused_upon_creation=False):
     EmptyOperator(task_id="nothing")
 PYTHON
 

@@ -1,7 +1,7 @@
 """A schedule that makes up for nothing: what fell due while nobody could run it stays undone.
 
-Airflow's own timetables make the newest missed run at once, after a stop of the stack or a pause of
-the DAG, and again after a backfill of earlier days, which they take for the last run (3.3.2).
+Airflow's own timetables make the newest missed run at once: after a stop of the stack, after a
+pause of the DAG, and where a backfill's run is the DAG's newest (3.3.2).
 """
 
 import os
@@ -28,19 +28,14 @@ class UpcomingCronTimetable(CronTriggerTimetable):
         restriction: TimeRestriction,
     ) -> DagRunInfo | None:
         """Say when the next run is; a backfill, and a DAG that catches up, get all their times."""
-        if restriction.catchup:
-            return super().next_dagrun_info(
-                last_automated_data_interval=last_automated_data_interval, restriction=restriction
-            )
-        earliest = timezone.coerce_datetime(timezone.utcnow() - GRACE)
-        if restriction.earliest is not None:
-            earliest = max(earliest, restriction.earliest)
-        upcoming = TimeRestriction(earliest, restriction.latest, catchup=True)
-        due = super().next_dagrun_info(last_automated_data_interval=None, restriction=upcoming)
-        last = last_automated_data_interval
-        if due is not None and last is not None and due.run_after <= last.end:
-            return super().next_dagrun_info(last_automated_data_interval=last, restriction=upcoming)
-        return due
+        if not restriction.catchup:
+            earliest = timezone.coerce_datetime(timezone.utcnow() - GRACE)
+            if restriction.earliest is not None:
+                earliest = max(earliest, restriction.earliest)
+            restriction = restriction._replace(earliest=earliest)
+        return super().next_dagrun_info(
+            last_automated_data_interval=last_automated_data_interval, restriction=restriction
+        )
 
 
 def daily() -> UpcomingCronTimetable | None:
@@ -62,15 +57,15 @@ def on_starting(component: Any) -> None:
 
 
 def give_up_what_was_missed() -> None:
-    """Set the next run of each DAG of this timetable that is overdue."""
-    from airflow.models.dag import DagModel
-    from airflow.models.serialized_dag import SerializedDagModel
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
+    """Forget the next run of each DAG that is overdue.
 
-    overdue = select(DagModel).where(DagModel.next_dagrun_create_after < timezone.utcnow() - GRACE)
+    The next parse of its file, within seconds, sets it by the DAG's own timetable, whichever it is.
+    """
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    overdue = DagModel.next_dagrun_create_after < timezone.utcnow() - GRACE
+    unknown = {"next_dagrun": None, "next_dagrun_create_after": None}
     with create_session() as session:
-        for model in session.scalars(overdue):
-            stored = SerializedDagModel.get(model.dag_id, session=session)
-            if stored and isinstance(stored.dag.timetable, UpcomingCronTimetable):
-                model.calculate_dagrun_date_fields(stored.dag, reference_run=None)
+        session.execute(update(DagModel).where(overdue).values(unknown))

@@ -11,7 +11,7 @@ import uuid
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -134,17 +134,24 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
-                yield ((each.filename, zipped.open(each)) for each in zipped.infolist())
+                yield _closing((each.filename, zipped.open(each)) for each in zipped.infolist())
         else:
             with tarfile.open(archive) as tar:
                 opened = ((each.name, tar.extractfile(each)) for each in tar if each.isreg())
-                yield ((name, contents) for name, contents in opened if contents)
+                yield _closing((name, contents) for name, contents in opened if contents)
                 while tar.fileobj and tar.fileobj.read(BLOCK):
                     pass  # up to the checksum at its end
     except DAMAGED as error:
         raise InputError(
             f"{archive}: not a whole archive ({error or 'it ends too early'}); get it again"
         ) from None
+
+
+def _closing(members: Iterable[tuple[str, IO[bytes]]]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Close each before the next, and the last where reading ended early."""
+    for name, contents in members:
+        with contents:
+            yield name, contents
 
 
 def report(folder: Path) -> dict[str, Any]:

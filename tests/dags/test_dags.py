@@ -210,7 +210,7 @@ def test_a_parameter_out_of_bounds_is_refused(dags, name, value):
 
 
 @pytest.mark.parametrize("seeds", ["", "1 2", "-1", "1,", "1.5", "2147483648", [], [1, 1], [-1]])
-def test_seeds_that_are_none_are_refused(dags, seeds):
+def test_what_is_no_list_of_seeds_is_refused(dags, seeds):
     with pytest.raises(ParamValidationError):
         dags["music_genre_sweep"].params.get_param("seeds").resolve(seeds)
 

@@ -127,11 +127,14 @@ def stack(tmp_path_factory, fake_driver):
         down_local(folder)
 
 
-def up_local(folder: Path, fake_driver: str) -> None:
+def up_local(folder: Path, fake_driver: str, *more: str) -> str:
+    """Start the stack; returns what was said on standard error."""
     environment = os.environ | {"LD_LIBRARY_PATH": fake_driver}
-    with start_deploy("up-local", "--state", str(folder), *FREE_PORTS, env=environment) as up:
+    words = ("up-local", "--state", str(folder), *FREE_PORTS, *more)
+    with start_deploy(*words, env=environment) as up:
         _, errors = up.communicate()
     assert up.returncode == 0, errors
+    return errors
 
 
 def down_local(folder: Path) -> None:

@@ -96,7 +96,7 @@ PHASES = {
     ("phase", "signum"),
     [
         ("making the database", signal.SIGINT),
-        ("migrating", signal.SIGTERM),
+        ("migrating", signal.SIGHUP),
         pytest.param("starting", signal.SIGINT, marks=pytest.mark.soak),
         pytest.param("running", signal.SIGTERM, marks=pytest.mark.soak),
     ],
@@ -127,11 +127,13 @@ def test_a_training_that_was_interrupted_is_gone_on_with_by_the_next_demo(deploy
     """Rather than that a new run queues behind it."""
     for phase in (PHASES["training"], "going on with the run"):
         demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
-        wait_for_line(follow(demo), phase)
+        lines = follow(demo)
+        wait_for_line(lines, phase)
         time.sleep(1.5)
         os.killpg(demo.pid, signal.SIGHUP)
-        assert demo.wait(60) == 130
+        assert demo.wait(60) == 130, lines
         assert_nothing_left(interrupted)
+        assert not any("Traceback" in line for line in lines)
 
 
 @pytest.mark.parametrize("phase", ["starting", pytest.param("training", marks=pytest.mark.soak)])

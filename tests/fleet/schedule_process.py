@@ -58,13 +58,7 @@ def main(folders: list[str]) -> None:
             "ahead": ahead,
         }.items()
     }
-    seen["parsed"] = next_runs()
-    with create_session() as session:
-        session.query(DagModel).filter(DagModel.next_dagrun.is_not(None)).update(
-            {"next_dagrun": DAYS_AGO, "next_dagrun_create_after": DAYS_AGO}
-        )
-    Job()  # the first thing that the scheduler makes
-    seen["after a stop"] = next_runs()
+    seen["at first"] = next_runs()
     with create_session() as session:
         for dag in found:
             session.add(
@@ -81,6 +75,14 @@ def main(folders: list[str]) -> None:
             )
     parse(dags)
     seen["after a backfill"] = next_runs()
+    with create_session() as session:
+        session.query(DagModel).filter(DagModel.next_dagrun.is_not(None)).update(
+            {"next_dagrun": DAYS_AGO, "next_dagrun_create_after": DAYS_AGO}
+        )
+    Job()  # the first thing that the scheduler makes
+    seen["when the scheduler starts"] = next_runs()
+    parse(dags)
+    seen["after a stop"] = next_runs()
     print(json.dumps(seen))
 
 

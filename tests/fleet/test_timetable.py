@@ -10,6 +10,7 @@ from pathlib import Path
 import pendulum
 import pytest
 from airflow.sdk import timezone
+from airflow.timetables import trigger
 from airflow.timetables.base import DataInterval, TimeRestriction
 
 from fleet.timetable import GRACE, UpcomingCronTimetable
@@ -19,8 +20,13 @@ TODAY = pendulum.datetime(2026, 11, 27)
 DAILY = UpcomingCronTimetable("0 0 * * *", timezone="UTC")
 
 
+def set_clock(monkeypatch, now) -> None:
+    for module in (timezone, trigger):
+        monkeypatch.setattr(module, "utcnow", lambda: now)
+
+
 def next_run(monkeypatch, *, now, last=None, earliest=None, catchup=False, latest=None):
-    monkeypatch.setattr(timezone, "utcnow", lambda: now)
+    set_clock(monkeypatch, now)
     interval = last and DataInterval.exact(last)
     restriction = TimeRestriction(earliest, latest, catchup)
     found = DAILY.next_dagrun_info(last_automated_data_interval=interval, restriction=restriction)
@@ -38,6 +44,18 @@ def test_a_run_that_is_seconds_late_is_not_given_up(monkeypatch, last):
     assert next_run(monkeypatch, now=TODAY + GRACE, last=last) == TODAY
     late = TODAY + GRACE + timedelta(seconds=1)
     assert next_run(monkeypatch, now=late, last=last) == TODAY.add(days=1)
+
+
+def test_of_several_times_just_missed_the_newest_is_made(monkeypatch):
+    often = UpcomingCronTimetable("*/5 * * * *", timezone="UTC")
+    now = TODAY.add(hours=11, minutes=7)
+    hour_ago = DataInterval.exact(now.subtract(hours=1))
+    set_clock(monkeypatch, now)
+    for last in (None, hour_ago):
+        due = often.next_dagrun_info(
+            last_automated_data_interval=last, restriction=TimeRestriction(None, None, False)
+        )
+        assert due.run_after == TODAY.add(hours=11, minutes=5)
 
 
 def test_a_run_that_was_made_is_not_made_again(monkeypatch):
@@ -64,9 +82,11 @@ def test_a_backfill_gets_every_day(monkeypatch):
 
 
 STOCK = """
+from datetime import timedelta
 from airflow.sdk import DAG, CronTriggerTimetable
 from airflow.providers.standard.operators.empty import EmptyOperator
-with DAG("stock", schedule=CronTriggerTimetable("0 0 * * *", timezone="UTC")):
+MIDNIGHT = CronTriggerTimetable("0 0 * * *", timezone="UTC", run_immediately=timedelta(0))
+with DAG("stock", schedule=MIDNIGHT):
     EmptyOperator(task_id="nothing")
 """
 
@@ -93,6 +113,7 @@ def test_neither_a_stop_nor_a_backfill_starts_a_run(tmp_path):
     assert ended.returncode == 0, ended.stderr
     seen = json.loads(ended.stdout.splitlines()[-1])
     ours = dict.fromkeys(("music_genre_training", "music_genre_docker"), seen["ahead"])
-    assert seen["parsed"] == ours | {"stock": seen["tomorrow"]}
-    assert seen["after a stop"] == ours | {"stock": seen["three days ago"]}
+    assert seen["at first"] == ours | {"stock": seen["tomorrow"]}
     assert seen["after a backfill"] == ours | {"stock": seen["midnight"]}
+    assert seen["when the scheduler starts"] == {}
+    assert seen["after a stop"] == ours | {"stock": seen["midnight"]}

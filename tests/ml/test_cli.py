@@ -80,7 +80,7 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
         began = time.perf_counter()
         assert python("-m", "music_genre", "-h").returncode == 0
         seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.4
+    assert min(seconds) < 1.0  # 0.2 on a quiet machine; torch alone takes 3
 
 
 def test_a_crash_is_told_from_bad_input() -> None:

@@ -4,6 +4,8 @@ import itertools
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -16,7 +18,6 @@ from deploy.stack import ask
 from tests.gpu_trainings import (
     TENS,
     VICTIMS,
-    Training,
     assert_all_resumed,
     assert_one_a_gpu,
     kill_each_once,
@@ -40,7 +41,7 @@ def with_gpus(stack, project, tmp_path_factory):
     env_file.write_text(f"{project.env_file.read_text()}FAKE_LIBRARIES=/fakes\n")
     changed = Project(project.name, env_file)
     try:
-        start(changed, 1, GPUS[:2])
+        start(changed, 2, GPUS[:3])
         yield ComposeStack(changed)
     finally:
         up(project, 0)
@@ -59,10 +60,10 @@ def sync_pools(project: Project) -> None:
 
 
 def start(project: Project, n_workers: int, gpus: tuple[str, ...] = GPUS) -> None:
-    """Start one worker with these GPUs, or two with two each."""
+    """Start one worker with these GPUs, or one with two of them and one with the rest."""
     text = project.env_file.read_text().partition("FIRST_GPUS=")[0]
-    first = gpus if n_workers == 1 else GPUS[:2]
-    given = f"FIRST_GPUS={','.join(first)}\nSECOND_GPUS={','.join(GPUS[2:])}\n"
+    first = gpus if n_workers == 1 else gpus[:2]
+    given = f"FIRST_GPUS={','.join(first)}\nSECOND_GPUS={','.join(gpus[2:])}\n"
     project.env_file.write_text(text + given)
     up(project, n_workers - 1)
     stack = ComposeStack(project)
@@ -109,71 +110,92 @@ def n_received(run, map_index: int) -> int:
     return sum(all(word in line for word in wanted) for line in worker_logs().splitlines())
 
 
-class Three(NamedTuple):
-    """Three trainings, of which two stand still on the worker's two GPUs."""
-
-    run: Run
-    seeds: range
-    held: list[Training]
-    urgent: Run
-    """Of fleet_check, started after them."""
-    since: datetime
-
-    def held_indices(self) -> list[int]:
-        return sorted(self.seeds.index(each.seed) for each in self.held)
+HELD, LATER = range(1010, 1012), range(1012, 1014)
+"""Seeds: of two trainings that stand still, and of two that are asked for after them."""
 
 
 @pytest.fixture(scope="module")
-def three(with_gpus, few):
-    seeds = range(1010, 1013)
-    run = sweep(with_gpus, seeds, epochs=4, audio=few)
-    wait_until(lambda: sum(each.is_computing() for each in trainings(seeds)) == 2, 180)
-    held = trainings(seeds)
-    with standing_still(held):
-        urgent = trigger(with_gpus, {}, "fleet_check")
-        yield Three(run, seeds, held, urgent, datetime.now(UTC))
+def two(with_gpus, few):
+    """Two trainings that stand still on two of the three GPUs; a slot is free."""
+    run = sweep(with_gpus, HELD, epochs=4, audio=few)
+    with held_at(HELD, 2):
+        yield run
 
 
-def test_each_gpu_has_a_training_and_others_wait_in_the_pool(with_gpus, three):
-    assert sorted(each.gpu for each in three.held) == list(GPUS[:2])
-    wait_until(lambda: with_gpus.api.get("pools/gpu")["scheduled_slots"] == 2, 60)
-    pool = with_gpus.api.get("pools/gpu")
-    assert (pool["slots"], pool["running_slots"], pool["queued_slots"]) == (2, 2, 0)
+@contextmanager
+def held_at(seeds: range, number: int) -> Iterator[None]:
+    wait_until(lambda: sum(each.is_computing() for each in trainings(seeds)) == number, 180)
+    with standing_still(trainings(seeds)):
+        yield
 
 
-def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, three):
+def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, two):
     """As workers put messages back after a lease; a token lives for `task_queued_timeout`.
 
     One training gets its message while the token is valid, one when it has run out.
     """
-    run, (early, late) = three.run, three.held_indices()
-    send_again(run, early)
-    wait_until(lambda: "already running elsewhere" in since_start(run), 30)
-    begun = [each for each in train_instances(with_gpus, run) if each["start_date"]]
-    latest = max(datetime.fromisoformat(each["start_date"]) for each in begun)
+    held = trainings(HELD)
+    send_again(two, 0)
+    wait_until(lambda: "already running elsewhere" in since_start(two), 30)
+    began = [each["start_date"] for each in train_instances(with_gpus, two)]
+    latest = max(map(datetime.fromisoformat, began))
     wait_until(lambda: (datetime.now(UTC) - latest).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
-    assert n_received(run, late) == 1, "its worker did not renew the lease"
-    send_again(run, late)
-    wait_until(lambda: "came again: its token has run out" in since_start(run), 30)
-    assert trainings(three.seeds) == three.held
-    assert [each["try_number"] for each in begun] == [1, 1]
+    assert n_received(two, 1) == 1, "its worker did not renew the lease"
+    send_again(two, 1)
+    wait_until(lambda: "came again: its token has run out" in since_start(two), 30)
+    assert trainings(HELD) == held
+    seen = train_instances(with_gpus, two)
+    assert [(each["state"], each["try_number"]) for each in seen] == [("running", 1)] * 2
 
 
-def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharmed(with_gpus, three):
-    """The third has waited in the pool for longer than a queued task may."""
-    held = three.held_indices()
+class Waiting(NamedTuple):
+    """Two trainings more: one stands still on the third GPU, one waits in the pool."""
+
+    run: Run
+    urgent: Run
+    """Of fleet_check, started after them."""
+    since: datetime
+
+
+@pytest.fixture(scope="module")
+def waiting(with_gpus, two, few):
+    run = sweep(with_gpus, LATER, epochs=4, audio=few)
+    with held_at(LATER, 1):
+        yield Waiting(run, trigger(with_gpus, {}, "fleet_check"), datetime.now(UTC))
+
+
+def test_each_gpu_has_a_training_and_others_wait_in_the_pool(with_gpus, waiting):
+    held = trainings(range(HELD.start, LATER.stop))
+    assert sorted(each.gpu for each in held) == list(GPUS[:3])
+    wait_until(lambda: with_gpus.api.get("pools/gpu")["scheduled_slots"] == 2, 60)
+    pool = with_gpus.api.get("pools/gpu")
+    assert (pool["slots"], pool["running_slots"], pool["queued_slots"]) == (3, 3, 0)
+
+
+def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharmed(
+    with_gpus, two, waiting
+):
+    """The last has waited in the pool for longer than a queued task may."""
     queued = timedelta(seconds=QUEUED_SECONDS + 5)
-    wait_until(lambda: datetime.now(UTC) - three.since > queued)
-    for each in three.held:
+    wait_until(lambda: datetime.now(UTC) - waiting.since > queued)
+    everybody = range(HELD.start, LATER.stop)
+    held = trainings(everybody)
+    for each in held:
         each.process.resume()
-    done = kill_each_once(three.run, three.seeds, {three.seeds[held[0]]: "worker"})
-    assert list(done.free_seconds) == [three.seeds[held[0]]]
-    assert_all_resumed(with_gpus, three.run, done, three.seeds)
-    instances = train_instances(with_gpus, three.run)
-    (waited,) = [each["start_date"] for each in instances if each["map_index"] not in held]
-    assert datetime.fromisoformat(waited) - three.since > queued
-    assert finish(three.urgent) == "success"
-    rows = with_gpus.api.get(f"{three.urgent._address}/taskInstances")["task_instances"]
+    done = kill_each_once(two, everybody, {HELD.start: "worker"})
+    assert list(done.free_seconds) == [HELD.start]
+    assert finish(waiting.run) == "success", waiting.run.rows()
+    assert_all_resumed(with_gpus, two, done, HELD)
+    assert_all_resumed(with_gpus, waiting.run, done, LATER)
+    (last,) = {*everybody} - {each.seed for each in held}
+    (waited,) = [
+        each["start_date"]
+        for each in train_instances(with_gpus, waiting.run)
+        if LATER[each["map_index"]] == last
+    ]
+    assert datetime.fromisoformat(waited) - waiting.since > queued
+    assert finish(waiting.urgent) == "success"
+    rows = with_gpus.api.get(f"{waiting.urgent._address}/taskInstances")["task_instances"]
     (began,) = [each["start_date"] for each in rows if each["task_id"] == "device-gpu"]
     assert began < waited, "it waited behind a training of lower priority"
 

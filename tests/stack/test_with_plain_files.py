@@ -4,6 +4,7 @@ It is also what becomes of data when every container is replaced.
 """
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -31,8 +32,9 @@ def left(run) -> str:
 def started(stack, left, plain) -> ComposeStack:
     # Models go to the volume now: a repository of versions goes on with the remote that it has.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
-    up = deploy("up", "--project", NAME, "--env-file", str(plain.env_file))
+    up = deploy("up", "--project", NAME, "--env-file", str(plain.env_file), "--daily")
     assert up.returncode == 0, up.stdout + up.stderr
+    assert re.search(r"music_genre_training runs next at \d{4}-\d\d-\d\dT00:00:00Z", up.stderr)
     assert "gpu: CPU" in up.stdout
     plain.compose("up", "-d", "--no-build", "--force-recreate", "--wait")
     stack = ComposeStack(plain)

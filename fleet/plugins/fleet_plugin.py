@@ -1,4 +1,7 @@
-"""Where Airflow looks for plugins; what this one brings is in `fleet/timetable.py`."""
+"""Where Airflow looks for plugins; what this one brings is in `fleet/timetable.py`.
+
+Airflow loads the file as a module of its bare name, so it must not be called like a package.
+"""
 
 from airflow.plugins_manager import AirflowPlugin
 
