@@ -6,7 +6,8 @@ from types import FrameType
 
 import click
 
-from deploy import container_commands, embedded_commands
+from deploy.containers import commands as container_commands
+from deploy.embedded import commands as embedded_commands
 from deploy.errors import DeployError
 from fleet import contract
 

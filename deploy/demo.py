@@ -14,9 +14,10 @@ from rich.table import Table
 
 from deploy.airflow_api import ConflictError, NotFoundError, path
 from deploy.errors import DeployError
-from deploy.stack import Stack
+from deploy.messages import print_lines
+from deploy.places import TRAINING_DAG
+from deploy.running import Stack
 
-DAG_ID = "music_genre_training"
 TASK_ORDER = ("check", "pull", "scan", "extract", "split", "train", "evaluate", "publish")
 POLL_SECONDS = 1.0
 FINAL_STATES = ("success", "failed")
@@ -100,7 +101,7 @@ def _order(task_id: str) -> tuple[int, str]:
     return TASK_ORDER.index(task_id) if task_id in TASK_ORDER else len(TASK_ORDER), task_id
 
 
-def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = DAG_ID) -> Run:
+def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = TRAINING_DAG) -> Run:
     """Start a run.
 
     Raises:
@@ -125,12 +126,12 @@ def unfinished(stack: Stack, parameters: dict[str, Any]) -> Run | None:
     Airflow goes on with it as soon as the stack is up; a second one would only wait behind it for
     the GPU's slot.
     """
-    _wait_for_dag(stack, DAG_ID)
+    _wait_for_dag(stack, TRAINING_DAG)
     query = "?state=queued&state=running&order_by=run_after&limit=100"
-    address = path("dags", DAG_ID, "dagRuns")
+    address = path("dags", TRAINING_DAG, "dagRuns")
     runs = stack.answer(lambda: stack.api.get(f"{address}{query}"))["dag_runs"]
     same = [each["dag_run_id"] for each in runs if each["conf"] == parameters]
-    return Run(stack, DAG_ID, same[0]) if same else None
+    return Run(stack, TRAINING_DAG, same[0]) if same else None
 
 
 def _wait_for_dag(stack: Stack, dag_id: str) -> None:
@@ -185,7 +186,7 @@ def _print_changes(rows: list[TaskRow], shown: dict[str, str], console: Console)
         shown[row.name] = row.state
 
 
-def task_table(rows: list[TaskRow], title: str = DAG_ID) -> Table:
+def task_table(rows: list[TaskRow], title: str = TRAINING_DAG) -> Table:
     """Draw the tasks with their queue, worker and seconds."""
     table = Table("task", "queue", "worker", "state", title=title, title_justify="left")
     table.add_column("seconds", justify="right")
@@ -228,9 +229,3 @@ def summarise(run: Run, console: Console) -> None:
         "task logs": run.logs,
     }
     print_lines(lines, console)
-
-
-def print_lines(lines: dict[str, str], console: Console) -> None:
-    """Print names and values in two columns, addresses unbroken."""
-    for name, value in lines.items():
-        console.print(f"{name + ':':<15}{value}", markup=False, highlight=False, soft_wrap=True)

@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from deploy.components import ADMIN
-from deploy.demo import DAG_ID, print_lines
 from deploy.errors import DeployError
-from deploy.stack import Stack
+from deploy.places import ADMIN, TRAINING_DAG
+from deploy.running import Stack
 
 PARSE_SECONDS = 30.0
 """A started dag-processor reads all files within a few."""
@@ -19,6 +18,12 @@ PARSE_SECONDS = 30.0
 def report(line: str) -> None:
     """Print a line of progress."""
     print(line, file=sys.stderr, flush=True)
+
+
+def print_lines(lines: dict[str, str], console: Console) -> None:
+    """Print names and values in two columns, addresses unbroken."""
+    for name, value in lines.items():
+        console.print(f"{name + ':':<15}{value}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_addresses(stack: Stack, admin_password: str, flower_password: str) -> None:
@@ -34,14 +39,16 @@ def print_addresses(stack: Stack, admin_password: str, flower_password: str) -> 
 def tell_schedule(stack: Stack, daily: bool) -> None:
     """Print whether trainings start by themselves, and when the next one does."""
     if not daily:
-        report(f"{DAG_ID} runs on demand; with DAILY=1 also at midnight UTC")
+        report(f"{TRAINING_DAG} runs on demand; with DAILY=1 also at midnight UTC")
         return
     dag = _scheduled_dag(stack)
     at = dag.get("next_dagrun_run_after")
     if dag.get("is_paused"):
-        report(f"{DAG_ID} is paused, so it does not run at midnight UTC until you switch it on")
+        report(
+            f"{TRAINING_DAG} is paused, so it does not run at midnight UTC until you switch it on"
+        )
     else:
-        report(f"{DAG_ID} runs next at {at or 'midnight UTC'} (DAILY=1), and on demand")
+        report(f"{TRAINING_DAG} runs next at {at or 'midnight UTC'} (DAILY=1), and on demand")
 
 
 def _scheduled_dag(stack: Stack) -> dict[str, Any]:
@@ -49,7 +56,7 @@ def _scheduled_dag(stack: Stack) -> dict[str, Any]:
     give_up_at = time.monotonic() + PARSE_SECONDS
     while time.monotonic() < give_up_at:
         with contextlib.suppress(OSError, DeployError):
-            dag: dict[str, Any] = stack.api.get(f"dags/{DAG_ID}")
+            dag: dict[str, Any] = stack.api.get(f"dags/{TRAINING_DAG}")
             if dag["is_paused"] or dag["next_dagrun_run_after"]:
                 return dag
         time.sleep(0.5)

@@ -18,7 +18,7 @@ import psutil
 
 from deploy.airflow_api import NotFoundError, path
 from deploy.demo import Run, trigger
-from deploy.stack import Stack
+from deploy.running import Stack
 
 GPU_LOCKS = Path("/var/tmp/music-genre-gpus")
 VICTIMS = ("trainer", "task process", "supervisor", "worker")

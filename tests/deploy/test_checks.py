@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from deploy import checks
-from deploy.components import REPOSITORY
-from deploy.compose import Project
+from deploy.containers import checks
+from deploy.containers.stack import Project
 from deploy.errors import DeployError
+from deploy.places import REPOSITORY
 
 GIB = 1024**3
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from deploy.components import base_environment, components, init_command, read_env_file
-from deploy.state import Launch, State
-from deploy.supervisor import write_config
+from deploy.embedded.processes import base_environment, components, init_command
+from deploy.embedded.state import Launch, State
+from deploy.embedded.supervisor import write_config
+from deploy.files import read_env_file
 from fleet.contract import queues
 
 CONTROL = {"webserver", "scheduler", "dag-processor", "triggerer"}

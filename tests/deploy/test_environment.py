@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from deploy import environment
-from deploy.components import REPOSITORY
-from deploy.compose import Project
+from deploy.containers import environment
+from deploy.containers.stack import Project
 from deploy.errors import DeployError
+from deploy.places import REPOSITORY
 
 COMPOSE = (REPOSITORY / "docker-compose.yml").read_text()
 EXAMPLE = (REPOSITORY / ".env.example").read_text()

@@ -3,8 +3,9 @@ import socket
 
 import pytest
 
+from deploy.embedded.state import Launch, Secrets, State, choose_ports
 from deploy.errors import DeployError
-from deploy.state import Launch, Secrets, State, choose_ports, write_private
+from deploy.files import write_private
 
 
 def test_secrets_are_generated_once_kept_and_private(tmp_path):

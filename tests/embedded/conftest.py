@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.local import LocalStack
-from deploy.state import State
+from deploy.embedded.stack import LocalStack
+from deploy.embedded.state import State
 from tests.browser import browser, logged_in, page  # noqa: F401 # fixtures
 from tests.fakes.driver import make_driver
 from tests.music import write_few_tracks

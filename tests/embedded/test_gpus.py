@@ -7,7 +7,7 @@ import pytest
 from conftest import N_GPUS, wait_until
 
 from deploy.airflow_api import path
-from deploy.supervisor import supervisord_process
+from deploy.embedded.supervisor import supervisord_process
 from tests.gpu_trainings import (
     TENS,
     VICTIMS,

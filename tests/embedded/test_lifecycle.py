@@ -10,8 +10,8 @@ import time
 import pytest
 from conftest import FREE_PORTS, assert_nothing_left
 
-from deploy.state import MIN_FREE_BYTES, State
-from deploy.supervisor import supervisord_process
+from deploy.embedded.state import MIN_FREE_BYTES, State
+from deploy.embedded.supervisor import supervisord_process
 
 pytestmark = pytest.mark.timeout(900)  # a start alone may take minutes
 

@@ -16,12 +16,13 @@ import pytest
 from conftest import down_local, secrets_of, up_local, wait_until
 
 from deploy.airflow_api import path
-from deploy.components import ENVIRONMENTS, components
-from deploy.demo import DAG_ID, Run, trigger
+from deploy.demo import Run, trigger
+from deploy.embedded.processes import components
+from deploy.embedded.stack import LocalStack
+from deploy.embedded.supervisor import supervisord_process
 from deploy.errors import DeployError
-from deploy.local import LocalStack
-from deploy.stack import ask
-from deploy.supervisor import supervisord_process
+from deploy.places import ENVIRONMENTS, TRAINING_DAG
+from deploy.running import ask
 
 pytestmark = pytest.mark.timeout(900)  # a start alone may take minutes
 
@@ -72,7 +73,7 @@ def test_artifacts_lie_where_the_results_say(stack, run):
 
 
 def test_the_log_of_the_training_is_readable_by_the_api(stack, run):
-    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "train", "logs", 1)
+    address = path("dags", TRAINING_DAG, "dagRuns", run.run_id, "taskInstances", "train", "logs", 1)
     text = json.dumps(stack.api.get(f"{address}?full_content=true"))
     assert "epoch=1" in text
     assert "train_loss=" in text
@@ -82,7 +83,7 @@ def test_the_log_of_the_training_is_readable_by_the_api(stack, run):
 def test_the_model_is_published_with_what_it_comes_from(stack, run):
     published = run.result("publish")
     message = git(stack, "log", "-1", "--format=%B", published["tag"])
-    assert f"Airflow-Run: {DAG_ID}/{run.run_id}" in message
+    assert f"Airflow-Run: {TRAINING_DAG}/{run.run_id}" in message
     assert re.search(r"^Data-Hash: [0-9a-f]{12}$", message, re.M)
     accuracy = run.result("evaluate")["accuracy"]
     assert f"accuracy {accuracy:.3f}" in message
@@ -186,7 +187,7 @@ def test_wrong_input_ends_a_run_in_its_first_task_and_says_why(stack, refused, n
     assert states.pop("check") == "failed"
     assert set(states.values()) == {"upstream_failed"}
     assert rows[0].seconds < 30  # 0.5 to 3.5 was seen
-    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "check")
+    address = path("dags", TRAINING_DAG, "dagRuns", run.run_id, "taskInstances", "check")
     assert stack.api.get(address)["try_number"] == 1
     log = stack.api.get(f"{address}/logs/1?full_content=true")["content"]
     errors = [line for line in log if line.get("level") == "error"]
@@ -208,7 +209,7 @@ def test_a_training_knows_no_secret_and_ends_when_its_run_is_marked_failed(stack
     assert str(stack.state.artifacts) in environment
     for name, secret in secrets_of(stack).items():
         assert secret not in environment, name
-    address = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "train")
+    address = path("dags", TRAINING_DAG, "dagRuns", run.run_id, "taskInstances", "train")
     stack.api.patch(address, {"new_state": "failed"})
     gone, alive = psutil.wait_procs(trainers, timeout=20)
     assert gone
@@ -294,13 +295,13 @@ def test_a_run_goes_on_after_a_kill_of_the_scheduler_and_a_restart_of_the_stack(
     run = trigger(stack, {**FAST, "epochs": 500, "seed": 3, "audio": few})
     killed = scheduler_of(stack)
     psutil.Process(killed).kill()
-    train = path("dags", DAG_ID, "dagRuns", run.run_id, "taskInstances", "train")
+    train = path("dags", TRAINING_DAG, "dagRuns", run.run_id, "taskInstances", "train")
     log = f"{train}/logs/1?full_content=true"
     wait_until(lambda: ask(lambda: "epoch=1 " in json.dumps(stack.api.get(log))))
     assert scheduler_of(stack) not in (0, killed)
     down_local(stack.state.folder)
     said = up_local(stack.state.folder, fake_driver, "--daily")
-    assert re.search(rf"{DAG_ID} runs next at \d{{4}}-\d\d-\d\dT00:00:00Z", said), said
+    assert re.search(rf"{TRAINING_DAG} runs next at \d{{4}}-\d\d-\d\dT00:00:00Z", said), said
     after = LocalStack(stack.state)
     wait_until(lambda: ask(lambda: "resuming at step" in json.dumps(after.api.get(log))))
     resumed = json.dumps(after.api.get(log)).partition("resuming at step")[2]

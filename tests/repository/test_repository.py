@@ -116,7 +116,7 @@ def test_the_demo_music_is_what_its_table_says():
     [
         (
             '"/var/tmp/music-genre-gpus"',
-            ("deploy/compose.py", "music_genre/config.py", "tests/gpu_trainings.py"),
+            ("deploy/containers/stack.py", "music_genre/config.py", "tests/gpu_trainings.py"),
         ),
         ("/var/tmp/music-genre-gpus", ("docker-compose.yml", "docs/least-privilege.md")),
         ('"MUSIC_GENRE_LARGER_GPU"', ("fleet/worker.py", "music_genre/device.py")),

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy import environment
 from deploy.airflow_api import NotFoundError, path
-from deploy.compose import ComposeStack, Project
+from deploy.containers import environment
+from deploy.containers.stack import ComposeStack, Project
 from deploy.demo import Run, trigger
 from tests.browser import browser, logged_in, page  # noqa: F401 # fixtures
 from tests.fakes.driver import make_driver

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import pytest
 from conftest import GPUS, containers_of, finish, inside, wait_until
 
-from deploy.compose import ComposeStack, Project
+from deploy.containers.stack import ComposeStack, Project
 from deploy.demo import Run, trigger
-from deploy.stack import ask
+from deploy.running import ask
 from tests.gpu_trainings import (
     TENS,
     VICTIMS,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import finish, wait_until
 
-from deploy import environment
+from deploy.containers import environment
 from deploy.demo import trigger
-from deploy.stack import ask
+from deploy.running import ask
 
 pytestmark = pytest.mark.timeout(900)
 

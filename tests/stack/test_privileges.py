@@ -10,7 +10,7 @@ from base64 import b64encode
 import pytest
 from conftest import REPOSITORY, inside, inspect
 
-from deploy import environment
+from deploy.containers import environment
 from fleet.contract import queues
 
 pytestmark = pytest.mark.timeout(900)  # the first test starts the stack

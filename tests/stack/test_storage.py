@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from conftest import finish, inside, log_of, wait_until
 
-from deploy import environment
+from deploy.containers import environment
 from deploy.demo import Run, trigger
 
 pytestmark = pytest.mark.timeout(900)

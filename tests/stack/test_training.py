@@ -10,10 +10,11 @@ from base64 import b64encode
 import pytest
 from conftest import FAST, NAME, container, containers_of, finish, inside, log_of, wait_until
 
-from deploy import environment
 from deploy.airflow_api import path
-from deploy.demo import DAG_ID, trigger
-from deploy.stack import ask
+from deploy.containers import environment
+from deploy.demo import trigger
+from deploy.places import TRAINING_DAG
+from deploy.running import ask
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -37,7 +38,7 @@ def test_a_stopping_worker_hands_its_training_back_and_it_goes_on(stack, few):
         lambda: re.search(r"resuming at step [1-9].*epoch=", log_of(stack, slow, "train"), re.S)
     )
     log = log_of(stack, slow, "train")
-    stack.api.patch(path("dags", DAG_ID, "dagRuns", slow.run_id), {"state": "failed"})
+    stack.api.patch(path("dags", TRAINING_DAG, "dagRuns", slow.run_id), {"state": "failed"})
     assert "stopped by SIGTERM" in log
     assert "epoch=1 " in log.partition("resuming at step")[0]
     assert "epoch=1 " not in log.partition("resuming at step")[2]
@@ -58,7 +59,7 @@ def test_flower_shows_no_arguments_of_tasks(stack, run, project):
     wait_until(lambda: any(row.name == "train" and row.worker for row in slow.rows()))
     tasks = json.loads(ask_flower("/api/tasks"))
     shown = "".join(map(ask_flower, ("/api/workers?refresh=1", "/tasks", "/workers")))
-    stack.api.patch(path("dags", DAG_ID, "dagRuns", slow.run_id), {"state": "failed"})
+    stack.api.patch(path("dags", TRAINING_DAG, "dagRuns", slow.run_id), {"state": "failed"})
     assert "execute_workload" in {task["name"] for task in tasks.values()}
     words = {(task["args"], task["kwargs"]) for task in tasks.values()}
     assert {word.strip("'") for pair in words for word in pair if word} == {"hidden"}
@@ -84,7 +85,7 @@ def test_more_workers_share_the_shards_and_nothing_is_done_twice(stack, project)
     workers = {row.worker for row in shards}
     assert len(workers) == 3
     assert sum(run.result("extract", shard)["n_extracted"] for shard in range(4)) == 203
-    tries = stack.api.get(f"{path('dags', DAG_ID, 'dagRuns', run.run_id)}/taskInstances")
+    tries = stack.api.get(f"{path('dags', TRAINING_DAG, 'dagRuns', run.run_id)}/taskInstances")
     assert {each["try_number"] for each in tries["task_instances"]} == {1}
     assert len(containers_of("cpu-worker")) == 3
     assert len(containers_of("scheduler")) == 2

@@ -9,9 +9,10 @@ from datetime import datetime
 import pytest
 from conftest import FAST, NAME, REPOSITORY, container, finish, inside, log_of, wait_until
 
-from deploy import environment
 from deploy.airflow_api import path
-from deploy.demo import DAG_ID, trigger
+from deploy.containers import environment
+from deploy.demo import trigger
+from deploy.places import TRAINING_DAG
 
 pytestmark = pytest.mark.timeout(900)
 MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
@@ -97,7 +98,7 @@ def test_an_identical_run_trains_nothing_commits_nothing_and_is_short(stack, run
     assert second.result("train")["reused"] is True
     assert second.result("publish")["reused"] is True
     assert git("rev-list", "--count", "main") == before
-    about = stack.api.get(path("dags", DAG_ID, "dagRuns", second.run_id))
+    about = stack.api.get(path("dags", TRAINING_DAG, "dagRuns", second.run_id))
     began, ended = (datetime.fromisoformat(about[name]) for name in ("start_date", "end_date"))
     print(f"an identical run: {(ended - began).total_seconds():.1f} s")
     assert (ended - began).total_seconds() < 120
@@ -142,7 +143,7 @@ def test_an_airflow_connection_takes_the_place_of_the_workers_credentials(stack,
     assert line in log_of(stack, run, "publish")
     assert "wrong-secret" not in log_of(stack, run, "publish")
     again = {"dag_run_id": run.run_id, "task_ids": ["publish"], "dry_run": False}
-    stack.api.post(path("dags", DAG_ID, "clearTaskInstances"), again)
+    stack.api.post(path("dags", TRAINING_DAG, "clearTaskInstances"), again)
     assert finish(run) == "success"
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 from conftest import NAME, container, finish, inside, inspect, log_of, wait_until
 
-from deploy import environment
 from deploy.airflow_api import path
-from deploy.compose import ComposeStack
+from deploy.containers import environment
+from deploy.containers.stack import ComposeStack
 from deploy.demo import Run, trigger
 from tests.gpu_trainings import TENS
 

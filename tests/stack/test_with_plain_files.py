@@ -11,9 +11,9 @@ import pytest
 from conftest import FAST, NAME, container, deploy, finish, inside, inspect, log_of, wait_until
 from test_privileges import LASTING, TABLE, secrets_in
 
-from deploy.compose import ComposeStack
+from deploy.containers.stack import ComposeStack
 from deploy.demo import Run, trigger
-from deploy.stack import ask
+from deploy.running import ask
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.state import State, write_private
+from deploy.embedded.state import State
+from deploy.files import read_env_file, write_private
+from deploy.places import ADMIN, AIRFLOW_PYTHON, DEMO_MUSIC, ENVIRONMENTS, REPOSITORY
 from fleet.contract import queues
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-ENVIRONMENTS = REPOSITORY / ".venv"
-AIRFLOW_PYTHON = ENVIRONMENTS / "airflow" / "bin" / "python"
-DEMO_MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
-ADMIN = "admin"
 SERVERS, CONTROL, WORKERS = "servers", "control", "workers"
 RANKS = (SERVERS, CONTROL, WORKERS)
 """The order of starting; the order of stopping is the reverse."""
@@ -213,13 +210,6 @@ def _versions(state: State) -> dict[str, str]:
 def _flower_environment(state: State) -> dict[str, str]:
     login = f"{ADMIN}:{state.secrets().flower_password}"
     return _airflow_environment(state) | {"AIRFLOW__CELERY__FLOWER_BASIC_AUTH": login}
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """Read NAME=value lines; `#` starts a comment line."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
-    return {name: value for name, _, value in pairs}
 
 
 def _package(name: str) -> Path:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deploy.components import DEMO_MUSIC, REPOSITORY
-from deploy.engine import docker
-from deploy.environment import count_gpus, profiles_of
+from deploy.containers.engine import docker
+from deploy.containers.environment import count_gpus, profiles_of
 from deploy.errors import DeployError
+from deploy.places import DEMO_MUSIC, REPOSITORY
 
 GIB = 1024**3
 MIN_ENGINE, MIN_COMPOSE, MIN_BUILDX = (20, 10), (2, 20), (0, 8)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.errors import DeployError
+from deploy.files import write_private
 
 MIN_FREE_BYTES = 2 * 1024**3
 """A fresh stack with the demo's artifacts takes about 0.2 GiB; Postgres needs room to recover."""
@@ -168,17 +169,6 @@ class State:
             file.write(str(os.getpid()))
             file.flush()
             yield
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def choose_ports(web: int, flower: int) -> dict[str, int]:

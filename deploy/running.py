@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from deploy.airflow_api import AirflowApi, online_workers
-from deploy.components import ADMIN
 from deploy.errors import DeployError
+from deploy.places import ADMIN
 from fleet.contract import queues
 
 START_SECONDS = 180.0

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from deploy import checks, compose, environment
 from deploy import demo as demo_run
-from deploy.components import REPOSITORY
-from deploy.compose import Project
+from deploy.containers import checks, environment
+from deploy.containers import stack as compose
+from deploy.containers.stack import Project
 from deploy.errors import DeployError
 from deploy.messages import print_addresses, report, tell_schedule
-from deploy.stack import Stack, ask
+from deploy.places import REPOSITORY
+from deploy.running import Stack, ask
 
 CHECK_SECONDS = 120.0
 """`fleet_check` takes 10 s; where trainings hold the GPUs, it waits behind them."""

@@ -17,17 +17,18 @@ from typing import Any
 
 import psutil
 
-from deploy.components import (
+from deploy.embedded.processes import (
     RANKS,
-    REPOSITORY,
     SERVERS,
     Component,
     base_environment,
     components,
     leashed,
 )
+from deploy.embedded.state import State
 from deploy.errors import DeployError
-from deploy.state import State, write_private
+from deploy.files import write_private
+from deploy.places import REPOSITORY
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 MAX_STARTS = 3

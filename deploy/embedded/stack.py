@@ -9,9 +9,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from deploy import supervisor
-from deploy.components import (
-    REPOSITORY,
+from deploy.embedded import supervisor
+from deploy.embedded.processes import (
     base_environment,
     init_command,
     leashed,
@@ -19,9 +18,10 @@ from deploy.components import (
     sync_pools_command,
     write_redis_config,
 )
+from deploy.embedded.state import Launch, State, choose_ports
 from deploy.errors import DeployError
-from deploy.stack import Stack
-from deploy.state import Launch, State, choose_ports
+from deploy.places import REPOSITORY
+from deploy.running import Stack
 
 Report = Callable[[str], None]
 

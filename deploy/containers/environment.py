@@ -9,9 +9,9 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from deploy.components import REPOSITORY
 from deploy.errors import DeployError
-from deploy.state import write_private
+from deploy.files import write_private
+from deploy.places import REPOSITORY
 from fleet.contract import queues
 
 

@@ -15,11 +15,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from deploy import environment
-from deploy.components import REPOSITORY
-from deploy.engine import docker
+from deploy.containers import environment
+from deploy.containers.engine import docker
 from deploy.errors import DeployError
-from deploy.stack import Stack
+from deploy.places import REPOSITORY
+from deploy.running import Stack
 from fleet.contract import STACK_LABEL
 
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")

@@ -9,12 +9,13 @@ import click
 from rich.console import Console
 
 from deploy import demo as demo_run
-from deploy import local, supervisor
-from deploy.components import REPOSITORY
+from deploy.embedded import stack as embedded
+from deploy.embedded import supervisor
+from deploy.embedded.state import State
 from deploy.errors import DeployError
 from deploy.messages import print_addresses, report, tell_schedule
-from deploy.stack import ask
-from deploy.state import State
+from deploy.places import REPOSITORY, TRAINING_DAG
+from deploy.running import ask
 
 DEMO_PARAMETERS = {
     "model": "shufflenet_v2_x0_5",
@@ -59,22 +60,22 @@ def demo(folder: Path, web_port: int, flower_port: int) -> None:
     console, state = Console(), State(folder)
     with state.lock():
         state.prepare()
-        stack = local.start(state, (web_port, flower_port), report, is_leashed=True)
+        stack = embedded.start(state, (web_port, flower_port), report, is_leashed=True)
         try:
             _print_local_addresses(stack)
             run = _demo_run(stack)
             demo_run.follow(run, stack, console)
             demo_run.summarise(run, console)
         finally:
-            local.stop(state, report)
+            embedded.stop(state, report)
     report(f"demo done in {time.monotonic() - began:.0f} s; `make up-local` starts it to stay")
 
 
-def _demo_run(stack: local.LocalStack) -> demo_run.Run:
+def _demo_run(stack: embedded.LocalStack) -> demo_run.Run:
     if run := demo_run.unfinished(stack, DEMO_PARAMETERS):
-        report(f"going on with the run of {demo_run.DAG_ID} that was interrupted")
+        report(f"going on with the run of {TRAINING_DAG} that was interrupted")
         return run
-    report(f"running {demo_run.DAG_ID} on the demo music")
+    report(f"running {TRAINING_DAG} on the demo music")
     return demo_run.trigger(stack, DEMO_PARAMETERS)
 
 
@@ -88,7 +89,7 @@ def up_local(folder: Path, web_port: int, flower_port: int, daily: bool) -> None
     state = State(folder)
     with state.lock():
         state.prepare()
-        stack = local.start(state, (web_port, flower_port), report, daily=daily)
+        stack = embedded.start(state, (web_port, flower_port), report, daily=daily)
     _print_local_addresses(stack)
     tell_schedule(stack, daily)
     report("stop it with `make down-local`")
@@ -99,7 +100,7 @@ def up_local(folder: Path, web_port: int, flower_port: int, daily: bool) -> None
 def down_local(folder: Path) -> None:
     """Stop the embedded stack; its data stay."""
     state = State(folder)
-    if local.stop(state, report):
+    if embedded.stop(state, report):
         return
     with state.lock():  # refuses while a demo or a start is still at it
         report(f"no stack runs in {state.folder}")
@@ -112,7 +113,7 @@ def status_local(folder: Path) -> None:
     state = State(folder)
     if supervisor.supervisord_process(state) is None:
         raise DeployError(f"no stack runs in {state.folder}; start one with `make up-local`")
-    stack = local.LocalStack(state)
+    stack = embedded.LocalStack(state)
     for process in stack.supervisor.processes():
         print(f"{process.name:<15}{process.state:<10}process {process.pid}")
     _print_local_addresses(stack)
@@ -139,6 +140,6 @@ def run(folder: Path, component: str) -> None:
     supervisor.exec_component(State(folder), component)
 
 
-def _print_local_addresses(stack: local.LocalStack) -> None:
+def _print_local_addresses(stack: embedded.LocalStack) -> None:
     secrets = stack.state.secrets_path
     print_addresses(stack, f"admin_password in {secrets}", f"flower_password in {secrets}")

@@ -1,0 +1,1 @@
+"""The stack of containers, by Docker Compose."""

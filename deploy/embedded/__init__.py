@@ -1,0 +1,1 @@
+"""The embedded stack: plain processes on loopback, in one folder."""
