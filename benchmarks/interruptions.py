@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from training import DEMO_MUSIC, ROOT, prepare
 
-from music_genre import checkpoint
+from music_genre.model import checkpoint
 
 START_SECONDS = 15.0
 """A process that is signalled so long after its start may be importing, loading or training."""

@@ -5,8 +5,8 @@ import signal
 import sys
 import traceback
 
-from music_genre import signals
 from music_genre.cli import commands
+from music_genre.store import signals
 
 EXIT_CRASH = 70
 """EX_SOFTWARE of sysexits.h: a fault of ours, or of memory or a driver, that a retry may pass.

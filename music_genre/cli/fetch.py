@@ -24,7 +24,7 @@ def fetch(collection: str, source: str | None, into: Path, checksum: str) -> dic
 
     gtzan has 1,000 clips of ten genres. A download that was cut off goes on where it ended.
     """
-    from music_genre.gtzan import ADDRESS, fetch
+    from music_genre.dataset.gtzan import ADDRESS, fetch
 
     with shown_progress("fetch") as progress:
         return fetch(source or ADDRESS, into, checksum=checksum, progress=progress)

@@ -33,8 +33,8 @@ def create_image_features_from_audio(
     audio: Path, images: Path, workers: int | None
 ) -> dict[str, Any]:
     """Scan and extract into one folder."""
-    from music_genre.audio import scan
-    from music_genre.features import extract
+    from music_genre.audio.catalogue import scan
+    from music_genre.features.extraction import extract
 
     with shown_progress("scan") as progress:
         scanned = scan(audio, images, into=images, progress=progress)
@@ -70,8 +70,8 @@ def train_using_image_features(
     context: click.Context, /, images: Path, run: Path, **settings: Any
 ) -> dict[str, Any]:
     """Split, train and evaluate on a folder of pictures."""
-    from music_genre.dataset import split
-    from music_genre.evaluation import evaluate
+    from music_genre.dataset.split import split
+    from music_genre.evaluation.evaluation import evaluate
 
     shares = {name: settings.pop(name) for name in ("group_by", "test", "validation")}
     catalogue = images if (images / "catalogue.json").exists() else None

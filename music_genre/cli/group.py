@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from music_genre import __version__, signals
+from music_genre import __version__
 from music_genre.config import CRITERIA
 from music_genre.errors import InputError, MusicGenreError, TemporaryError
+from music_genre.store import signals
 
 EXIT_USAGE = 64
 """EX_USAGE of sysexits.h."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from music_genre import artifacts
 from music_genre.config import DATA_MODES, DEVICES, Machine
+from music_genre.store import artifacts
 
 Command = Callable[..., Any]
 

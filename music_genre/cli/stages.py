@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from music_genre import signals
 from music_genre.cli.options import (
     address,
     artifacts_option,
@@ -32,6 +31,7 @@ from music_genre.config import (
     usable_memory,
 )
 from music_genre.errors import InputError
+from music_genre.store import signals
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 @artifacts_option
 def scan(audio: Path, store: Path) -> dict[str, Any]:
     """Catalogue a folder of audio."""
-    from music_genre.audio import scan
+    from music_genre.audio.catalogue import scan
 
     with shown_progress("scan") as progress:
         return scan(audio, store, progress=progress)
@@ -63,7 +63,7 @@ def extract(
     catalogue: Path, store: Path, part: tuple[int, int], workers: int | None
 ) -> dict[str, Any]:
     """Draw the mel spectrograms still missing."""
-    from music_genre.features import extract
+    from music_genre.features.extraction import extract
 
     with shown_progress("extract") as progress:
         return extract(
@@ -86,7 +86,7 @@ def split(
     catalogue: Path, images: Path, store: Path, assigned_by: str | None, **settings: Any
 ) -> dict[str, Any]:
     """Deal groups to train, validation, test."""
-    from music_genre.dataset import split
+    from music_genre.dataset.split import split
 
     return split(catalogue, images, store, SplitConfig(**settings), assigned_by=assigned_by)
 
@@ -105,7 +105,7 @@ def train(
 
     It ends with the program that started it, except under nohup.
     """
-    from music_genre.training import train
+    from music_genre.training.training import train
 
     signals.die_with_parent(signal.SIGKILL)
     machine = take_machine(settings)
@@ -136,7 +136,7 @@ def train(
 @gpu_locks_option
 def evaluate(run: Path, split_name: str, device: str, gpu_locks: Path) -> dict[str, Any]:
     """Measure a trained model on a split."""
-    from music_genre.evaluation import evaluate
+    from music_genre.evaluation.evaluation import evaluate
 
     return evaluate(run, split_name=split_name, device_name=device, gpu_locks=gpu_locks)
 
@@ -155,7 +155,7 @@ def predict(
     Folders are searched through. A file that cannot be used does not keep the others from being
     predicted; its reason is a JSON line, or beside a table a line on standard error.
     """
-    from music_genre.prediction import Unusable, predict
+    from music_genre.evaluation.prediction import Unusable, predict
 
     n_paths = n_unusable = 0
     for found in predict(run, list(paths), device_name=device, gpu_locks=gpu_locks):
@@ -181,7 +181,7 @@ def device(device: str) -> dict[str, Any]:
     found = {"cores": usable_cores(), "free_memory_gib": round(usable_memory() / 2**30, 1)}
     if find_spec("torch") is None:  # as on workers that preprocess alone
         return {"device": "cpu", "device_name": "CPU; torch is not installed", **found}
-    from music_genre.device import choose, describe
+    from music_genre.model.device import choose, describe
 
     chosen = choose(device)
     return {"device": chosen.type, "device_name": describe(chosen), **found}

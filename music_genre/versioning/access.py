@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from music_genre import artifacts
 from music_genre.errors import InputError
+from music_genre.store import artifacts
 
 S3: Final = "s3://"
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from music_genre import artifacts
 from music_genre.errors import InputError, MusicGenreError, TemporaryError
+from music_genre.store import artifacts
 from music_genre.versioning import git
 from music_genre.versioning.access import Access
 

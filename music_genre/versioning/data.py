@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from music_genre import artifacts
 from music_genre.errors import InputError
+from music_genre.store import artifacts
 from music_genre.versioning import storage
 from music_genre.versioning.access import Access
 from music_genre.versioning.clone import Clone, cloned

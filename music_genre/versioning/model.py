@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from music_genre import __version__, artifacts, runs
+from music_genre import __version__
 from music_genre.errors import InputError
+from music_genre.store import artifacts, runs
 from music_genre.versioning import storage
 from music_genre.versioning.access import Access
 from music_genre.versioning.clone import cloned

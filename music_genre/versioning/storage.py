@@ -18,8 +18,8 @@ from dvc.exceptions import DvcException
 from dvc.fs import known_implementations
 from dvc.repo import Repo
 
-from music_genre import artifacts
 from music_genre.errors import InputError, MusicGenreError, TemporaryError
+from music_genre.store import artifacts
 from music_genre.versioning import s3
 from music_genre.versioning.access import S3, Access
 from music_genre.versioning.clone import Clone

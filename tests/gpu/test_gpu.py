@@ -87,8 +87,9 @@ def test_streamed_images_train_the_same_weights(split, uninterrupted, tmp_path):
 
 
 def test_convolutions_compute_in_bfloat16_and_channels_last():
-    from music_genre import model, optimization
     from music_genre.config import TrainConfig
+    from music_genre.model import network as model
+    from music_genre.training import optimization
 
     network = model.build("resnet18", 7, 128, 128, seed=0).cuda()
     seen = []

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from music_genre import signals
 from music_genre.cli import commands
+from music_genre.store import signals
 
 # As the command line does before it loads torch; waiting threads must not slow other programs.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -46,7 +46,7 @@ Run = Callable[..., Outcome]
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no busy machine end the tests' own process, in which trainings are stopped too."""
-    monkeypatch.setattr("music_genre.signals.PATIENCE", 120.0)
+    monkeypatch.setattr("music_genre.store.signals.PATIENCE", 120.0)
 
 
 @pytest.fixture
@@ -106,8 +106,10 @@ class Prepared(NamedTuple):
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Three genres of five tracks, scanned, extracted and split; not to be changed."""
-    from music_genre import audio, dataset, features
+    from music_genre.audio import catalogue as audio
     from music_genre.config import FeatureConfig, SplitConfig
+    from music_genre.dataset import split as dataset
+    from music_genre.features import extraction as features
 
     root = tmp_path_factory.mktemp("prepared")
     store = root / "artifacts"
@@ -125,8 +127,9 @@ def trained(prepared: Prepared) -> Path:
     Three seeds gave each of 18 other tracks its genre with 0.73 and more: the last digits of a
     CPU's arithmetic do not decide here. Its checkpoints are small, for tests copy and publish them.
     """
-    from music_genre import evaluation, training
     from music_genre.config import Machine, TrainConfig
+    from music_genre.evaluation import evaluation
+    from music_genre.training import training
 
     config = TrainConfig(
         model="shufflenet_v2_x0_5",

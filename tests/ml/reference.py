@@ -9,9 +9,9 @@ from pathlib import Path
 import librosa
 import numpy as np
 
+from music_genre.audio.decoding import open_sound
 from music_genre.config import FeatureConfig
-from music_genre.decoding import open_sound
-from music_genre.spectrogram import MelSpectrogram, to_decibels
+from music_genre.features.spectrogram import MelSpectrogram, to_decibels
 
 
 def decode(path: Path, sample_rate: int) -> np.ndarray:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from music_genre import artifacts
 from music_genre.errors import InputError
+from music_genre.store import artifacts
 
 
 def test_a_content_key_depends_on_contents_not_on_order() -> None:

@@ -10,11 +10,12 @@ import pytest
 import soundfile
 from conftest import Prepared, Run
 
-from music_genre import assignment, dataset
-from music_genre.artifacts import read_table
 from music_genre.config import SPLITS, SplitConfig
-from music_genre.dataset import Example
+from music_genre.dataset import assignment
+from music_genre.dataset import split as dataset
+from music_genre.dataset.split import Example
 from music_genre.errors import InputError
+from music_genre.store.artifacts import read_table
 
 GTZAN = "gtzan-fault-filtered"
 

@@ -8,9 +8,10 @@ import pytest
 import soundfile
 from conftest import SAMPLE_RATE, Run, contents, tone, write_music
 
-from music_genre import artifacts, audio
-from music_genre.artifacts import read_table
+from music_genre.audio import catalogue as audio
 from music_genre.errors import InputError
+from music_genre.store import artifacts
+from music_genre.store.artifacts import read_table
 
 
 def scan(folder: Path, store: Path) -> tuple[dict[str, audio.Track], dict[str, str]]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from music_genre import augmentation
+from music_genre.training import augmentation
 
 LENGTHS = torch.tensor([100, 30, 5])
 

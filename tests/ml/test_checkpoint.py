@@ -11,8 +11,9 @@ from typing import IO, Any
 import pytest
 import torch
 
-from music_genre import artifacts, checkpoint
 from music_genre.errors import InputError
+from music_genre.model import checkpoint
+from music_genre.store import artifacts
 
 CPU = torch.device("cpu")
 

@@ -86,9 +86,9 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
 def test_a_crash_is_told_from_bad_input() -> None:
     """Exit 1 would say that the input must be mended; a task that ran out of memory may retry."""
     program = (
-        "import sys\nfrom music_genre import __main__, audio\n"
+        "import sys\nfrom music_genre import __main__\nfrom music_genre.audio import catalogue\n"
         "def crash(*_, **__): raise MemoryError('no memory')\n"
-        "audio.scan = crash\nsys.argv[1:] = ['scan', '--audio', '.']\n__main__.main()"
+        "catalogue.scan = crash\nsys.argv[1:] = ['scan', '--audio', '.']\n__main__.main()"
     )
     outcome = python("-c", program)
     assert outcome.returncode == 70

@@ -9,11 +9,11 @@ from conftest import Prepared, contents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from music_genre import dataset
-from music_genre.artifacts import read_table, write_table
 from music_genre.config import SPLITS, FeatureConfig, SplitConfig
-from music_genre.dataset import Example
+from music_genre.dataset import split as dataset
+from music_genre.dataset.split import Example
 from music_genre.errors import InputError
+from music_genre.store.artifacts import read_table, write_table
 
 
 def make_examples(sizes: dict[str, list[int]]) -> list[Example]:

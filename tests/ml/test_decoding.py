@@ -9,7 +9,7 @@ import soundfile
 from conftest import SAMPLE_RATE, tone
 from reference import decode, librosa_load
 
-from music_genre import decoding, headers
+from music_genre.audio import decoding, headers
 from music_genre.errors import AudioError
 
 

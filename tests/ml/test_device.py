@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from music_genre import device, locks
 from music_genre.config import usable_cores
 from music_genre.errors import InputError, TemporaryError
+from music_genre.model import device
+from music_genre.store import locks
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

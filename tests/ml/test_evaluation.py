@@ -13,11 +13,14 @@ import torch
 from conftest import Prepared, contents
 from PIL import Image
 
-from music_genre import checkpoint, evaluation, runs, training
-from music_genre.artifacts import read_json, read_table, write_json
 from music_genre.config import Machine
-from music_genre.dataset import Example
+from music_genre.dataset.split import Example
 from music_genre.errors import InputError
+from music_genre.evaluation import evaluation
+from music_genre.model import checkpoint
+from music_genre.store import runs
+from music_genre.store.artifacts import read_json, read_table, write_json
+from music_genre.training import training
 
 ROOT = Path(__file__).parents[2]
 

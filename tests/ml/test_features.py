@@ -14,9 +14,12 @@ from conftest import SAMPLE_RATE, Prepared, contents, tone
 from PIL import Image
 from reference import grey_levels, librosa_load, librosa_log_mel
 
-from music_genre import audio, decoding, features, pictures, spool
+from music_genre.audio import catalogue as audio
+from music_genre.audio import decoding
 from music_genre.config import FeatureConfig
 from music_genre.errors import InputError, TemporaryError
+from music_genre.features import extraction as features
+from music_genre.features import pictures, spool
 
 CONFIG = FeatureConfig()
 
@@ -203,8 +206,9 @@ def test_memory_does_not_grow_with_length(tmp_path: Path, minutes: float) -> Non
             file.write(wave)
     catalogue = audio.scan(tmp_path / "music", tmp_path)["catalogue"]
     program = (
-        "import resource; from pathlib import Path; from music_genre import config, features\n"
-        f"features.extract(Path({catalogue!r}), Path({str(tmp_path)!r}), config.FeatureConfig())\n"
+        "import resource; from pathlib import Path; from music_genre import config\n"
+        "from music_genre.features.extraction import extract\n"
+        f"extract(Path({catalogue!r}), Path({str(tmp_path)!r}), config.FeatureConfig())\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     printed = subprocess.check_output([sys.executable, "-c", program], text=True)
@@ -221,8 +225,8 @@ NAMES = [
 
 
 def test_any_name_goes_all_the_way(tmp_path: Path) -> None:
-    from music_genre import dataset
     from music_genre.config import SplitConfig
+    from music_genre.dataset import split as dataset
 
     for place, genre in enumerate(("a genre.x", os.fsdecode(b"m\xfasica"))):
         (tmp_path / "in" / genre).mkdir(parents=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Prepared, Run, contents
 
-from music_genre import checkpoint
+from music_genre.model import checkpoint
 
 DISK_BYTES = 48 * 2**20
 LEFT = [0, 4096, 8192, 16_384, 65_536, 2**18, 2**20, 2**22, 2**23]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import Outcome, Run
 
-from music_genre import download
+from music_genre.dataset import download
 from tests.fakes.file_server import serving
 
 TRACKS = {

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from conftest import SAMPLE_RATE, tone
 
-from music_genre import headers
+from music_genre.audio import headers
 
 FORMATS = {
     "WAV": ("PCM_16", "little"),

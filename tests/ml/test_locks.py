@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from music_genre import locks
 from music_genre.errors import TemporaryError
+from music_genre.store import locks
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from music_genre import locks
+from music_genre.store import locks
 kind, folder = sys.argv[1], Path(sys.argv[2])
 with locks.folder_lock(folder) if kind == "run" else locks.gpu_lock("GPU-1", folder):
     print("held", flush=True)
@@ -190,7 +190,7 @@ def test_a_gpus_lock_is_free_for_every_user(tmp_path: Path) -> None:
         code = """
 import os, sys
 from pathlib import Path
-from music_genre import locks
+from music_genre.store import locks
 os.setuid(65534)
 with locks.gpu_lock("GPU-1", Path(sys.argv[1])):
     print("held")

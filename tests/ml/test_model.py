@@ -9,9 +9,11 @@ import torch
 import torchvision
 from torch import nn
 
-from music_genre import device, model, tensors
 from music_genre.config import known_models
+from music_genre.dataset import crops as tensors
 from music_genre.errors import InputError
+from music_genre.model import device
+from music_genre.model import network as model
 
 
 def test_the_known_names_are_torchvisions() -> None:

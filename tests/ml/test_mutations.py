@@ -13,8 +13,9 @@ import soundfile
 from PIL import Image
 from reference import grey_levels, librosa_load, librosa_log_mel
 
-from music_genre import audio, features
+from music_genre.audio import catalogue as audio
 from music_genre.config import FeatureConfig
+from music_genre.features import extraction as features
 
 CONFIG = FeatureConfig()
 SECONDS_EACH = 10.0

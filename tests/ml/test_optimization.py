@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from music_genre import optimization
-from music_genre.augmentation import Mixed
 from music_genre.config import CRITERIA, OPTIMIZERS, TrainConfig
+from music_genre.training import optimization
+from music_genre.training.augmentation import Mixed
 
 
 def test_one_update_equals_a_hand_written_nesterov_step() -> None:

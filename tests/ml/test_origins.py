@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from conftest import write_music
 
-from music_genre import audio, dataset, features
+from music_genre.audio import catalogue as audio
+from music_genre.audio.origins import join_groups
 from music_genre.config import FeatureConfig, SplitConfig
-from music_genre.origins import join_groups
+from music_genre.dataset import split as dataset
+from music_genre.features import extraction as features
 
 
 @pytest.mark.parametrize(

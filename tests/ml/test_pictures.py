@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from torchvision.io import read_image
 
-from music_genre import pictures
 from music_genre.errors import InputError
+from music_genre.features import pictures
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding.*TorchVision:DeprecationWarning")

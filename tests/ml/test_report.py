@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from music_genre import report
+from music_genre.evaluation import report
 
 
 def test_genre_names_are_drawn_as_they_are(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from music_genre import artifacts, runs
 from music_genre.config import FeatureConfig, TrainConfig
 from music_genre.errors import InputError
+from music_genre.store import artifacts, runs
 
 SETTINGS = runs.RunSettings(
     config=TrainConfig(),
@@ -63,5 +63,5 @@ def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
 
 
 def test_the_stage_of_training_loads_no_torch() -> None:
-    code = "import sys, music_genre.training; sys.exit('torch' in sys.modules)"
+    code = "import sys, music_genre.training.training; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

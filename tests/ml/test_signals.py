@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from music_genre import signals
+from music_genre.store import signals
 
 PATIENCE = signals.PATIENCE  # of the processes started here; this one's is longer
 
 STEPS = """
 import sys, time
-from music_genre import signals
+from music_genre.store import signals
 with signals.stops(lambda: "at step 3, saved") as stop:
     print("begun", flush=True)
     while not stop.serve():
@@ -25,7 +25,7 @@ with signals.stops(lambda: "at step 3, saved") as stop:
 # One call of C that takes minutes and lets other threads run, as a backward pass.
 LONG_STEP = """
 import hashlib
-from music_genre import signals
+from music_genre.store import signals
 with signals.stops(lambda: "at step 3, saved"):
     print("begun", flush=True)
     hashlib.pbkdf2_hmac("sha512", b"", b"", 10**9)
@@ -95,7 +95,7 @@ def test_handlers_are_as_before_when_the_steps_are_over() -> None:
 
 CHILD = """
 import signal, sys, time
-from music_genre import signals
+from music_genre.store import signals
 signals.die_with_parent(signal.SIGKILL)
 print("begun", flush=True)
 time.sleep(600)

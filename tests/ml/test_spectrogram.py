@@ -8,8 +8,8 @@ import pytest
 from conftest import SAMPLE_RATE, tone
 from reference import grey_levels, librosa_log_mel, log_mel_spectrogram
 
-from music_genre import spectrogram
 from music_genre.config import FeatureConfig
+from music_genre.features import spectrogram
 
 CONFIG = FeatureConfig()
 

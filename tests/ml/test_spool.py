@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from music_genre import spectrogram, spool
 from music_genre.config import FeatureConfig
+from music_genre.features import spectrogram, spool
 
 CONFIG = FeatureConfig()
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import Prepared, write_music
 from PIL import Image
 
-from music_genre import audio
+from music_genre.audio import catalogue as audio
 
 # Runs in a mount namespace of its own: fills a small disk, looks at it, makes space, runs again.
 SCRIPT = """

@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import Prepared
 
-from music_genre import dataset, tensors
+from music_genre.dataset import crops as tensors
+from music_genre.dataset import split as dataset
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)

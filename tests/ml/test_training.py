@@ -14,11 +14,15 @@ import pytest
 import torch
 from conftest import Prepared, Run, contents
 
-from music_genre import checkpoint, locks, model, tensors, training
-from music_genre.artifacts import read_table
 from music_genre.config import Machine, TrainConfig
+from music_genre.dataset import crops as tensors
 from music_genre.errors import InputError, StoppedError, TemporaryError
-from music_genre.trainer import Trainer
+from music_genre.model import checkpoint
+from music_genre.model import network as model
+from music_genre.store import locks
+from music_genre.store.artifacts import read_table
+from music_genre.training import training
+from music_genre.training.trainer import Trainer
 from tests.music import write_few_tracks
 
 # mnasnet has both batch norm and dropout: with momentum, mixup and an average of the weights,
@@ -254,7 +258,7 @@ SLOW_STEP = """
 import hashlib, json, sys
 from pathlib import Path
 import torch
-from music_genre import training
+from music_genre.training import training
 from music_genre.config import Machine, TrainConfig
 quick, n_passes = torch.autograd.backward, 0
 def backward(loss):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from music_genre import workers
+from music_genre.audio import workers
 from music_genre.errors import TemporaryError
 
 
@@ -152,7 +152,7 @@ def test_the_unasked_for_are_not_done(tmp_path: Path) -> None:
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     program = (
-        "import os, time; from music_genre import workers\n"
+        "import os, time; from music_genre.audio import workers\n"
         "def work(name): open(name, 'w').write(str(os.getpid())); time.sleep(60)\n"
         f"list(workers.run(work, [{str(tmp_path / 'a')!r}, {str(tmp_path / 'b')!r}], "
         "n_workers=2, seconds=lambda task: 60))"

@@ -10,9 +10,9 @@ import urllib.request
 from pathlib import Path
 from typing import Final
 
-from music_genre import artifacts
 from music_genre.config import Progress, silent
 from music_genre.errors import InputError, TemporaryError
+from music_genre.store import artifacts
 
 logger = logging.getLogger(__name__)
 

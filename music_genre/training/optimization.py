@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from music_genre import model
-from music_genre.augmentation import Mixed
 from music_genre.config import TrainConfig
+from music_genre.model import network as model
+from music_genre.training.augmentation import Mixed
 
 WARM_UP = 0.3
 """Share of the steps in which the learning rate rises."""

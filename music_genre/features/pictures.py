@@ -9,8 +9,8 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from music_genre import artifacts
 from music_genre.errors import InputError
+from music_genre.store import artifacts
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from music_genre import artifacts, assignment
 from music_genre.config import Progress, silent
-from music_genre.download import BLOCK, download
+from music_genre.dataset import assignment
+from music_genre.dataset.download import BLOCK, download
 from music_genre.errors import InputError
+from music_genre.store import artifacts
 
 logger = logging.getLogger(__name__)
 

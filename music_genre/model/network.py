@@ -12,10 +12,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from music_genre import checkpoint
 from music_genre.config import check_model
+from music_genre.dataset.crops import Images, normalise
 from music_genre.errors import InputError
-from music_genre.tensors import Images, normalise
+from music_genre.model import checkpoint
 
 logger = logging.getLogger(__name__)
 

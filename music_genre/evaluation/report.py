@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from music_genre import artifacts
+from music_genre.store import artifacts
 
 
 def draw_confusion(path: Path, confusion: NDArray[np.int64], genres: list[str], title: str) -> None:

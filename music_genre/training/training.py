@@ -6,8 +6,9 @@ torch is imported only once there is something to train: it takes seconds.
 from pathlib import Path
 from typing import Any, Final
 
-from music_genre import artifacts, dataset, locks, runs
 from music_genre.config import PICTURE_ROWS, THIS_MACHINE, Machine, Progress, TrainConfig, silent
+from music_genre.dataset import split as dataset
+from music_genre.store import artifacts, locks, runs
 
 RECIPE: Final = 2
 """Raise when the same split and settings would give other weights."""
@@ -59,7 +60,7 @@ def train(
         with locks.folder_lock(run) as lock:
             result = _finished(run, settings, split_dir)  # while this process came to the lock
             if result is None:
-                from music_genre import loop
+                from music_genre.training import loop
 
                 job = loop.Job(run, lock, settings, split, store, weights, machine, progress)
                 runs.claim(run, settings, split_dir)

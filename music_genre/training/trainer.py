@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from music_genre import augmentation, model, optimization, tensors
 from music_genre.config import TrainConfig
+from music_genre.dataset import crops as tensors
+from music_genre.dataset.crops import Images
 from music_genre.errors import InputError
-from music_genre.tensors import Images
+from music_genre.model import network as model
+from music_genre.training import augmentation, optimization
 
 
 class Batch(NamedTuple):

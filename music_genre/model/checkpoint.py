@@ -11,8 +11,8 @@ from typing import IO, Any, Final
 
 import torch
 
-from music_genre import artifacts, runs
 from music_genre.errors import InputError
+from music_genre.store import artifacts, runs
 
 logger = logging.getLogger(__name__)
 

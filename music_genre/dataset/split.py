@@ -7,9 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from music_genre import artifacts, assignment, audio, features, origins
+from music_genre.audio import catalogue as audio
+from music_genre.audio import origins
 from music_genre.config import SPLITS, FeatureConfig, SplitConfig
+from music_genre.dataset import assignment
 from music_genre.errors import InputError
+from music_genre.features import extraction as features
+from music_genre.store import artifacts
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from music_genre import artifacts, locks, pictures
 from music_genre.config import usable_cores, usable_memory
-from music_genre.dataset import Example
+from music_genre.dataset.split import Example
+from music_genre.features import pictures
+from music_genre.store import artifacts, locks
 
 RESIDENT_SHARE: Final = 1 / 3
 """Of the free memory: what images may take of it; while they are stacked they take it twice."""

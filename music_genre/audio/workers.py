@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, process
 from typing import Generic, TypeVar
 
-from music_genre import signals
 from music_genre.errors import TemporaryError
+from music_genre.store import signals
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -12,20 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from music_genre import (
-    artifacts,
-    audio,
-    checkpoint,
-    decoding,
-    device,
-    features,
-    model,
-    runs,
-    tensors,
-    workers,
-)
+from music_genre.audio import catalogue as audio
+from music_genre.audio import decoding, workers
 from music_genre.config import THIS_MACHINE, FeatureConfig, usable_cores
+from music_genre.dataset import crops as tensors
 from music_genre.errors import AudioError, InputError
+from music_genre.features import extraction as features
+from music_genre.model import checkpoint, device
+from music_genre.model import network as model
+from music_genre.store import artifacts, runs
 
 DIGITS: Final = 6
 """Decimals of a probability wherever one is written."""

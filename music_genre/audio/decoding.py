@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from music_genre import headers
+from music_genre.audio import headers
 from music_genre.errors import AudioError
 
 MINIMUM_SECONDS = 1.0

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from music_genre import artifacts, decoding, origins, workers
+from music_genre.audio import decoding, origins, workers
 from music_genre.config import Progress, silent, usable_cores
 from music_genre.errors import AudioError, InputError
+from music_genre.store import artifacts
 
 logger = logging.getLogger(__name__)
 

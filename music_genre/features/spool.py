@@ -8,8 +8,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from music_genre import spectrogram
 from music_genre.config import FeatureConfig
+from music_genre.features import spectrogram
 
 TILE_FRAMES = 1 << 14
 """Frames kept in memory: 6 minutes, 8 MB. Longer tracks are written tile by tile."""

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from music_genre import artifacts, audio, decoding, pictures, workers
+from music_genre.audio import catalogue as audio
+from music_genre.audio import decoding, workers
 from music_genre.config import FeatureConfig, Progress, silent, usable_cores
 from music_genre.errors import AudioError, InputError
-from music_genre.spectrogram import MelSpectrogram
-from music_genre.spool import Spool
+from music_genre.features import pictures
+from music_genre.features.spectrogram import MelSpectrogram
+from music_genre.features.spool import Spool
+from music_genre.store import artifacts
 
 logger = logging.getLogger(__name__)
 

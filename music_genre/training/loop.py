@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 
-from music_genre import artifacts, checkpoint, device, locks, model, signals, tensors
 from music_genre.config import Machine, Progress
-from music_genre.dataset import Split
+from music_genre.dataset import crops as tensors
+from music_genre.dataset.split import Split
 from music_genre.errors import StoppedError
-from music_genre.runs import RunSettings
-from music_genre.signals import GO_ON
-from music_genre.trainer import Trainer
+from music_genre.model import checkpoint, device
+from music_genre.model import network as model
+from music_genre.store import artifacts, locks, signals
+from music_genre.store.runs import RunSettings
+from music_genre.store.signals import GO_ON
+from music_genre.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

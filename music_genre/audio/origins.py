@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from music_genre import artifacts
 from music_genre.errors import InputError
+from music_genre.store import artifacts
 
 Origin = tuple[str, str]
 """(recording, artist); the artist is empty where unknown."""

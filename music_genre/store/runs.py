@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from music_genre import artifacts
 from music_genre.config import FeatureConfig, TrainConfig
 from music_genre.errors import InputError
+from music_genre.store import artifacts
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from music_genre import artifacts, dataset, metrics, runs
 from music_genre.config import THIS_MACHINE
+from music_genre.dataset import split as dataset
 from music_genre.errors import InputError
+from music_genre.evaluation import metrics
+from music_genre.store import artifacts, runs
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +58,7 @@ def evaluate(
     reused = record.get("key") == key
     if not reused:
         examples, images_dir = _read_examples(run, settings, split_dir, split_name)
-        from music_genre import device  # loads torch
+        from music_genre.model import device  # loads torch
 
         with device.held(device_name, gpu_locks) as chosen:
             rows = _probabilities(run, settings, examples, images_dir, chosen)
@@ -88,7 +90,8 @@ def _probabilities(
     chosen: "torch.device",
 ) -> NDArray[np.float32]:
     """Return (n_tracks, n_genres) float32: what the run's network makes of each track."""
-    from music_genre import pictures, prediction
+    from music_genre.evaluation import prediction
+    from music_genre.features import pictures
 
     network = prediction.load_network(run, settings, chosen)
     crop_frames = settings.config.crop_frames
@@ -143,10 +146,10 @@ def _write(
     probabilities: NDArray[np.float32],
 ) -> None:
     """Write tables and pictures, and last the metrics that mark them complete."""
-    from music_genre import prediction
+    from music_genre.evaluation import prediction
 
     _keep_fonts(run)
-    from music_genre import report  # loads matplotlib
+    from music_genre.evaluation import report  # loads matplotlib
 
     genres = list(record["genres"])
     rows = []

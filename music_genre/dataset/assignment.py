@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from music_genre import artifacts
 from music_genre.config import SPLITS
 from music_genre.errors import InputError
+from music_genre.store import artifacts
 
 PUBLISHED: Final = {"gtzan-fault-filtered": "gtzan_fault_filtered.csv"}
 """Name -> file beside this module."""

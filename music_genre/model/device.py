@@ -11,9 +11,9 @@ from typing import Final
 
 import torch
 
-from music_genre import locks
 from music_genre.config import usable_cores
 from music_genre.errors import InputError
+from music_genre.store import locks
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Files of audio: their headers, their samples, the catalogue of them."""

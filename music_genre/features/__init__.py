@@ -1,0 +1,1 @@
+"""Log-mel images of tracks, drawn or read."""

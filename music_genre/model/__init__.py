@@ -1,0 +1,1 @@
+"""The network, where it computes, and its checkpoints."""

@@ -1,0 +1,1 @@
+"""What stages leave behind and how it survives: artifacts, runs, locks, signals."""

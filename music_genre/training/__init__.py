@@ -1,0 +1,1 @@
+"""One training: crops in, weights out."""
