@@ -9,7 +9,7 @@ from datetime import timedelta
 from airflow.sdk import DAG
 
 from fleet.contract import queues
-from fleet.operators import CommandOperator
+from fleet.operators.command import CommandOperator
 
 with DAG(
     "fleet_check",

@@ -19,7 +19,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from fleet.docker_operator import ResumableDockerOperator
+from fleet.operators.docker import ResumableDockerOperator
 from fleet.pipeline import (
     OPTIMIZERS,
     TRAINING,

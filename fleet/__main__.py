@@ -32,11 +32,11 @@ def main() -> None:
 
         ensure_bucket()
     elif arguments.command == "flower":
-        from fleet.flower import run_flower
+        from fleet.workers.flower import run_flower
 
         run_flower(*rest)
     else:
-        from fleet.worker import run_worker
+        from fleet.workers.worker import run_worker
 
         run_worker(arguments.queue)
 

@@ -26,6 +26,8 @@ MARGIN_SECONDS = 3600
 """Between the end of the longest task and the redelivery of its message."""
 LEAST_QUEUED_SECONDS = 600
 """Airflow's own default."""
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+"""Names the GPU that a task computes on."""
 STACK_LABEL = "music-genre.stack"
 """On the container of a task: the Compose project that it belongs to."""
 PUBLISHING_POOL = "publishing"

@@ -10,7 +10,7 @@ from airflow.sdk import Asset, Context, Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from fleet.contract import PUBLISHING_POOL, queues
-from fleet.operators import CommandOperator
+from fleet.operators.command import CommandOperator
 
 DATA_SET = Asset("music_genre_data_set")
 """Has an event when there is audio that was never catalogued before."""

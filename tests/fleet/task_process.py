@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from fleet import outcome as outcome_module
-from fleet.operators import CommandOperator
+from fleet.operators.command import CommandOperator
 
 
 class Recorder:

@@ -8,12 +8,17 @@ import pytest
 from celery import signals
 from celery.worker.control import Panel
 
-from fleet import celery_app
+from fleet.celery_app import CELERY_CONFIG as OLD_ADDRESS
+from fleet.workers import celery_app, control
 
 
 def test_a_worker_knows_no_order_but_those_that_were_looked_at():
-    assert set(Panel.data) == celery_app.ALLOWED | {"slots"}
-    assert not {"election", "pool_grow", "add_consumer", "rate_limit"} & celery_app.ALLOWED
+    assert set(Panel.data) == control.ALLOWED | {"slots"}
+    assert not {"election", "pool_grow", "add_consumer", "rate_limit"} & control.ALLOWED
+
+
+def test_the_old_address_of_the_settings_still_works():
+    assert OLD_ADDRESS is celery_app.CELERY_CONFIG
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from fleet.containers import (
+from fleet.operators.containers import (
     container_environment,
     container_name,
     digest,

@@ -6,7 +6,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from task_process import start_task
 
-from fleet.credentials import with_s3_connection
+from fleet.operators.credentials import with_s3_connection
 
 WORKERS_OWN = {
     "AWS_ACCESS_KEY_ID": "workers-key",

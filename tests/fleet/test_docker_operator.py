@@ -6,9 +6,9 @@ import pytest
 from airflow.sdk.exceptions import AirflowException
 from docker.errors import APIError
 
-from fleet import containers
-from fleet.containers import Container
-from fleet.docker_operator import ResumableDockerOperator
+from fleet.operators import containers
+from fleet.operators.containers import Container
+from fleet.operators.docker import ResumableDockerOperator
 from tests.fakes.docker_engine import CUT, Engine, misbehaving
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from tornado.httputil import HTTPHeaders
 
-from fleet.flower import LOGIN_VARIABLE, is_allowed
+from fleet.workers.flower import LOGIN_VARIABLE, is_allowed
 
 LOGIN = "admin:a password"
 

@@ -10,7 +10,7 @@ from tests.fakes.driver import make_driver
 
 ASK = """
 import dataclasses, json
-from fleet.gpus import list_gpus
+from fleet.workers.gpus import list_gpus
 print(json.dumps([dataclasses.asdict(gpu) for gpu in list_gpus()]))
 """
 

@@ -7,7 +7,7 @@ import pytest
 from airflow.sdk.api.client import ServerResponseError
 from celery.exceptions import Ignore, Reject
 
-from fleet import messages
+from fleet.workers import messages
 
 
 def refusing(status: int):

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from task_process import start_task
 
-from fleet import process
-from fleet.operators import command_environment
-from fleet.outcome import FIRST_ASKED, MAX_RESULT_BYTES, TRY_AGAIN_FOR
-from fleet.process import MAX_LINE_BYTES, TERM_GRACE_SECONDS
+from fleet.operators import process
+from fleet.operators.command import command_environment
+from fleet.operators.outcome import FIRST_ASKED, MAX_RESULT_BYTES, TRY_AGAIN_FOR
+from fleet.operators.process import MAX_LINE_BYTES, TERM_GRACE_SECONDS
 
 
 def run_task(*command: str, **options) -> dict:

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FILE = """
 from datetime import timedelta
 from airflow.sdk import DAG
-from fleet.operators import CommandOperator
+from fleet.operators.command import CommandOperator
 with DAG("{dag}", schedule=None):
     CommandOperator(task_id="plain", command=["true"])
     CommandOperator(task_id="train", command=["true"], {arguments})

@@ -5,10 +5,10 @@ import sys
 import psutil
 import pytest
 
-from fleet import worker
 from fleet.contract import queues
-from fleet.gpus import Gpu
-from fleet.worker import describe, memory_gib, usable_cores, worker_command
+from fleet.workers import worker
+from fleet.workers.gpus import Gpu
+from fleet.workers.worker import describe, memory_gib, usable_cores, worker_command
 
 GPU = Gpu(uuid="GPU-1", name="NVIDIA H200")
 

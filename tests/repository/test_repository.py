@@ -119,7 +119,7 @@ def test_the_demo_music_is_what_its_table_says():
             ("deploy/containers/stack.py", "music_genre/config.py", "tests/gpu_trainings.py"),
         ),
         ("/var/tmp/music-genre-gpus", ("docker-compose.yml", "docs/least-privilege.md")),
-        ('"MUSIC_GENRE_LARGER_GPU"', ("fleet/worker.py", "music_genre/model/device.py")),
+        ('"MUSIC_GENRE_LARGER_GPU"', ("fleet/workers/worker.py", "music_genre/model/device.py")),
     ],
 )
 def test_what_packages_that_may_not_import_each_other_agree_on_is_the_same(fact, places):

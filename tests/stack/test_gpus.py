@@ -31,7 +31,7 @@ from tests.gpu_trainings import (
 pytestmark = pytest.mark.timeout(1800)
 QUEUED_SECONDS = 30
 """`task_queued_timeout` of stack.yml, and the life of a message's token."""
-LEASE_AND_RENEWAL_SECONDS = 40  # fleet.messages: 30 and 5, and some
+LEASE_AND_RENEWAL_SECONDS = 40  # fleet.workers.messages: 30 and 5, and some
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from airflow.sdk import DAG
 
-from fleet.operators import CommandOperator
+from fleet.operators.command import CommandOperator
 
 with DAG("misspelt", schedule=None):
     CommandOperator(task_id="train", queue="trianing", command=["music-genre", "device"])

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from airflow.sdk.api.client import ServerResponseError
-from celery import bootsteps, current_task
+from celery import bootsteps, current_task, signals
 from celery.exceptions import Ignore, Reject
 from celery.worker import state
 from httpx import ConnectError, ConnectTimeout, TransportError
@@ -95,6 +95,14 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
             raise
 
     return guarded
+
+
+@signals.worker_init.connect
+def hold_messages_by_lease(sender: Any, **_: Any) -> None:
+    """Add the leases, and wrap the task of all messages before pool processes take it over."""
+    sender.app.steps["consumer"].add(Leases)
+    task = sender.app.tasks["execute_workload"]
+    task.run = unless_moot(task.run)
 
 
 def _status(error: ServerResponseError | TransportError) -> int:

@@ -13,9 +13,17 @@ from typing import Any
 from airflow.sdk import Asset, BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
-from fleet.credentials import with_s3_connection
-from fleet.outcome import Told, alias_of, announce, quoted, raise_for, read_result, tell_why_last
-from fleet.process import TERM_GRACE_SECONDS, CommandProcess, die_with_parent
+from fleet.operators.credentials import with_s3_connection
+from fleet.operators.outcome import (
+    Told,
+    alias_of,
+    announce,
+    quoted,
+    raise_for,
+    read_result,
+    tell_why_last,
+)
+from fleet.operators.process import TERM_GRACE_SECONDS, CommandProcess, die_with_parent
 
 _AIRFLOWS_OWN = ("AIRFLOW", "_AIRFLOW", "CELERY", "FLOWER")
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import pynvml
 
+from fleet.contract import VISIBLE_VARIABLE
+
 logger = logging.getLogger(__name__)
 
 
@@ -21,7 +23,6 @@ class Gpu:
     name: str
 
 
-VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 SLOTS_VARIABLE = "FLEET_SLOTS"
 """Says how many slots a worker has."""
 GPUS_VARIABLE = "FLEET_GPUS"

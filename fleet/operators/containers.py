@@ -18,9 +18,8 @@ from docker.types import DeviceRequest  # type: ignore[import-untyped]
 from requests import RequestException
 from urllib3.exceptions import HTTPError
 
-from fleet.contract import STACK_LABEL
-from fleet.gpus import VISIBLE_VARIABLE
-from fleet.process import TERM_GRACE_SECONDS, Lines, LineSink
+from fleet.contract import STACK_LABEL, VISIBLE_VARIABLE
+from fleet.operators.process import TERM_GRACE_SECONDS, Lines, LineSink
 
 ENGINE_AWAY_SECONDS = 120.0
 """An engine that restarts is waited for; one that is away for longer fails the try."""

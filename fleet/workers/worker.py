@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from fleet.contract import ContractError, Queue, queues
-from fleet.gpus import GPUS_VARIABLE, SLOTS_VARIABLE, Gpu, list_gpus
+from fleet.workers.gpus import GPUS_VARIABLE, SLOTS_VARIABLE, Gpu, list_gpus
 
 CGROUP = Path("/sys/fs/cgroup")
 ALONE = ("--skip-serve-logs", "--without-mingle", "--without-gossip")

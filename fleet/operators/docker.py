@@ -1,0 +1,280 @@
+"""The Docker way to run the work: a task is one command in a container of its own.
+
+The provider's DockerOperator leaves its container behind when its worker dies and starts a second
+one beside it at the retry. Here a task's container has a name that follows from the task, so the
+engine itself refuses a second, and a retry follows the one that is there.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from airflow.providers.docker.operators.docker import DockerOperator
+from airflow.sdk import Asset, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+from docker.errors import APIError, ImageNotFound, NotFound  # type: ignore[import-untyped]
+from docker.types import LogConfig  # type: ignore[import-untyped]
+
+from fleet.contract import STACK_LABEL
+from fleet.operators.command import worker_name
+from fleet.operators.containers import (
+    ENGINE_AWAY,
+    Container,
+    container_environment,
+    container_name,
+    digest,
+    inherited_mounts,
+    is_waited_for,
+    is_worth_following,
+    labels_of,
+    slot_device,
+    stack_of,
+)
+from fleet.operators.outcome import (
+    Told,
+    alias_of,
+    announce,
+    quoted,
+    raise_for,
+    read_result,
+    tell_why_last,
+)
+from fleet.operators.process import die_with_parent
+
+REQUEST_SECONDS = 60
+LOG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "3"})
+_DECIDED_HERE = {
+    *("auto_remove", "container_name", "env_file", "force_pull", "host_tmp_dir", "labels"),
+    *("log_opts_max_file", "log_opts_max_size", "mount_tmp_dir", "port_bindings", "privileged"),
+    *("retrieve_output", "retrieve_output_path", "skip_on_exit_code", "tmp_dir", "tty", "xcom_all"),
+}
+"""Arguments of the provider's operator that would have no meaning, or undo what this one is for."""
+
+
+class ResumableDockerOperator(DockerOperator):
+    """Run one command in a container; its last line on standard output is the task's result.
+
+    The container has the mounts that `volumes` names of the worker's own, its limits, the slot's
+    GPU, and no network unless `network_mode` says so. A retry follows the container of the try
+    before, takes the result of one that has succeeded, and replaces any other. SIGTERM stops it,
+    with time for a checkpoint. What exit statuses mean: see `CommandOperator`.
+
+    Args:
+        command: program and arguments, templated; no shell.
+        volumes: mount points of the worker's container that this one gets too.
+        asset: what the command makes, as `CommandOperator` has it.
+        arguments: the provider's, but for those in `_DECIDED_HERE`; `private_environment` holds
+            what is secret, `environment` what may be seen.
+
+    Raises:
+        TypeError: an argument is one of those.
+    """
+
+    template_fields: Sequence[str] = ("image", "command")
+    template_ext: Sequence[str] = ()
+
+    def __init__(
+        self,
+        *,
+        command: Sequence[Any],
+        volumes: Sequence[str] = (),
+        asset: Asset | None = None,
+        **arguments: Any,
+    ) -> None:
+        if refused := _DECIDED_HERE.intersection(arguments):
+            raise TypeError(f"{type(self).__name__} decides {sorted(refused)} itself; leave it out")
+        defaults = {"network_mode": "none", "mount_tmp_dir": False, "timeout": REQUEST_SECONDS}
+        super().__init__(**{**defaults, "outlets": alias_of(asset), **arguments})
+        self.command = command  # type: ignore[assignment] # theirs may be one text for a shell
+        self.volumes, self.asset = volumes, asset
+        self._container: Container | None = None
+        self._must_end = False
+        tell_why_last(self)
+
+    def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
+        """Start or follow the task's container, and see it to its end.
+
+        Raises:
+            AirflowFailException: a final exit status, exit 0 with a result that is none, or a
+                container that can never start.
+            AirflowRescheduleException: exit 75, or ended because its worker stops.
+            AirflowTaskTerminated, AirflowSkipException: ended because its task was marked or timed
+                out.
+            AirflowException: any other end, or the engine does not answer.
+        """
+        die_with_parent()
+        self.told = Told(self.log)
+        context["ti"].xcom_push("worker", worker_name())
+        words = [str(word) for word in self.command or ()]
+        with self._engine_errors():
+            worker = self._find_worker()
+            name = container_name(stack_of(worker), context["ti"])
+            self._container = container = Container(self.cli, name, self.told.line)
+            self._reap(name, context, worker)
+            state = self._run(container, words, context, worker)
+            line = container.last_line() if state["ExitCode"] == 0 else ""
+            container.remove()
+        raise_for(state["ExitCode"], _ended(words, state), context, must_end=self._must_end)
+        result = read_result(line, words)
+        announce(self.asset, result, context)
+        return result
+
+    def _run(
+        self, container: Container, words: list[str], context: Context, worker: Any
+    ) -> dict[str, Any]:
+        """See the task's container to its end; returns its state."""
+        try:
+            self._ensure(container, words, context, worker)
+            if self._must_end:  # SIGTERM came before there was a container to stop
+                container.stop()
+            return container.watch()
+        except AirflowTaskTimeout:  # what `on_kill` asks for may not be heard any more
+            container.stop()
+            container.remove()
+            raise
+
+    def on_kill(self) -> None:
+        """Stop the container; `execute` goes on and sees how it ends."""
+        self._must_end = True
+        if self._container:
+            threading.Thread(target=self._container.stop, daemon=True).start()
+
+    @contextlib.contextmanager
+    def _engine_errors(self) -> Iterator[None]:
+        """Say in one line what the engine refuses, or that it is away."""
+        try:
+            yield
+        except APIError as error:
+            raise AirflowException(
+                f"the Docker engine at {self.docker_url} refuses: {error.explanation or error}"
+            ) from error
+        except ENGINE_AWAY as error:
+            raise AirflowException(
+                f"the Docker engine at {self.docker_url} does not answer ({error}); "
+                "see whether it and the service socket-proxy run"
+            ) from error
+
+    def _find_worker(self) -> Any:
+        """Read from the engine what the container is like that this worker runs in."""
+        try:
+            engine = self.cli
+        except AirflowException as error:
+            raise AirflowException(
+                f"no Docker engine answers at {self.docker_url}; start the stack with "
+                "`make up DOCKER=1`, and give the task the queue gpu"
+            ) from error
+        try:
+            return engine.inspect_container(socket.gethostname())
+        except NotFound as error:
+            raise AirflowFailException(
+                f"{worker_name()} runs in no container of the Docker engine at {self.docker_url}, "
+                "so it has no mounts to pass on; use the engine of its own machine"
+            ) from error
+
+    def _ensure(
+        self, container: Container, words: list[str], context: Context, worker: Any
+    ) -> None:
+        """Have the task's container run, or have ended well; whatever else has its name goes."""
+        labels = labels_of(stack_of(worker), context["ti"], digest(self.image, words))
+        if found := container.inspect():
+            follows, status = is_worth_following(found, labels), found["State"]["Status"]
+            doing = "following" if follows else "replacing"
+            self.log.info("%s container %s, %s", doing, container.name, status)
+            if follows:
+                return
+            container.stop()
+            container.remove()
+        self._create(container.name, words, labels, worker)
+        self._start(container, words)
+
+    def _create(self, name: str, words: list[str], labels: Mapping[str, str], worker: Any) -> None:
+        environment = container_environment(os.environ, self.environment, self._private_environment)
+        arguments = {
+            "image": self.image,
+            "command": words,
+            "name": name,
+            "environment": environment,
+            "labels": labels,
+            "user": self.user,
+            "working_dir": self.working_dir,
+            "entrypoint": self.entrypoint,
+            "hostname": self.hostname,
+            "host_config": self.cli.create_host_config(**self._host_settings(worker)),
+        }
+        try:
+            self.cli.create_container(**arguments)
+        except ImageNotFound:
+            self._pull()
+            self.cli.create_container(**arguments)
+
+    def _start(self, container: Container, words: list[str]) -> None:
+        self.log.info(
+            "%s runs in container %s of %s: %s",
+            *(worker_name(), container.name, self.image, " ".join(words)),
+        )
+        try:
+            self.cli.start(container.name)
+        except APIError as error:
+            container.remove()
+            kind = AirflowFailException if error.is_client_error() else AirflowException
+            raise kind(
+                f"a container of {self.image} cannot start {quoted(words)}: {error.explanation}; "
+                "see whether the image has the command and, with a GPU, the engine the NVIDIA "
+                "Container Toolkit"
+            ) from error
+
+    def _host_settings(self, worker: Any) -> dict[str, Any]:
+        """What the container has of the machine: where nothing is said, no more than the worker."""
+        self._normalize_mounts()
+        limits = worker["HostConfig"]
+        return {
+            "mounts": [*self.mounts, *inherited_mounts(worker, self.volumes)],
+            "network_mode": self.network_mode,
+            "dns": self.dns,
+            "dns_search": self.dns_search,
+            "extra_hosts": self.extra_hosts,
+            "ipc_mode": self.ipc_mode,
+            "cpu_shares": round(self.cpus * 1024),  # as `docker run` has it for 1.0
+            "mem_limit": self.mem_limit or limits["Memory"],
+            "shm_size": self.shm_size or limits["ShmSize"],
+            "ulimits": self.ulimits,
+            "cap_add": self.cap_add,
+            "read_only": True,
+            "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 # in memory, the container's own
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"],
+            "log_config": LOG,
+            "device_requests": self.device_requests or slot_device(),
+        }
+
+    def _pull(self) -> None:
+        self.log.info("pulling image %s", self.image)
+        try:
+            self.cli.pull(self.image)
+            self.cli.inspect_image(self.image)
+        except NotFound as error:
+            raise AirflowFailException(
+                f"image {self.image} is not on the Docker engine, and its registry has none for us "
+                f"({error.explanation}); pull it there (`make up DOCKER=1` builds ours)"
+            ) from error
+
+    def _reap(self, own: str, context: Context, worker: Any) -> None:
+        """Remove this stack's containers whose tasks nobody waits for any more."""
+        stack = f"{STACK_LABEL}={stack_of(worker)}"
+        for each in self.cli.containers(all=True, filters={"label": stack}):
+            key, labels = each["Id"], each["Labels"]
+            is_own = f"/{own}" in (each["Names"] or [])
+            if not is_own and not is_waited_for(context["ti"], labels):
+                self.log.info("removing container %s, which nobody waits for: %s", key, labels)
+                leftover = Container(self.cli, key, self.log.info)
+                leftover.stop()
+                leftover.remove()
+
+
+def _ended(words: Sequence[str], state: Mapping[str, Any]) -> str:
+    memory = ", killed for want of memory" if state.get("OOMKilled") else ""
+    why = f" ({state['Error']})" if state.get("Error") else ""
+    return f"{quoted(words)} ended with exit status {state['ExitCode']}{memory}{why}"

@@ -1,0 +1,39 @@
+"""Remote control of workers: what they may be asked and told, and what their answers keep back."""
+
+import os
+from typing import Any
+
+from celery import signals
+from celery.worker.control import Panel, inspect_command
+from celery.worker.request import Request
+
+from fleet.workers.gpus import SLOTS_VARIABLE, slot_gpus
+
+# Whoever may ask workers may end a task or a worker, and no more: queue and slots are the
+# contract's, and `election` would have a worker send tasks for others.
+ALLOWED = {
+    *("active", "active_queues", "clock", "conf", "hello", "ping", "query_task", "registered"),
+    *("report", "reserved", "revoked", "scheduled", "stats"),
+    *("disable_events", "enable_events", "heartbeat", "revoke", "shutdown", "terminate"),
+}
+for name in Panel.data.keys() - ALLOWED:
+    del Panel.data[name]
+
+
+@signals.before_task_publish.connect
+def hide_arguments(headers: dict[str, Any], **_: Any) -> None:
+    """Put a word in the place of the arguments' text, which events carry."""
+    headers["argsrepr"] = headers["kwargsrepr"] = "hidden"
+
+
+@signals.worker_init.connect
+def hide_arguments_from_inspect(**_: Any) -> None:
+    """Have `inspect active` and its like answer with that text too."""
+    info = Request.info
+    Request.info = lambda request, **_: info(request, safe=True)
+
+
+@inspect_command()
+def slots(state: Any) -> dict[str, Any]:  # noqa: ARG001
+    """Answer whoever asks with the number of this worker's slots and their GPUs."""
+    return {"slots": int(os.environ[SLOTS_VARIABLE]), "gpus": slot_gpus()}

@@ -1,0 +1,77 @@
+"""Health checks of the stack's containers, each of a few hundredths of a second.
+
+Airflow's own checks by command line (`airflow jobs check`, `celery inspect ping`) import all of
+Airflow: 1.2 to 2 s of processor time each, and more than their time-out on a machine that is just
+bringing the stack up.
+
+What follows `python -m fleet.workers.health`:
+
+    http PORT PATH [STATUS]   the server answers, with 200 or that
+    job TYPE                  this host's Airflow job of that type beats
+    alive                     this worker has sent a heartbeat to the broker
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection
+from pathlib import Path
+
+JOB_SECONDS = {"SchedulerJob": 30, "DagProcessorJob": 30, "TriggererJob": 30}
+"""Age of the last heartbeat at which a job counts as dead; they beat every 5 s."""
+ALIVE_SECONDS = 20
+"""Age of the last heartbeat at which a worker counts as dead; it beats every 2 s."""
+
+
+def http(port: str, path: str, wanted: str = "200") -> str:
+    """Ask a server on this host; returns what is wrong, or nothing."""
+    connection = HTTPConnection("127.0.0.1", int(port), timeout=5)
+    connection.request("GET", path)
+    status = connection.getresponse().status
+    return "" if status == int(wanted) else f"answered {status}"
+
+
+def job(kind: str) -> str:
+    """Read the job's heartbeat from the metadata database, as `airflow jobs check` does."""
+    import psycopg2  # only the control plane has a database to ask
+
+    address = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+    query = (
+        "SELECT extract(epoch FROM now() - max(latest_heartbeat)) FROM job "
+        "WHERE job_type = %s AND hostname = %s AND state = 'running'"
+    )
+    with psycopg2.connect(address, connect_timeout=5) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute(query, (kind, socket.gethostname()))
+            (age,) = cursor.fetchone() or (None,)
+    if age is None:
+        return f"no running {kind} of host {socket.gethostname()}"
+    return "" if age < JOB_SECONDS[kind] else f"{kind} has not beaten for {age:.0f} s"
+
+
+def alive() -> str:
+    """Look when the worker last touched its file."""
+    try:
+        age = time.time() - Path(os.environ["FLEET_ALIVE_FILE"]).stat().st_mtime
+    except FileNotFoundError:
+        return "no heartbeat yet"
+    return "" if age < ALIVE_SECONDS else f"no heartbeat for {age:.0f} s"
+
+
+CHECKS: dict[str, Callable[..., str]] = {"http": http, "job": job, "alive": alive}
+
+
+def main() -> None:
+    """Run one check; exit 1 and say in one line what is wrong."""
+    try:
+        fault = CHECKS[sys.argv[1]](*sys.argv[2:])
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+    if fault:
+        sys.exit(f"unhealthy: {fault}")
+
+
+if __name__ == "__main__":
+    main()
