@@ -6,6 +6,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException
 from docker.errors import APIError
 
+from fleet.docker_operator import ResumableDockerOperator as OldAddress
 from fleet.operators import containers
 from fleet.operators.containers import Container
 from fleet.operators.docker import ResumableDockerOperator
@@ -108,3 +109,7 @@ def test_the_slots_gpu_is_asked_for(monkeypatch):
     settings = operator._host_settings(worker)
     assert settings["device_requests"] is None
     assert (settings["mem_limit"], settings["shm_size"]) == (8, 1)
+
+
+def test_the_old_address_still_works():
+    assert OldAddress is ResumableDockerOperator

@@ -10,9 +10,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 
-def check(*words: str, **environment: str) -> subprocess.CompletedProcess:
+def check(
+    *words: str, module: str = "fleet.workers.health", **environment: str
+) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "fleet.workers.health", *words],
+        [sys.executable, "-m", module, *words],
         capture_output=True,
         text=True,
         env=os.environ | environment,
@@ -42,8 +44,10 @@ def test_a_server_is_well_when_it_answers_as_it_should(port):
     assert (refused.returncode, refused.stderr) == (1, "unhealthy: answered 401\n")
 
 
-def test_a_server_that_is_not_there_is_one_line():
-    gone = check("http", "1", "/well")
+@pytest.mark.parametrize("module", ["fleet.workers.health", "fleet.health"])
+def test_a_server_that_is_not_there_is_one_line(module):
+    """The second is the old address."""
+    gone = check("http", "1", "/well", module=module)
     assert gone.returncode == 1
     assert gone.stderr.startswith("unhealthy: ConnectionRefusedError")
     assert len(gone.stderr.splitlines()) == 1
