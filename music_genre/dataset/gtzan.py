@@ -11,8 +11,8 @@ import uuid
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -135,11 +135,14 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
-                yield _closing((each.filename, zipped.open(each)) for each in zipped.infolist())
+                found = ((each.filename, zipped.open(each)) for each in zipped.infolist())
+                with closing(_one_by_one(found)) as members:
+                    yield members
         else:
             with tarfile.open(archive) as tar:
                 opened = ((each.name, tar.extractfile(each)) for each in tar if each.isreg())
-                yield _closing((name, contents) for name, contents in opened if contents)
+                with closing(_one_by_one((name, file) for name, file in opened if file)) as members:
+                    yield members
                 while tar.fileobj and tar.fileobj.read(BLOCK):
                     pass  # up to the checksum at its end
     except DAMAGED as error:
@@ -148,7 +151,9 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
         ) from None
 
 
-def _closing(members: Iterable[tuple[str, IO[bytes]]]) -> Iterator[tuple[str, IO[bytes]]]:
+def _one_by_one(
+    members: Iterable[tuple[str, IO[bytes]]],
+) -> Generator[tuple[str, IO[bytes]], None, None]:
     """Close each before the next, and the last where reading ended early."""
     for name, contents in members:
         with contents:

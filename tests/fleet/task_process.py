@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from fleet import outcome as outcome_module
+from fleet.operators import outcome as outcome_module
 from fleet.operators.command import CommandOperator
 
 
