@@ -59,7 +59,7 @@ status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
 
 # Each suite has a budget of seconds on two slow cores (tests/conftest.py). The lanes of `quick` run
 # two at a time, to their end; so do the tests of ML, whose trainings then take one core each.
-# QUICK=done leaves them out, where they have run before.
+# QUICK=done leaves them out, where they have run before. FIRST=-x ends one at its first failure.
 LANES := test-ml check test-airflow test-deploy
 test: $(if $(QUICK),,quick) test-versions test-embedded ## all checks and tests that need no Docker
 
@@ -67,17 +67,17 @@ quick: setup ## everything that needs no server, in about three minutes
 	@$(MAKE) --no-print-directory -k -j2 --output-sync=target $(LANES)
 
 test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
-	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 240 \
+	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 240 $(FIRST) \
 		--ignore tests/ml/versions tests/ml
 
 test-versions: $(ENVS)/ml.tested ## data and models under version control, on servers of Git and S3
 	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest --budget 400 tests/ml/versions
 
 test-airflow: $(ENVS)/airflow.tested ## fleet and DAGs, where torch is not installed
-	$(ENVS)/airflow/bin/pytest --budget 120 tests/fleet tests/dags
+	$(ENVS)/airflow/bin/pytest --budget 120 $(FIRST) tests/fleet tests/dags
 
 test-deploy: $(ENVS)/deploy.tested ## deploy and the repository itself
-	$(ENVS)/deploy/bin/pytest --budget 90 tests/deploy tests/repository
+	$(ENVS)/deploy/bin/pytest --budget 90 $(FIRST) tests/deploy tests/repository
 
 test-embedded: setup $(ENVS)/deploy.tested ## one embedded stack, a full run through the REST API
 	$(ENVS)/deploy/bin/pytest --budget 1200 tests/embedded

@@ -4,8 +4,8 @@ The way to the split is that of `music_genre_training`, and so are its artifacts
 the other finds. `candidates` lists the trainings; `train` and `evaluate` are mapped over them, so
 each training takes a GPU slot of its own, the rest wait in the pool, and one that fails ends its
 own candidate alone. The grid's map index names model and seed. All candidates are measured on one
-split. To choose by the test accuracy would be to fit the test set: compare the validation accuracy,
-which `train` returns. Nothing is published.
+split. To choose by the test accuracy would be to fit the test set: compare `validation_accuracy`,
+which the last line of each `train`'s log has (`result:`). Nothing is published.
 
 Each candidate takes as long as one run of `music_genre_training`, the images apart: with resnet18
 an epoch of the demo music took 20 s on two cores; an H200 trained 1,990 crops a second.
@@ -18,6 +18,7 @@ from airflow.sdk import DAG, Param, task, task_group
 
 from fleet.pipeline import (
     MODEL,
+    SEED,
     evaluate,
     given,
     model_names,
@@ -60,9 +61,10 @@ SEEDS = Param(
     "0, 1, 2, 3",
     type=["string", "array"],  # a form's field for a list of numbers alone is an editor of JSON
     pattern=r"^ *[0-9]{1,9}( *, *[0-9]{1,9})* *$",
-    items={"type": "integer", "minimum": 0, "maximum": 999_999_999},
+    items={"type": "integer", **SEED},
     title="Seeds",
-    description="Each model is trained with each: 0, 1, 2, 3. From 0 to 999,999,999.",
+    description="Numbers with commas between: 0, 1, 2, 3. Each model is trained with each, so two "
+    "models and four seeds are eight trainings. 0 to 999,999,999.",
     **LIST,
 )
 MODELS = Param(

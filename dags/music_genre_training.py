@@ -1,4 +1,4 @@
-"""Train and evaluate a music-genre model, the Python-operator way: each task is one command.
+"""Train and evaluate a music-genre model: each task is one command on a worker.
 
 `check` (refuses what cannot work) → `pull` (the data at their version) → `scan` (catalogue) →
 `extract` (mel-spectrogram images, in shards side by side) → `split` (by recording) on the **cpu**

@@ -26,7 +26,7 @@ GPU_QUEUES = [queue.name for queue in queues().values() if queue.resource == "gp
 MODELS = Path(__file__).parent.parent / "music_genre" / "torchvision_models.txt"
 """Names that forms offer; `music-genre check` reads the same file, and names near ones."""
 MODEL: dict[str, Any] = {"pattern": "^[a-z0-9_]+$"}
-SEED: dict[str, Any] = {"minimum": 0, "maximum": 2**31 - 1}
+SEED: dict[str, Any] = {"minimum": 0, "maximum": 999_999_999}
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 
 
@@ -48,7 +48,10 @@ def whole_number(default: int, title: str, text: str, limits: dict[str, Any]) ->
 
 def model() -> Param:
     """The parameter that names what is trained."""
-    text = "A torchvision classification model; larger ones take longer and more GPU memory."
+    text = (
+        "A torchvision classification model: empty the field to see all. Larger ones take longer "
+    )
+    text += "and more GPU memory; shufflenet_v2_x0_5 is quick on a CPU."
     limits = {**MODEL, "examples": model_names()}
     return Param("resnet18", type="string", title="Model", description=text, **limits)
 

@@ -101,6 +101,7 @@ def down_local(folder: Path) -> None:
     """Stop the embedded stack; its data stay."""
     state = State(folder)
     if embedded.stop(state, report):
+        report("runs that were going go on at the next `make up-local`")
         return
     with state.lock():  # refuses while a demo or a start is still at it
         report(f"no stack runs in {state.folder}")

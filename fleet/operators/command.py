@@ -1,4 +1,4 @@
-"""The Python-operator way to run the work: a task is one command in a fresh process.
+"""Runs the work as a task: one command in a fresh process.
 
 A process of its own has none of the faults of torch in a forked Celery child (CUDA after fork,
 daemonic children, locks held across a fork), can be signalled and watched, and keeps the ML
@@ -6,6 +6,7 @@ packages away from Airflow's.
 """
 
 import os
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,7 +83,7 @@ class CommandOperator(BaseOperator):
         self.told = Told(self.log)
         context["ti"].xcom_push("worker", worker_name())
         words = [str(word) for word in self.command]
-        self.log.info("%s runs: %s", worker_name(), " ".join(words))
+        self.log.info("%s runs: %s", worker_name(), shlex.join(words))
         environment = command_environment(os.environ)
         if self.s3_connection:
             environment = with_s3_connection(environment, self.s3_connection)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -73,8 +74,8 @@ def _tell_why(context: Context) -> None:
 
 
 def quoted(words: Sequence[str]) -> str:
-    """Write a command as messages name it."""
-    return f"`{' '.join(words)}`"
+    """Write a command as messages name it, and as a shell takes it."""
+    return f"`{shlex.join(words)}`"
 
 
 def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> None:

@@ -71,9 +71,9 @@ def run(tasks: list[str], n_workers: int = 2, seconds: float = 30.0) -> dict[str
     return {tasks[number]: outcome for number, outcome in outcomes}
 
 
-@pytest.mark.parametrize("n_workers", [1, 2, 5, 51])
+@pytest.mark.parametrize("n_workers", [1, 2, 5, 13])
 def test_every_task_is_done_once(n_workers: int) -> None:
-    tasks = [f"task {number}" for number in range(50)]
+    tasks = [f"task {number}" for number in range(12)]
     assert run(tasks, n_workers) == {task: task.upper() for task in tasks}
     assert run([], n_workers) == {}
 
