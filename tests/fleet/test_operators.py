@@ -41,9 +41,16 @@ def wait_for(path: Path, seconds: float = 20.0) -> str:
     return path.read_text()
 
 
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def assert_gone(pid: int, seconds: float = 3.0) -> None:
     give_up_at = time.monotonic() + seconds
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while lives(pid):
         assert time.monotonic() < give_up_at, f"process {pid} lives on"
         time.sleep(0.02)
 
