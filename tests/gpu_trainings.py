@@ -74,6 +74,9 @@ def trainings(seeds: range) -> list[Training]:
             if "train" not in words[1:4] or process.status() == psutil.STATUS_ZOMBIE:
                 continue
             seed = int(words[words.index("--seed") + 1])
+            parent = process.parent()
+            if parent and parent.cmdline() == words:
+                continue  # a child of a training that has not yet begun its own program
             if seed in seeds:
                 found.append(Training(process, process.environ()["CUDA_VISIBLE_DEVICES"], seed))
         except (ValueError, KeyError, psutil.Error):
