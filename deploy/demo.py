@@ -225,7 +225,7 @@ def summarise(run: Run, console: Console) -> None:
         "computed on": train["device_name"],
         "model": train["run"],
         "published": f"{published['path']} of {published['repository']}",
-        "matrix, curves": evaluation["evaluation"],
+        "plots": evaluation["evaluation"],
         "task logs": run.logs,
     }
     print_lines(lines, console)
