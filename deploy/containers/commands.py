@@ -135,7 +135,7 @@ def up(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> 
     _name_unread_dags(stack)
     passwords = [f"{name} in {project.env_file}" for name in ("ADMIN_PASSWORD", "FLOWER_PASSWORD")]
     print_addresses(stack, *passwords)
-    tell_schedule(stack, environment.read(project.env_file).get("DAILY") == "1")
+    tell_schedule(stack, project.settings().get("DAILY") == "1")
 
 
 def _name_unread_dags(stack: Stack) -> None:

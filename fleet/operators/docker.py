@@ -7,6 +7,7 @@ engine itself refuses a second, and a retry follows the one that is there.
 
 import contextlib
 import os
+import shlex
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -213,7 +214,7 @@ class ResumableDockerOperator(DockerOperator):
     def _start(self, container: Container, words: list[str]) -> None:
         self.log.info(
             "%s runs in container %s of %s: %s",
-            *(worker_name(), container.name, self.image, " ".join(words)),
+            *(worker_name(), container.name, self.image, shlex.join(words)),
         )
         try:
             self.cli.start(container.name)

@@ -303,7 +303,10 @@ def test_a_run_goes_on_after_a_kill_of_the_scheduler_and_a_restart_of_the_stack(
     said = up_local(stack.state.folder, fake_driver, "--daily")
     assert re.search(rf"{TRAINING_DAG} runs next at \d{{4}}-\d\d-\d\dT00:00:00Z", said), said
     after = LocalStack(stack.state)
-    wait_until(lambda: ask(lambda: "resuming at step" in json.dumps(after.api.get(log))))
-    resumed = json.dumps(after.api.get(log)).partition("resuming at step")[2]
-    assert "epoch=1 " not in resumed
+
+    def resumed() -> str:
+        return json.dumps(after.api.get(log)).partition("resuming at step")[2]
+
+    wait_until(lambda: ask(lambda: "epoch=" in resumed()))
+    assert "epoch=1 " not in resumed()
     assert (after.api.get(train)["state"], after.api.get(train)["try_number"]) == ("running", 1)
