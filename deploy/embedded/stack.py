@@ -91,7 +91,7 @@ def start(
 
 def _bring_up(state: State, report: Report) -> LocalStack:
     stack = LocalStack(state)
-    stack.wait_until(lambda: _listens(stack.launch), "PostgreSQL and Redis were")
+    stack.wait_until(lambda: servers_answer(state), "PostgreSQL and Redis were")
     _ensure_schema(state, report)
     report("starting webserver, scheduler, dag-processor, triggerer, workers and Flower")
     stack.supervisor.start_all()
@@ -186,8 +186,24 @@ def _launch(state: State, is_leashed: bool) -> None:
         raise
 
 
-def _listens(launch: Launch) -> bool:
-    for port in (launch.postgres, launch.redis):
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            pass
-    return True
+def servers_answer(state: State) -> bool:
+    """Whether PostgreSQL and Redis serve: they listen, and refuse, while they recover their data.
+
+    Raises:
+        OSError: Redis does not listen yet.
+    """
+    return _postgres_answers(state.launch()) and _redis_answers(state)
+
+
+def _postgres_answers(launch: Launch) -> bool:
+    where = ["--host", "127.0.0.1", "--port", str(launch.postgres)]
+    words = [*postgres_program("pg_isready"), "--quiet", *where]
+    return subprocess.run(words, env=base_environment()).returncode == 0
+
+
+def _redis_answers(state: State) -> bool:
+    address = ("127.0.0.1", state.launch().redis)
+    with socket.create_connection(address, timeout=1) as connection:
+        connection.sendall(f"AUTH {state.secrets().redis_password}\r\nPING\r\n".encode())
+        with connection.makefile() as answers:
+            return [answers.readline().strip() for _ in range(2)] == ["+OK", "+PONG"]
