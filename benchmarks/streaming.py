@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from training import ROOT, music_genre
 
-from music_genre.config import SplitConfig, TrainConfig, usable_cores
+from music_genre.config import SplitConfig, TrainConfig
 from music_genre.dataset import split as dataset
 from music_genre.features import pictures
 from music_genre.model import checkpoint
+from music_genre.resources import usable_cores
 
 N_GENRES, N_TRACKS = 10, 1000
 SHAPE = (128, 1293)

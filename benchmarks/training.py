@@ -26,10 +26,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from music_genre.config import TrainConfig, usable_cores
+from music_genre.config import TrainConfig
 from music_genre.dataset import split as dataset
 from music_genre.model import device
 from music_genre.model import network as model
+from music_genre.resources import usable_cores
 from music_genre.training import optimization
 
 ROOT = Path(__file__).parents[1]

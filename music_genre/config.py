@@ -1,12 +1,11 @@
-"""The settings of each stage, and what this process may use; nothing heavy is imported here."""
+"""The settings of each stage; nothing heavy is imported here."""
 
 import difflib
 import math
-import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from music_genre.errors import InputError
 
@@ -40,17 +39,6 @@ def check_model(name: str) -> None:
         raise InputError(
             f"--model {name}: torchvision has no such model; near names: {near or 'resnet18'}"
         )
-
-
-class Progress(Protocol):
-    """Told by a stage how far it is."""
-
-    def __call__(self, done: int, total: int, note: str = "", /) -> None:
-        """Take the units done, the units in all, and perhaps a line for people."""
-
-
-def silent(_done: int, _total: int, _note: str = "", /) -> None:
-    """Tell nobody."""
 
 
 def setting(
@@ -169,47 +157,3 @@ class Machine:
 
 
 THIS_MACHINE: Final = Machine()
-
-CGROUP = Path("/sys/fs/cgroup")
-
-
-def usable_cores() -> int:
-    """Count the CPU cores this process may use: its affinity, cut by a container's quota."""
-    cores = len(os.sched_getaffinity(0))
-    quota = _cgroup_cores()
-    return max(1, min(cores, int(quota))) if quota else cores
-
-
-def usable_memory() -> int:
-    """Read how many bytes this process may still allocate: the machine's, cut by a container's."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    held = _cgroup_memory()
-    return free if held is None else min(free, max(0, held))
-
-
-def _cgroup_memory() -> int | None:
-    """Read what the container's limit leaves, by cgroup v2 or v1; files' pages do not count."""
-    v2 = ("memory.max", "memory.current", "memory.stat", "file")
-    v1 = tuple(f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))
-    for limit, used, statistics, pages in (v2, (*v1, "total_cache")):
-        try:
-            counts = dict(line.split() for line in (CGROUP / statistics).read_text().splitlines())
-            in_use = int((CGROUP / used).read_text()) - int(counts[pages])
-            return int((CGROUP / limit).read_text()) - in_use
-        except (OSError, ValueError, KeyError):
-            continue
-    return None
-
-
-def _cgroup_cores() -> float | None:
-    """Read the container's CPU quota in cores, from cgroup v2 or v1; None where there is none."""
-    try:
-        if (CGROUP / "cpu.max").exists():
-            quota, period = (CGROUP / "cpu.max").read_text().split()
-        else:
-            quota = (CGROUP / "cpu/cpu.cfs_quota_us").read_text()
-            period = (CGROUP / "cpu/cpu.cfs_period_us").read_text()
-        return float(quota) / float(period) if quota != "max" and float(quota) > 0 else None
-    except (OSError, ValueError):
-        return None

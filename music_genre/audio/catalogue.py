@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from music_genre.audio import decoding, origins, workers
-from music_genre.config import Progress, silent, usable_cores
 from music_genre.errors import AudioError, InputError
-from music_genre.store import artifacts
+from music_genre.progress import Progress, silent
+from music_genre.resources import usable_cores
+from music_genre.store import addresses, keys, records, tables
 
 logger = logging.getLogger(__name__)
 
@@ -82,16 +83,16 @@ def scan(
         for task, each in zip(tasks, read, strict=True)
     ]
     listing = [[task.path, task.contents.checksum, task.origin] for task in tasks]
-    key = artifacts.content_key(RECIPE, listing)
+    key = keys.content_key(RECIPE, listing)
     folder = into or store / "catalogues" / key
-    record = artifacts.read_json(folder / "catalogue.json") or {}
+    record = records.read_json(folder / "catalogue.json") or {}
     reused = record.get("key") == key
     if not reused:
         record = {"key": key, "scanned_at": began, **_catalogue(tasks, folder, progress)}
-    location = artifacts.reference(audio_dir, folder)
+    location = addresses.reference(audio_dir, folder)
     if record.get("audio") != location:
         record = {**record, "audio": location}
-        artifacts.write_json(folder / "catalogue.json", record)
+        records.write_json(folder / "catalogue.json", record)
     shown = {name: record[name] for name in ("n_tracks", "n_rejected", "genres")}
     return {"catalogue": str(folder), **shown, "reused": reused}
 
@@ -114,8 +115,8 @@ def _catalogue(tasks: list["_Task"], folder: Path, progress: Progress) -> dict[s
         )
     if rejections:
         logger.warning("%d of %d files rejected; see rejected.csv", len(rejections), len(tasks))
-    artifacts.write_rows(folder / "rejected.csv", Rejection, rejections)
-    artifacts.write_rows(folder / "catalogue.csv", Track, tracks)
+    tables.write_rows(folder / "rejected.csv", Rejection, rejections)
+    tables.write_rows(folder / "catalogue.csv", Track, tracks)
     genres = dict(sorted(Counter(track.genre for track in tracks).items()))
     return {"n_tracks": len(tracks), "n_rejected": len(rejections), "genres": genres}
 
@@ -129,15 +130,15 @@ def read_catalogue(folder: Path) -> tuple[Path, list[Track], list[Rejection]]:
     Raises:
         InputError: the folder is no catalogue.
     """
-    record = artifacts.read_record(folder / "catalogue.json", "give the address that scan printed")
-    tracks = artifacts.read_rows(folder / "catalogue.csv", Track)
-    rejections = artifacts.read_rows(folder / "rejected.csv", Rejection)
-    return artifacts.resolve(record["audio"], folder), tracks, rejections
+    record = records.read_record(folder / "catalogue.json", "give the address that scan printed")
+    tracks = tables.read_rows(folder / "catalogue.csv", Track)
+    rejections = tables.read_rows(folder / "rejected.csv", Rejection)
+    return addresses.resolve(record["audio"], folder), tracks, rejections
 
 
 def read_scan_time(folder: Path) -> float:
     """Read when a catalogue's files were first looked at, in seconds since 1970."""
-    record = artifacts.read_record(folder / "catalogue.json", "give the address that scan printed")
+    record = records.read_record(folder / "catalogue.json", "give the address that scan printed")
     return float(record.get("scanned_at", 0.0))
 
 
@@ -149,7 +150,7 @@ def find_files(audio_dir: Path) -> list[str]:
     """
     if not audio_dir.is_dir():
         raise InputError(f"{audio_dir}: no such folder; give the one that holds the genre folders")
-    genres = [entry for entry in _visible(audio_dir) if artifacts.is_folder(entry)]
+    genres = [entry for entry in _visible(audio_dir) if addresses.is_folder(entry)]
     if [genre.name for genre in genres] == ["genres_original"]:
         raise InputError(
             f"{audio_dir}: holds genres_original, not genres; give {audio_dir / 'genres_original'}"
@@ -216,7 +217,7 @@ def _in_workers(
 def _contents(task: _Task) -> _Contents:
     try:
         _check_place(task)
-        return _Contents(artifacts.file_checksum(task.file), task.file.stat().st_size)
+        return _Contents(keys.file_checksum(task.file), task.file.stat().st_size)
     except (AudioError, OSError):
         return _Contents()
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from music_genre.errors import InputError
-from music_genre.store import artifacts
+from music_genre.store import tables
 
 Origin = tuple[str, str]
 """(recording, artist); the artist is empty where unknown."""
@@ -24,11 +24,11 @@ def read_table(audio_dir: Path, paths: list[str]) -> dict[str, Origin]:
         InputError: it lacks a column or a value, or names none of the files: a split by
             recording would then be one by file without a word.
     """
-    tables = [folder / "tracks.csv" for folder in (audio_dir, audio_dir.parent)]
-    table = next(filter(Path.is_file, tables), None)
+    places = [folder / "tracks.csv" for folder in (audio_dir, audio_dir.parent)]
+    table = next(filter(Path.is_file, places), None)
     if table is None:
         return {}
-    rows = artifacts.read_table(table)
+    rows = tables.read_table(table)
     if rows and not {"path", "track_id"} <= rows[0].keys():
         raise InputError(f"{table}: has no columns path and track_id; add them or move it away")
     origins = {}

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from music_genre.config import DATA_MODES, DEVICES, Machine
-from music_genre.store import artifacts
+from music_genre.store import addresses
 
 Command = Callable[..., Any]
 
@@ -28,7 +28,7 @@ def address(text: str) -> Path:
     """Turn an address into a local path."""
     if not text:  # of a variable that is not set, say; it would mean the current folder
         raise click.BadParameter("is empty; give a path (the task before may have no result).")
-    return artifacts.local_path(text)
+    return addresses.local_path(text)
 
 
 def shard(text: str) -> tuple[int, int]:

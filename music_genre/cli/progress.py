@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from music_genre.config import Progress
+from music_genre.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -22,15 +22,9 @@ from music_genre.cli.options import (
     workers_option,
 )
 from music_genre.cli.progress import shown_progress
-from music_genre.config import (
-    SPLITS,
-    FeatureConfig,
-    SplitConfig,
-    TrainConfig,
-    usable_cores,
-    usable_memory,
-)
+from music_genre.config import SPLITS, FeatureConfig, SplitConfig, TrainConfig
 from music_genre.errors import InputError
+from music_genre.resources import usable_cores, usable_memory
 from music_genre.store import signals
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Final
 
 from music_genre.config import SPLITS
 from music_genre.errors import InputError
-from music_genre.store import artifacts
+from music_genre.store import addresses, tables
 
 PUBLISHED: Final = {"gtzan-fault-filtered": "gtzan_fault_filtered.csv"}
 """Name -> file beside this module."""
@@ -77,7 +77,7 @@ def read(source: str) -> Assignment:
     Raises:
         InputError: there is no such list, or it says no split or two of a track.
     """
-    path = artifacts.local_path(source)
+    path = addresses.local_path(source)
     if source in PUBLISHED:
         path = Path(__file__).with_name(PUBLISHED[source])
     elif not path.is_file():
@@ -85,7 +85,7 @@ def read(source: str) -> Assignment:
             f"--assigned-by {source}: no such file; give a CSV file or one of the published lists: "
             f"{', '.join(PUBLISHED)}"
         )
-    rows = artifacts.read_table(path)
+    rows = tables.read_table(path)
     column = next((name for name in ("path", "track") if rows and name in rows[0]), None)
     if column is None or "split" not in rows[0]:
         raise InputError(

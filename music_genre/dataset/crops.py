@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from music_genre.config import usable_cores, usable_memory
 from music_genre.dataset.split import Example
 from music_genre.features import pictures
-from music_genre.store import artifacts, locks
+from music_genre.resources import usable_cores, usable_memory
+from music_genre.store import files, keys, locks
 
 RESIDENT_SHARE: Final = 1 / 3
 """Of the free memory: what images may take of it; while they are stacked they take it twice."""
@@ -165,7 +165,7 @@ def open_images(
     if mode == "resident":
         return load_images(examples, images_dir, genres, n_mels).to(device)
     names = [example.image for example in examples]
-    folder = store / "frames" / artifacts.content_key(data_key, names, n_mels)
+    folder = store / "frames" / keys.content_key(data_key, names, n_mels)
     lengths = _write_frames(paths, n_mels, folder)
     labels = torch.tensor([genres.index(example.genre) for example in examples])
     return StreamedImages(folder / "frames.u8", n_mels, lengths, labels).to(device)
@@ -205,14 +205,14 @@ def _write_frames(paths: list[Path], n_mels: int, folder: Path) -> Tensor:
     """Lay images one behind the other in a file, once; returns (n_tracks,) int64 lengths."""
     index = folder / "lengths.npy"
     with locks.folder_lock(folder):
-        artifacts.sweep(folder, locked=True)
+        files.sweep(folder, locked=True)
         if not _are_complete(folder, n_mels):
             lengths = np.zeros(len(paths), np.int64)
-            with artifacts.atomic_write(folder / "frames.u8") as file:
+            with files.atomic_write(folder / "frames.u8") as file:
                 for number, image in enumerate(_read_all(paths, n_mels)):
                     file.write(np.ascontiguousarray(image.T).data)
                     lengths[number] = image.shape[1]
-            with artifacts.atomic_write(index) as file:
+            with files.atomic_write(index) as file:
                 np.save(file, lengths)
     return torch.from_numpy(np.load(index))
 

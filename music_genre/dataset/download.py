@@ -10,9 +10,9 @@ import urllib.request
 from pathlib import Path
 from typing import Final
 
-from music_genre.config import Progress, silent
 from music_genre.errors import InputError, TemporaryError
-from music_genre.store import artifacts
+from music_genre.progress import Progress, silent
+from music_genre.store import files
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
                 ) from None
             time.sleep(min(2.0**failures, 30) if failures else 0)
     part.replace(whole)
-    artifacts.sync_folder(into)
+    files.sync_folder(into)
     return whole
 
 

@@ -16,11 +16,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from music_genre.config import Progress, silent
 from music_genre.dataset import assignment
 from music_genre.dataset.download import BLOCK, download
 from music_genre.errors import InputError
-from music_genre.store import artifacts
+from music_genre.progress import Progress, silent
+from music_genre.store import addresses, files
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def fetch(
     reused = folder.is_dir()
     if not reused:
         is_address = "://" in source
-        archive = download(source, into, progress) if is_address else artifacts.local_path(source)
+        archive = download(source, into, progress) if is_address else addresses.local_path(source)
         check(archive, checksum or (CHECKSUM if source == ADDRESS else ""), remove=is_address)
         try:
             unpack(archive, folder)
@@ -106,7 +106,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
     Only names of tracks are taken, so no member leads out of the folder or to anything else.
     """
-    temporary = folder.with_name(f"{artifacts.TEMPORARY}{uuid.uuid4().hex}")
+    temporary = folder.with_name(f"{files.TEMPORARY}{uuid.uuid4().hex}")
     try:
         n_tracks = 0
         with _members(archive) as members:
@@ -117,7 +117,7 @@ def unpack(archive: Path, folder: Path) -> None:
         if not n_tracks:
             raise InputError(f"{archive}: holds no genres/<genre>/<genre>.00000.wav; is it GTZAN?")
         for path in (temporary, *temporary.iterdir()):
-            artifacts.sync_folder(path)
+            files.sync_folder(path)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

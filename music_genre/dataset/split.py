@@ -13,7 +13,7 @@ from music_genre.config import SPLITS, FeatureConfig, SplitConfig
 from music_genre.dataset import assignment
 from music_genre.errors import InputError
 from music_genre.features import extraction as features
-from music_genre.store import artifacts
+from music_genre.store import addresses, keys, records, tables
 
 logger = logging.getLogger(__name__)
 
@@ -179,12 +179,12 @@ def split(
         raise InputError(f"{images_dir}: images of {len(genres)} genre, two or more are needed")
     # An image that was drawn here holds a content key in its name.
     drawn = settings is not None
-    contents = [] if drawn else [artifacts.file_checksum(images_dir / e.image) for e in examples]
+    contents = [] if drawn else [keys.file_checksum(images_dir / e.image) for e in examples]
     undealt = [asdict(replace(example, split="")) for example in examples]
-    data_key = artifacts.content_key(undealt, contents, settings and asdict(settings))
-    key = artifacts.content_key(data_key, [e.split for e in examples], basis, RECIPE)
+    data_key = keys.content_key(undealt, contents, settings and asdict(settings))
+    key = keys.content_key(data_key, [e.split for e in examples], basis, RECIPE)
     folder = store / "splits" / key
-    record = artifacts.read_json(folder / "split.json")
+    record = records.read_json(folder / "split.json")
     reused = record is not None
     if record is None:
         if assigned_by is None:
@@ -192,12 +192,12 @@ def split(
         record = {"key": key, "data": data_key, "settings": basis}
         record["features"] = settings and asdict(settings)
         record.update(_counts(examples), n_rejected=len(rejections))
-        artifacts.write_rows(folder / "split.csv", Example, examples)
-        artifacts.write_rows(folder / "rejected.csv", audio.Rejection, rejections)
-    location = artifacts.reference(images_dir, folder)
+        tables.write_rows(folder / "split.csv", Example, examples)
+        tables.write_rows(folder / "rejected.csv", audio.Rejection, rejections)
+    location = addresses.reference(images_dir, folder)
     if record.get("images") != location:
         record = {**record, "images": location}
-        artifacts.write_json(folder / "split.json", record)
+        records.write_json(folder / "split.json", record)
     counted = {**{name: record[name] for name in ("genres", "n_rejected")}, **counted}
     return {"split": str(folder), **record["n_tracks"], **counted, "reused": reused}
 
@@ -274,7 +274,7 @@ def find_pictures(images_dir: Path) -> list[Example]:
 
 def read_features(images_dir: Path) -> FeatureConfig:
     """Read the settings that a folder's images were drawn with."""
-    record = artifacts.read_record(
+    record = records.read_record(
         images_dir / "features.json", "give the address that extract printed"
     )
     del record["key"]
@@ -287,12 +287,12 @@ def read_split(folder: Path) -> Split:
     Raises:
         InputError: the folder is no split.
     """
-    record = artifacts.read_record(folder / "split.json", "give the address that split printed")
+    record = records.read_record(folder / "split.json", "give the address that split printed")
     return Split(
         key=record["key"],
         data_key=record["data"],
         genres=record["genres"],
         features=FeatureConfig(**record["features"]) if record["features"] else None,
-        images_dir=artifacts.resolve(record["images"], folder),
-        examples=artifacts.read_rows(folder / "split.csv", Example),
+        images_dir=addresses.resolve(record["images"], folder),
+        examples=tables.read_rows(folder / "split.csv", Example),
     )

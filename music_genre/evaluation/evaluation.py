@@ -15,7 +15,7 @@ from music_genre.config import THIS_MACHINE
 from music_genre.dataset import split as dataset
 from music_genre.errors import InputError
 from music_genre.evaluation import metrics
-from music_genre.store import artifacts, runs
+from music_genre.store import keys, records, runs, tables
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +53,8 @@ def evaluate(
     folder = run / ("evaluation" if split_name == "test" else f"evaluation-{split_name}")
     finished = runs.read_finished(run) or {}
     # Named by its contents: the weights that were measured.
-    key = artifacts.content_key(settings.key, finished.get("checkpoint"), split_name, RECIPE)
-    record = artifacts.read_json(folder / "metrics.json") or {}
+    key = keys.content_key(settings.key, finished.get("checkpoint"), split_name, RECIPE)
+    record = records.read_json(folder / "metrics.json") or {}
     reused = record.get("key") == key
     if not reused:
         examples, images_dir = _read_examples(run, settings, split_dir, split_name)
@@ -158,14 +158,14 @@ def _write(
         columns = {f"p_{genre}": share for genre, share in shares.items()}
         about = {"path": example.path, "genre": example.genre, "predicted": predicted}
         rows.append({**about, **columns})
-    artifacts.write_table(folder / "predictions.csv", rows, list(rows[0]))
+    tables.write_table(folder / "predictions.csv", rows, list(rows[0]))
     counts = [
         {"true genre": genre, **dict(zip(genres, row, strict=True))}
         for genre, row in zip(genres, record["confusion"], strict=True)
     ]
-    artifacts.write_table(folder / "confusion.csv", counts, ["true genre", *genres])
+    tables.write_table(folder / "confusion.csv", counts, ["true genre", *genres])
     low, high = record["accuracy_interval"]
     title = f"{record['split_name']}: accuracy {record['accuracy']:.2f} ({low:.2f} to {high:.2f})"
     report.draw_confusion(folder / "confusion.png", np.array(record["confusion"]), genres, title)
-    report.draw_curves(folder / "curves.png", artifacts.read_table(run / "history.csv"))
-    artifacts.write_json(folder / "metrics.json", record)
+    report.draw_curves(folder / "curves.png", tables.read_table(run / "history.csv"))
+    records.write_json(folder / "metrics.json", record)

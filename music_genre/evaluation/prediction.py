@@ -14,13 +14,14 @@ from torch import nn
 
 from music_genre.audio import catalogue as audio
 from music_genre.audio import decoding, workers
-from music_genre.config import THIS_MACHINE, FeatureConfig, usable_cores
+from music_genre.config import THIS_MACHINE, FeatureConfig
 from music_genre.dataset import crops as tensors
 from music_genre.errors import AudioError, InputError
 from music_genre.features import extraction as features
 from music_genre.model import checkpoint, device
 from music_genre.model import network as model
-from music_genre.store import artifacts, runs
+from music_genre.resources import usable_cores
+from music_genre.store import addresses, runs
 
 DIGITS: Final = 6
 """Decimals of a probability wherever one is written."""
@@ -155,7 +156,7 @@ def name_genre(row: NDArray[np.float32], genres: list[str]) -> tuple[str, dict[s
 def _hear(path: Path, config: FeatureConfig) -> NDArray[np.uint8] | str:
     """Draw a file's image, or say why there is none."""
     try:
-        if artifacts.is_folder(path):
+        if addresses.is_folder(path):
             os.scandir(path).close()  # says why, where it cannot be searched
             return "holds no audio files"
         return features.image_of(path, config)
@@ -175,7 +176,7 @@ def _patience(path: Path) -> float:
 def _audio_files(paths: list[Path]) -> Iterator[Path]:
     """List files as given, and the audio files in folders; a folder without stays itself."""
     for path in paths:
-        found = sorted(_search(path)) if artifacts.is_folder(path) else []
+        found = sorted(_search(path)) if addresses.is_folder(path) else []
         yield from found or [path]
 
 

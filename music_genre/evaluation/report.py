@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from music_genre.store import artifacts
+from music_genre.store import files
 
 
 def draw_confusion(path: Path, confusion: NDArray[np.int64], genres: list[str], title: str) -> None:
@@ -43,5 +43,5 @@ def draw_curves(path: Path, history: list[dict[str, str]]) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    with artifacts.atomic_write(path) as file:
+    with files.atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=110)

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from music_genre.audio import catalogue as audio
 from music_genre.audio import decoding, workers
-from music_genre.config import FeatureConfig, Progress, silent, usable_cores
+from music_genre.config import FeatureConfig
 from music_genre.errors import AudioError, InputError
 from music_genre.features import pictures
 from music_genre.features.spectrogram import MelSpectrogram
 from music_genre.features.spool import Spool
-from music_genre.store import artifacts
+from music_genre.progress import Progress, silent
+from music_genre.resources import usable_cores
+from music_genre.store import files, keys, records
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ def image_path(track: audio.Track, config: FeatureConfig) -> str:
     The name holds the content key of audio, settings and recipe, so that new audio under an old
     name gets a new image and shards never collide.
     """
-    key = artifacts.content_key(track.checksum, asdict(config), RECIPE)
+    key = keys.content_key(track.checksum, asdict(config), RECIPE)
     stem = Path(track.path).stem.encode("utf-8", "surrogateescape")[:200]  # names end at 255 bytes
     return f"{track.genre}/{stem.decode('utf-8', 'surrogateescape')}.{key}.png"
 
@@ -121,7 +123,7 @@ def extract(
     """
     audio_dir, tracks, _ = audio.read_catalogue(catalogue_dir)
     scanned_at = audio.read_scan_time(catalogue_dir)
-    folder = into or store / "images" / artifacts.content_key(asdict(config), RECIPE)
+    folder = into or store / "images" / keys.content_key(asdict(config), RECIPE)
     tracks = tracks[shard[0] - 1 :: shard[1]]
     images = [folder / image_path(track, config) for track in tracks]
     missing = [
@@ -130,9 +132,9 @@ def extract(
         if not image.exists() and not rejection_path(image).exists()
     ]
     suspects = [_check_unchanged(audio_dir, track, scanned_at) for track, _ in missing]
-    record = {"key": artifacts.content_key(asdict(config), RECIPE), **asdict(config)}
-    if artifacts.read_json(folder / "features.json") != record:
-        artifacts.write_json(folder / "features.json", record)
+    record = {"key": keys.content_key(asdict(config), RECIPE), **asdict(config)}
+    if records.read_json(folder / "features.json") != record:
+        records.write_json(folder / "features.json", record)
     tasks = [
         _Task(audio_dir / track.path, track.n_bytes, suspect, image, folder, config)
         for (track, image), suspect in zip(missing, suspects, strict=True)
@@ -171,7 +173,7 @@ def _run(tasks: list[_Task], n_workers: int, progress: Progress) -> int:
     """Leave each task's image or rejection; returns the number of images."""
     folders = {task.image.parent for task in tasks}
     for folder in folders:
-        artifacts.sweep(folder)
+        files.sweep(folder)
     if tasks:  # made before the workers are forked, which share it
         _drawer(tasks[0].config, tasks[0].folder)
     n_extracted = 0
@@ -191,14 +193,14 @@ def _run(tasks: list[_Task], n_workers: int, progress: Progress) -> int:
         progress(done, len(tasks))
     for folder in folders:
         if folder.is_dir():
-            artifacts.sync_folder(folder)
+            files.sync_folder(folder)
     return n_extracted
 
 
 def _extract_track(task: _Task) -> str:
     """Leave a track's image; returns why there is none, or nothing."""
     drawer = _drawer(task.config, task.folder)
-    if task.checksum and artifacts.file_checksum(task.audio_file) != task.checksum:
+    if task.checksum and keys.file_checksum(task.audio_file) != task.checksum:
         raise InputError(f"{task.audio_file}: has changed since the scan; scan again")
     try:
         shape, bands = drawer.draw(task.audio_file)
@@ -214,5 +216,5 @@ def _extract_track(task: _Task) -> str:
 
 
 def _reject(task: _Task, reason: str) -> None:
-    artifacts.write_text(rejection_path(task.image), f"{reason}\n")
+    files.write_text(rejection_path(task.image), f"{reason}\n")
     logger.warning("%s: %s", task.audio_file, reason)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from music_genre.errors import InputError
-from music_genre.store import artifacts
+from music_genre.store import files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +24,7 @@ MOST_STORED = 0xFFFF
 
 
 def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np.uint8]]) -> None:
-    """Write a greyscale PNG, atomically; `artifacts.sync_folder` makes its name last.
+    """Write a greyscale PNG, atomically; `files.sync_folder` makes its name last.
 
     Its pixels are stored, not compressed: a spectrogram is so noisy that zlib's fastest level
     takes 4.6 instead of 0.1 ms a track to leave two thirds of it (measured with Pillow).
@@ -37,7 +37,7 @@ def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np
     Source: PNG specification, third edition; RFC 1950 and 1951 for its zlib stream.
     """
     height, width = shape
-    with artifacts.atomic_write(path, lasting=False) as file:
+    with files.atomic_write(path, lasting=False) as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         # 8 bits, grey, and the only methods of compression, filtering and order there are.
         _write_chunk(file, b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0))

@@ -12,7 +12,7 @@ from typing import IO, Any, Final
 import torch
 
 from music_genre.errors import InputError
-from music_genre.store import artifacts, runs
+from music_genre.store import files, runs
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def save(run: Path, state: dict[str, Any]) -> Path:
     def named_by_contents() -> Path:
         return path.with_suffix(f".{hashed.hash.hexdigest()}.pt")
 
-    with artifacts.atomic_write(path, named_by_contents) as file:
+    with files.atomic_write(path, named_by_contents) as file:
         hashed = _HashedFile(file)
         torch.save(state, hashed)  # type: ignore[arg-type]  # it needs no more than write and flush
         if hashed.error is not None:

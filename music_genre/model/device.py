@@ -11,8 +11,8 @@ from typing import Final
 
 import torch
 
-from music_genre.config import usable_cores
 from music_genre.errors import InputError
+from music_genre.resources import usable_cores
 from music_genre.store import locks
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 from music_genre.config import FeatureConfig, TrainConfig
 from music_genre.errors import InputError
-from music_genre.store import artifacts
+from music_genre.store import addresses, keys, records
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunSettings:
     @property
     def key(self) -> str:
         """The run's content key."""
-        return artifacts.content_key(asdict(self))
+        return keys.content_key(asdict(self))
 
 
 def claim(run: Path, settings: RunSettings, split_dir: Path) -> None:
@@ -40,8 +40,8 @@ def claim(run: Path, settings: RunSettings, split_dir: Path) -> None:
     Raises:
         InputError: the folder belongs to other settings; names what differs.
     """
-    location = artifacts.reference(split_dir, run)
-    record = artifacts.read_json(run / "settings.json")
+    location = addresses.reference(split_dir, run)
+    record = records.read_json(run / "settings.json")
     if record is not None:
         found, _ = _parse(run, record)
         _check_same(run, found, settings)
@@ -51,7 +51,7 @@ def claim(run: Path, settings: RunSettings, split_dir: Path) -> None:
         )
     written = {"key": settings.key, "split": location, **asdict(settings)}
     if record != written:
-        artifacts.write_json(run / "settings.json", written)
+        records.write_json(run / "settings.json", written)
 
 
 def _check_same(run: Path, found: RunSettings, asked: RunSettings) -> None:
@@ -82,7 +82,7 @@ def read_settings(run: Path) -> tuple[RunSettings, Path]:
     Raises:
         InputError: the folder is no run.
     """
-    record = artifacts.read_record(run / "settings.json", "give the address that train printed")
+    record = records.read_record(run / "settings.json", "give the address that train printed")
     return _parse(run, record)
 
 
@@ -102,9 +102,9 @@ def _parse(run: Path, record: dict[str, Any]) -> tuple[RunSettings, Path]:
         raise InputError(
             f"{run / 'settings.json'}: not as this version writes it; choose another run folder"
         ) from None
-    return settings, artifacts.resolve(record["split"], run)
+    return settings, addresses.resolve(record["split"], run)
 
 
 def read_finished(run: Path) -> dict[str, Any] | None:
     """Read what came of a finished training; None where it has not finished."""
-    return artifacts.read_json(run / "training.json")
+    return records.read_json(run / "training.json")

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from music_genre.config import Machine, Progress
+from music_genre.config import Machine
 from music_genre.dataset import crops as tensors
 from music_genre.dataset.split import Split
 from music_genre.errors import StoppedError
 from music_genre.model import checkpoint, device
 from music_genre.model import network as model
-from music_genre.store import artifacts, locks, signals
+from music_genre.progress import Progress
+from music_genre.store import locks, records, signals, tables
 from music_genre.store.runs import RunSettings
 from music_genre.store.signals import GO_ON
 from music_genre.training.trainer import Trainer
@@ -64,7 +65,7 @@ def train(job: Job) -> dict[str, Any]:
         "key": job.settings.key,
     }
     job.lock.check()
-    artifacts.write_json(job.run / "training.json", result)
+    records.write_json(job.run / "training.json", result)
     return result
 
 
@@ -155,7 +156,7 @@ class _Loop:
         history = self.trainer.history
         if history:
             self.job.lock.check()
-            artifacts.write_table(self.job.run / "history.csv", history, list(history[0]))
+            tables.write_table(self.job.run / "history.csv", history, list(history[0]))
 
     def _save(self) -> Path:
         with self.trainer.changing:

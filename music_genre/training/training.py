@@ -6,9 +6,10 @@ torch is imported only once there is something to train: it takes seconds.
 from pathlib import Path
 from typing import Any, Final
 
-from music_genre.config import PICTURE_ROWS, THIS_MACHINE, Machine, Progress, TrainConfig, silent
+from music_genre.config import PICTURE_ROWS, THIS_MACHINE, Machine, TrainConfig
 from music_genre.dataset import split as dataset
-from music_genre.store import artifacts, locks, runs
+from music_genre.progress import Progress, silent
+from music_genre.store import files, keys, locks, runs
 
 RECIPE: Final = 2
 """Raise when the same split and settings would give other weights."""
@@ -51,7 +52,7 @@ def train(
         n_mels=split.features.n_mels if split.features else PICTURE_ROWS,
         data_key=split.data_key,
         split_key=split.key,
-        weights=artifacts.file_checksum(weights) if weights else "",
+        weights=keys.file_checksum(weights) if weights else "",
         recipe=RECIPE,
     )
     run = into or store / "runs" / settings.key
@@ -64,7 +65,7 @@ def train(
 
                 job = loop.Job(run, lock, settings, split, store, weights, machine, progress)
                 runs.claim(run, settings, split_dir)
-                artifacts.sweep(run, locked=True)
+                files.sweep(run, locked=True)
                 result = {**loop.train(job), "reused": False}
     figure = "validation_accuracy"  # what people look for comes first
     return {figure: result[figure], "run": str(run), **result}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from music_genre.errors import InputError
-from music_genre.store import artifacts
+from music_genre.store import addresses
 
 S3: Final = "s3://"
 
@@ -46,7 +46,7 @@ class Access:
                 "a folder"
             )
         if not separator:
-            object.__setattr__(self, "remote", str(artifacts.local_path(self.remote)))
+            object.__setattr__(self, "remote", str(addresses.local_path(self.remote)))
 
     @property
     def local_git(self) -> Path | None:

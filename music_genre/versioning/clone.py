@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from music_genre.errors import InputError, MusicGenreError, TemporaryError
-from music_genre.store import artifacts
+from music_genre.store import files
 from music_genre.versioning import git
 from music_genre.versioning.access import Access
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 20
 """How often a push is tried while others push."""
-OWN: Final = f"{artifacts.TEMPORARY}{os.uname().nodename}-"
+OWN: Final = f"{files.TEMPORARY}{os.uname().nodename}-"
 """What this host's clones begin with."""
 OLD_SECONDS: Final = 86_400.0
 """No task with a clone takes as long."""
@@ -189,7 +189,7 @@ def make_repository(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f"{artifacts.TEMPORARY}{uuid.uuid4().hex}")
+    temporary = folder.with_name(f"{files.TEMPORARY}{uuid.uuid4().hex}")
     try:
         git.run(None, "init", "--quiet", "--bare", f"--initial-branch={git.BRANCH}", str(temporary))
         temporary.rename(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from music_genre.errors import InputError
-from music_genre.store import artifacts
+from music_genre.store import addresses, files, keys
 from music_genre.versioning import storage
 from music_genre.versioning.access import Access
 from music_genre.versioning.clone import Clone, cloned
@@ -58,8 +58,8 @@ def pull(address: str, store: Path, access: Access | None, revision: str = "") -
     with cloned(access, store, revision) as clone, storage.opened(clone, store, access) as repo:
         name, tracked = _tracked(clone, access, address, revision)
         table = tracked.parent / TRACKS
-        origins = artifacts.file_checksum(table) if table.is_file() else ""
-        key = artifacts.content_key(storage.checksum(repo, str(tracked)), origins)
+        origins = keys.file_checksum(table) if table.is_file() else ""
+        key = keys.content_key(storage.checksum(repo, str(tracked)), origins)
         folder = store / "data" / key
         reused = folder.is_dir()
         if not reused:
@@ -71,10 +71,10 @@ def pull(address: str, store: Path, access: Access | None, revision: str = "") -
 
 
 def _folder(address: str, revision: str) -> Path:
-    folder = artifacts.local_path(address)
+    folder = addresses.local_path(address)
     if revision:
         raise InputError(f"{address}: a folder has no revision {revision}; give dvc:PATH")
-    if not artifacts.is_folder(folder):
+    if not addresses.is_folder(folder):
         raise InputError(f"{folder}: no such folder; give one, or dvc:PATH of a repository")
     return folder
 
@@ -111,7 +111,7 @@ def _data_sets(clone: Clone) -> list[str]:
 
 def _settle(pulled: list[Path], folder: Path) -> None:
     """Move a whole data set to its place, where another process may have put it meanwhile."""
-    whole = pulled[0].parent / f"{artifacts.TEMPORARY}whole"
+    whole = pulled[0].parent / f"{files.TEMPORARY}whole"
     whole.mkdir()
     for path in pulled:
         if path.exists():
@@ -140,7 +140,7 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
         InputError: there is no such folder, or repository or remote refuse.
         TemporaryError: one of them cannot be reached.
     """
-    if not artifacts.is_folder(folder) or not any(folder.iterdir()):
+    if not addresses.is_folder(folder) or not any(folder.iterdir()):
         raise InputError(f"{folder}: no such folder, or empty; give the one of the genre folders")
     path = _check(f"{name}/{folder.name}")
     with cloned(access, store) as clone, storage.opened(clone, store, access) as repo:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from music_genre import __version__
 from music_genre.errors import InputError
-from music_genre.store import artifacts, runs
+from music_genre.store import records, runs
 from music_genre.versioning import storage
 from music_genre.versioning.access import Access
 from music_genre.versioning.clone import cloned
@@ -93,7 +93,7 @@ def read_run(run: Path) -> Published:
     finished = runs.read_finished(run)
     if finished is None:
         raise InputError(f"{run}: its training has not finished; run train again to resume it")
-    metrics = artifacts.read_record(run / "evaluation" / "metrics.json", "run evaluate first")
+    metrics = records.read_record(run / "evaluation" / "metrics.json", "run evaluate first")
     checkpoint = run / finished["checkpoint"]
     if not checkpoint.is_file():
         raise InputError(f"{run}: its checkpoint {checkpoint.name} is gone; train again")

@@ -19,7 +19,7 @@ from dvc.fs import known_implementations
 from dvc.repo import Repo
 
 from music_genre.errors import InputError, MusicGenreError, TemporaryError
-from music_genre.store import artifacts
+from music_genre.store import files
 from music_genre.versioning import s3
 from music_genre.versioning.access import S3, Access
 from music_genre.versioning.clone import Clone
@@ -65,7 +65,7 @@ def probe(repo: Repo, *, write: bool) -> None:
     elif write:
         folder = Path(remote)
         folder.mkdir(parents=True, exist_ok=True)
-        artifacts.write_text(folder / s3.PROBE, "")
+        files.write_text(folder / s3.PROBE, "")
 
 
 class _Faults(logging.Handler):

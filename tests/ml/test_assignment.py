@@ -15,7 +15,7 @@ from music_genre.dataset import assignment
 from music_genre.dataset import split as dataset
 from music_genre.dataset.split import Example
 from music_genre.errors import InputError
-from music_genre.store.artifacts import read_table
+from music_genre.store.tables import read_table
 
 GTZAN = "gtzan-fault-filtered"
 

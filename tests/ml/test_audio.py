@@ -10,8 +10,8 @@ from conftest import SAMPLE_RATE, Run, contents, tone, write_music
 
 from music_genre.audio import catalogue as audio
 from music_genre.errors import InputError
-from music_genre.store import artifacts
-from music_genre.store.artifacts import read_table
+from music_genre.store import keys
+from music_genre.store.tables import read_table
 
 
 def scan(folder: Path, store: Path) -> tuple[dict[str, audio.Track], dict[str, str]]:
@@ -52,10 +52,8 @@ def test_bytes_outside_of_the_folder_are_not_even_read(
     """A link may lead to a file that has no end."""
     (music / "bass" / "endless.wav").symlink_to("/dev/zero")
     read = []
-    checksum = artifacts.file_checksum
-    monkeypatch.setattr(
-        artifacts, "file_checksum", lambda path: read.append(path) or checksum(path)
-    )
+    checksum = keys.file_checksum
+    monkeypatch.setattr(keys, "file_checksum", lambda path: read.append(path) or checksum(path))
     outside = audio._Task(music, "bass/endless.wav", None)
     assert audio._contents(outside) == audio._Contents()
     assert not read

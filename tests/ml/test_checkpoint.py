@@ -13,7 +13,7 @@ import torch
 
 from music_genre.errors import InputError
 from music_genre.model import checkpoint
-from music_genre.store import artifacts
+from music_genre.store import files, records
 
 CPU = torch.device("cpu")
 
@@ -120,7 +120,7 @@ def test_weights_of_an_unfinished_run_are_refused(tmp_path: Path) -> None:
 
 def test_a_finished_run_whose_last_checkpoint_is_bad_names_the_way_back(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
-    artifacts.write_json(tmp_path / "training.json", {"checkpoint": path.name})
+    records.write_json(tmp_path / "training.json", {"checkpoint": path.name})
     assert torch.equal(checkpoint.load_weights(tmp_path)["x"], torch.arange(300) + 1)
     path.write_bytes(b"x")
     with pytest.raises(InputError, match=r"damaged.*delete .*training\.json and run train again"):
@@ -135,7 +135,7 @@ def test_a_disk_that_fills_up_leaves_the_older_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     before = [save(tmp_path, 1), save(tmp_path, 2)]
-    true_write = artifacts.atomic_write
+    true_write = files.atomic_write
 
     class Full(io.BytesIO):
         def write(self, data: bytes) -> int:
@@ -148,7 +148,7 @@ def test_a_disk_that_fills_up_leaves_the_older_ones(
         with true_write(*arguments):
             yield Full()
 
-    monkeypatch.setattr(artifacts, "atomic_write", full)
+    monkeypatch.setattr(files, "atomic_write", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 3)
     assert sorted(tmp_path.iterdir()) == sorted(before)

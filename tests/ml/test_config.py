@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from music_genre import config
+from music_genre import config, resources
 from music_genre.config import TrainConfig
 from music_genre.errors import InputError
 
@@ -34,8 +34,8 @@ def test_usable_cores_heed_the_containers_quota(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(config, "CGROUP", tmp_path)
-    assert config.usable_cores() == cores
+    monkeypatch.setattr(resources, "CGROUP", tmp_path)
+    assert resources.usable_cores() == cores
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -13,7 +13,7 @@ from music_genre.config import SPLITS, FeatureConfig, SplitConfig
 from music_genre.dataset import split as dataset
 from music_genre.dataset.split import Example
 from music_genre.errors import InputError
-from music_genre.store.artifacts import read_table, write_table
+from music_genre.store.tables import read_table, write_table
 
 
 def make_examples(sizes: dict[str, list[int]]) -> list[Example]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from music_genre.config import usable_cores
 from music_genre.errors import InputError, TemporaryError
 from music_genre.model import device
+from music_genre.resources import usable_cores
 from music_genre.store import locks
 
 

@@ -19,7 +19,8 @@ from music_genre.errors import InputError
 from music_genre.evaluation import evaluation
 from music_genre.model import checkpoint
 from music_genre.store import runs
-from music_genre.store.artifacts import read_json, read_table, write_json
+from music_genre.store.records import read_json, write_json
+from music_genre.store.tables import read_table
 from music_genre.training import training
 
 ROOT = Path(__file__).parents[2]

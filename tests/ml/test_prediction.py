@@ -17,7 +17,7 @@ from conftest import SAMPLE_RATE, Prepared, Run, tone
 from music_genre.config import FeatureConfig
 from music_genre.evaluation import prediction
 from music_genre.features import extraction as features
-from music_genre.store.artifacts import read_table
+from music_genre.store.tables import read_table
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 
 from music_genre.config import FeatureConfig, TrainConfig
 from music_genre.errors import InputError
-from music_genre.store import artifacts, runs
+from music_genre.store import records, runs
 
 SETTINGS = runs.RunSettings(
     config=TrainConfig(),
@@ -47,7 +47,7 @@ def test_a_setting_of_zero_is_shown_as_such(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_whose_settings_are_gone_is_nobody_elses(tmp_path: Path) -> None:
-    artifacts.write_json(tmp_path / "training.json", {"key": SETTINGS.key})
+    records.write_json(tmp_path / "training.json", {"key": SETTINGS.key})
     runs.claim(tmp_path, SETTINGS, tmp_path / "split")
     (tmp_path / "settings.json").unlink()
     with pytest.raises(InputError, match="has finished with settings that are gone"):

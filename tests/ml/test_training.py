@@ -20,7 +20,7 @@ from music_genre.errors import InputError, StoppedError, TemporaryError
 from music_genre.model import checkpoint
 from music_genre.model import network as model
 from music_genre.store import locks
-from music_genre.store.artifacts import read_table
+from music_genre.store.tables import read_table
 from music_genre.training import training
 from music_genre.training.trainer import Trainer
 from tests.music import write_few_tracks

@@ -1,0 +1,42 @@
+"""Addresses: the only module that knows what they look like."""
+
+import os
+from pathlib import Path
+
+from music_genre.errors import InputError
+
+
+def local_path(address: str | os.PathLike[str]) -> Path:
+    """Turn an address into an absolute local path.
+
+    Raises:
+        InputError: the address names a storage that cannot be read.
+    """
+    text = os.fspath(address)
+    if "://" in text:
+        raise InputError(f"{text}: only local folders can be read; give a path on a shared volume")
+    return Path(text).absolute()
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path leads to a folder; where it cannot be looked at, it does not."""
+    try:
+        return path.is_dir()
+    except OSError:  # too long a name, a folder above that may not be searched
+        return False
+
+
+def reference(target: Path, base: Path) -> str:
+    """Write `target` so that it is still found when both folders move or are mounted elsewhere.
+
+    Relative to `base` where they share a parent other than the root, else absolute.
+    """
+    common = os.path.commonpath([target.absolute(), base.absolute()])
+    if common == os.path.sep:
+        return str(target.absolute())
+    return os.path.relpath(target.absolute(), base.absolute())
+
+
+def resolve(written: str, base: Path) -> Path:
+    """Find what `reference` wrote, from the same base folder."""
+    return Path(os.path.normpath(base.absolute() / written))

@@ -1,0 +1,18 @@
+"""Content keys and checksums: names made of contents."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def content_key(*parts: Any) -> str:
+    """Name contents by 12 hexadecimal digits of BLAKE2b over their canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode("ascii"), digest_size=6).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """Hash a file's bytes: 32 hexadecimal digits of BLAKE2b."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,43 @@
+"""JSON records. An output folder is complete when its record, written last, is there."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from music_genre.errors import InputError
+from music_genre.store import files
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write one JSON object atomically, for people to read."""
+    files.write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read one JSON object; None where there is no such file.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); delete it and run its stage again") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: not a JSON object; delete it and run its stage again")
+    return record
+
+
+def read_record(path: Path, remedy: str) -> dict[str, Any]:
+    """Read the record of a complete output folder.
+
+    Raises:
+        InputError: there is none; `remedy` says which stage makes it.
+    """
+    record = read_json(path)
+    if record is None:
+        raise InputError(f"{path.parent}: holds no {path.name}; {remedy}")
+    return record

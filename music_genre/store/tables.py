@@ -1,0 +1,65 @@
+"""CSV files of rows, which are dataclasses or dictionaries."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from music_genre.errors import InputError
+from music_genre.store import files
+
+Row = TypeVar("Row")
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write a CSV file atomically, with a header and Unix line ends."""
+    with files.atomic_write(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        plain = csv.DictWriter(text, columns, lineterminator="\n")
+        quoted = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        plain.writeheader()
+        for row in rows:  # the csv module quotes no lone carriage return, and reads a line's end
+            has_return = any("\r" in str(value) for value in row.values())
+            (quoted if has_return else plain).writerow(row)
+        text.detach()  # flushes and leaves the file open for atomic_write to sync
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file with a header.
+
+    Raises:
+        InputError: it is missing or not text.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the address") from None
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error}); write it as UTF-8 text") from None
+
+
+def write_rows(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
+    """Write rows of a dataclass as a CSV file."""
+    columns = [field.name for field in fields(kind)]
+    write_table(path, ({name: getattr(row, name) for name in columns} for row in rows), columns)
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """Read rows of a dataclass of texts, integers and floats.
+
+    Raises:
+        InputError: the file is missing or has other columns.
+    """
+    casts = get_type_hints(kind)
+    try:
+        return [
+            kind(**{name: casts[name](text) for name, text in row.items()})
+            for row in read_table(path)
+        ]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path}: not as this version writes it; delete its folder and run its stage again"
+        ) from None
