@@ -19,6 +19,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
+from fleet.contract import GPU_LOCKS
 from fleet.operators.docker import ResumableDockerOperator
 from fleet.pipeline import (
     OPTIMIZERS,
@@ -36,7 +37,6 @@ from fleet.timetable import daily
 PROGRAM = ("python3", "__main__.py")
 AUDIO = "/data/genres_original"
 IMAGES = "/artifacts/docker/images"
-GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
 RUN = "/artifacts/docker/{{ run_id.replace(':', '').replace('+', '_') }}"
 
 

@@ -30,6 +30,8 @@ VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 """Names the GPU that a task computes on."""
 STACK_LABEL = "music-genre.stack"
 """On the container of a task: the Compose project that it belongs to."""
+GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
+"""Where `music-genre` keeps its GPU locks by default, on the host and in every container."""
 PUBLISHING_POOL = "publishing"
 """Holds one slot: one task at a time pushes to the repository of versions."""
 

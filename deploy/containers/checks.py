@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from deploy.containers.engine import docker
 from deploy.containers.environment import count_gpus, profiles_of
 from deploy.errors import DeployError
-from deploy.places import DEMO_MUSIC, REPOSITORY
+from deploy.places import DEMO_MUSIC, PORTS, REPOSITORY
 
 GIB = 1024**3
 MIN_ENGINE, MIN_COMPOSE, MIN_BUILDX = (20, 10), (2, 20), (0, 8)
@@ -22,7 +22,6 @@ MIN_CORES, MIN_MEMORY_GIB, MIN_DISK_GIB, MIN_DISK_GIB_BUILT = 2, 6, 25, 3
 LARGEST_IMAGE = "music-genre/gpu-worker"
 MAX_SKEW_SECONDS = 5
 """Tokens are refused by a clock that differs by 10 s."""
-PORTS = {"WEB_PORT": 8080, "FLOWER_PORT": 5555}
 
 
 class Finding(NamedTuple):

@@ -18,15 +18,13 @@ from typing import Any
 from deploy.containers import environment
 from deploy.containers.engine import docker
 from deploy.errors import DeployError
-from deploy.places import REPOSITORY
+from deploy.places import PORTS, REPOSITORY
 from deploy.running import Stack
-from fleet.contract import STACK_LABEL
+from fleet.contract import GPU_LOCKS, STACK_LABEL
 
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
 """Services with an image of their own; the others share the webserver's."""
 WAIT_SECONDS = 300
-GPU_LOCKS = Path("/var/tmp/music-genre-gpus")  # noqa: S108
-"""Where `music-genre` keeps them by default: one folder for containers and embedded workers."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class ComposeStack(Stack):
     def __init__(self, project: Project) -> None:
         self.project = project
         settings = project.settings()
-        web, flower = settings.get("WEB_PORT", "8080"), settings.get("FLOWER_PORT", "5555")
+        web, flower = (settings.get(name, port) for name, port in PORTS.items())
         passwords = settings["ADMIN_PASSWORD"], settings["FLOWER_PASSWORD"]
         super().__init__(int(web), int(flower), *passwords)
         self.logs = "`make logs`"
@@ -216,11 +214,12 @@ def _make_gpu_locks() -> None:
     Raises:
         DeployError: somebody made it for fewer.
     """
-    GPU_LOCKS.mkdir(exist_ok=True)
+    folder = Path(GPU_LOCKS)
+    folder.mkdir(exist_ok=True)
     with contextlib.suppress(PermissionError):  # another user made it
-        GPU_LOCKS.chmod(0o1777)
-    if GPU_LOCKS.stat().st_mode & 0o777 != 0o777:
-        raise DeployError(f"{GPU_LOCKS} is not open to all users; `sudo chmod 1777 {GPU_LOCKS}`")
+        folder.chmod(0o1777)
+    if folder.stat().st_mode & 0o777 != 0o777:
+        raise DeployError(f"{folder} is not open to all users; `sudo chmod 1777 {folder}`")
 
 
 def stop(project: Project, *, volumes: bool) -> None:

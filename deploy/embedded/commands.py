@@ -14,7 +14,7 @@ from deploy.embedded import supervisor
 from deploy.embedded.state import State
 from deploy.errors import DeployError
 from deploy.messages import print_addresses, report, tell_schedule
-from deploy.places import REPOSITORY, TRAINING_DAG
+from deploy.places import PORTS, REPOSITORY, TRAINING_DAG
 from deploy.running import ask
 
 DEMO_PARAMETERS = {
@@ -46,8 +46,8 @@ def _port_option(name: str, server: str, default: int) -> Callable[[Command], Co
     )
 
 
-web_port_option = _port_option("web", "Airflow", 8080)
-flower_port_option = _port_option("flower", "Flower", 5555)
+web_port_option = _port_option("web", "Airflow", PORTS["WEB_PORT"])
+flower_port_option = _port_option("flower", "Flower", PORTS["FLOWER_PORT"])
 
 
 @click.command()

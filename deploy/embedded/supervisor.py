@@ -4,7 +4,6 @@ Supervisord restarts what dies, keeps rotated logs, and stops groups of processe
 """
 
 import contextlib
-import ctypes
 import http.client
 import os
 import signal
@@ -29,8 +28,8 @@ from deploy.embedded.state import State
 from deploy.errors import DeployError
 from deploy.files import write_private
 from deploy.places import REPOSITORY
+from fleet.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 MAX_STARTS = 3
 """A component that was started this often within one command of ours is given up."""
 
@@ -120,7 +119,7 @@ def log_path(state: State, component: str) -> Path:
 
 def exec_supervisord(state: State) -> None:
     """Become supervisord, to whom every orphan of the stack comes (child subreaper)."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
     words = [sys.executable, "-m", "supervisor.supervisord", "-c", str(state.supervisor_config)]
     os.execve(words[0], words, base_environment())
 
@@ -132,17 +131,11 @@ def exec_component(state: State, name: str) -> None:
         DeployError: supervisord died before the kernel knew of the bond.
     """
     component = components(state)[name]
-    _prctl(PR_SET_PDEATHSIG, getattr(signal, f"SIG{component.death_signal}"))
+    prctl(PR_SET_PDEATHSIG, getattr(signal, f"SIG{component.death_signal}"))
     if str(os.getppid()) != state.supervisor_pid.read_text().strip():
         raise DeployError(f"{name} was started by no living process manager; run `make up-local`")
     words = leashed(component.command, component.death_signal)
     os.execvpe(words[0], words, dict(component.environment))
-
-
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}) was refused")
 
 
 def supervisord_process(state: State) -> psutil.Process | None:

@@ -7,7 +7,6 @@ parent-death signal, and its orphans come to us (child subreaper) to be ended.
 """
 
 import contextlib
-import ctypes
 import itertools
 import os
 import selectors
@@ -19,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+from fleet.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
 TERM_GRACE_SECONDS = 4.0
-"""From SIGTERM to SIGKILL: the trainer saves within 3 s, Airflow kills us after 5."""
+"""From SIGTERM to SIGKILL: the trainer saves and ends within 3.5 s, Airflow kills us after 5."""
 STATE_SECONDS = 30.0
 """How often a line that is written over, a progress bar, is handed on as it stands."""
 MAX_LINE_BYTES = 64 * 1024
@@ -81,15 +80,13 @@ def _text(line: bytes) -> str:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, and hand it our orphans' orphans.
+    """Ask the kernel to kill this process when its parent dies, and to give it its orphans.
 
     Raises:
         OSError: the kernel refused (prctl(2)).
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((PR_SET_PDEATHSIG, signal.SIGKILL), (PR_SET_CHILD_SUBREAPER, 1)):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), f"prctl({option})")
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 class CommandProcess:

@@ -1,0 +1,21 @@
+"""What Linux is asked for by prctl(2)."""
+
+import ctypes
+import os
+
+PR_SET_PDEATHSIG = 1
+"""The signal that this process gets when the thread that started it ends."""
+PR_SET_CHILD_SUBREAPER = 36
+"""Whether this process becomes the parent of its orphaned descendants."""
+
+
+def prctl(option: int, value: int) -> None:
+    """Set one of this process's attributes.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), f"prctl({option})")
