@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from training import ROOT, music_genre
 
+from music_genre.audio.catalogue import scan
 from music_genre.config import SplitConfig, TrainConfig
 from music_genre.dataset import split as dataset
 from music_genre.features import pictures
@@ -47,7 +48,8 @@ def write_images(folder: Path, times: int) -> None:
 
 def split_images(images: Path, store: Path) -> Path:
     """Split a folder of pictures."""
-    return Path(dataset.split(None, images, store, SplitConfig())["split"])
+    catalogue = Path(scan(images, store, kind=pictures.PICTURES)["catalogue"])
+    return Path(dataset.split(catalogue, None, store, SplitConfig())["split"])
 
 
 def command(split: Path, store: Path, mode: str, given: argparse.Namespace) -> list[str | Path]:

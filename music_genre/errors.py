@@ -2,7 +2,8 @@
 
 MusicGenreError
 ├── InputError        fix your input: exit code 65
-│   └── AudioError    one file cannot be used: it becomes a row in rejected.csv
+│   ├── AudioError    one file cannot be used: it becomes a row in rejected.csv
+│   └── PictureError  so does a picture
 └── TemporaryError    try again: exit code 75
     └── StoppedError  a signal asked this process to end; what was done is saved
 
@@ -11,6 +12,7 @@ line: what, which, found, remedy.
 """
 
 import signal
+from pathlib import Path
 
 
 class MusicGenreError(Exception):
@@ -25,6 +27,20 @@ class InputError(MusicGenreError):
 
 class AudioError(InputError):
     """One audio file cannot be used; the batch goes on without it."""
+
+
+class PictureError(InputError):
+    """One picture cannot be used; a catalogue goes on without it.
+
+    Args:
+        path: which.
+        reason: why.
+        remedy: what to do where it is needed all the same.
+    """
+
+    def __init__(self, path: Path, reason: str, remedy: str = "delete it and make it anew") -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.reason = reason
 
 
 class TemporaryError(MusicGenreError):

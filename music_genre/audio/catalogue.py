@@ -1,8 +1,6 @@
-"""Find audio: a folder of genre folders becomes a catalogue and a list of rejections."""
+"""A folder of genre folders becomes a catalogue of its files and a list of rejections."""
 
 import logging
-import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from music_genre.audio import decoding, origins, workers
-from music_genre.errors import AudioError, InputError
+from music_genre.audio import origins, workers
+from music_genre.audio.inspection import AUDIO, Contents, Kind, Task, Track, inspect, read_contents
+from music_genre.errors import InputError
 from music_genre.progress import Progress, silent
 from music_genre.resources import usable_cores
 from music_genre.store import addresses, keys, records, tables
@@ -23,28 +22,6 @@ RECIPE = 2
 
 HASHING_SECONDS = 24 * 3600.0
 """Processor time that hashing a file may take: more than any file needs, for it cannot hang."""
-SUFFIXES = {
-    *(".wav", ".w64", ".caf", ".aif", ".aiff", ".au"),
-    *(".flac", ".mp3", ".ogg", ".oga", ".opus"),
-}
-
-
-@dataclass(frozen=True)
-class Track:
-    """One readable audio file; a row of catalogue.csv."""
-
-    path: str
-    """Relative to the audio folder, with forward slashes."""
-    genre: str
-    track: str
-    """The recording it was cut from."""
-    group: str
-    """What a split keeps together by default: the recording."""
-    artist: str
-    """Empty where unknown."""
-    checksum: str
-    n_bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -55,15 +32,35 @@ class Rejection:
     reason: str
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """What `scan` wrote."""
+
+    folder: Path
+    """The scanned folder."""
+    has_pictures: bool
+    """Whether it lists pictures, not audio files."""
+    tracks: list[Track]
+    rejections: list[Rejection]
+    scanned_at: float
+    """When its files were first looked at, in seconds since 1970."""
+
+
 def scan(
-    audio_dir: Path, store: Path, *, into: Path | None = None, progress: Progress = silent
+    folder: Path,
+    store: Path,
+    *,
+    kind: Kind = AUDIO,
+    into: Path | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Catalogue a folder of genre folders.
 
     Args:
-        audio_dir: holds one folder of audio files per genre; a `tracks.csv` (columns path,
-            track_id, artist) in it or beside it says which recording each file was cut from.
+        folder: holds one folder of files per genre; a `tracks.csv` (columns path, track_id,
+            artist) in it or beside it says which recording each file was cut from.
         store: the artifact folder; the catalogue gets a folder of its own in it.
+        kind: what the files are; others are rejected.
         into: put the catalogue here instead.
         progress: told (files done, files in all), while they are hashed and again while checked.
 
@@ -74,33 +71,41 @@ def scan(
         InputError: the folder is missing, laid out otherwise, or holds no readable track.
     """
     began = time.time()
-    paths = find_files(audio_dir)
-    known = origins.read_table(audio_dir, paths)
-    tasks = [_Task(audio_dir, path, known.get(path)) for path in paths]
-    read = _in_workers(_contents, tasks, lambda _: HASHING_SECONDS, progress)
+    paths = find_files(folder, kind)
+    # A picture goes by another suffix than the audio that tracks.csv may name.
+    known = origins.read_table(folder, paths, any_suffix=kind is not AUDIO)
+    tasks = [Task(kind, folder, path, known.get(path)) for path in paths]
+    read = _in_workers(read_contents, tasks, lambda _: HASHING_SECONDS, progress)
     tasks = [
-        replace(task, contents=each) if isinstance(each, _Contents) else task
+        replace(task, contents=each) if isinstance(each, Contents) else task
         for task, each in zip(tasks, read, strict=True)
     ]
     listing = [[task.path, task.contents.checksum, task.origin] for task in tasks]
-    key = keys.content_key(RECIPE, listing)
-    folder = into or store / "catalogues" / key
-    record = records.read_json(folder / "catalogue.json") or {}
+    which = [] if kind is AUDIO else [kind.name]
+    key = keys.content_key(RECIPE, listing, *which)
+    made = into or store / "catalogues" / key
+    record = records.read_json(made / "catalogue.json") or {}
     reused = record.get("key") == key
     if not reused:
-        record = {"key": key, "scanned_at": began, **_catalogue(tasks, folder, progress)}
-    location = addresses.reference(audio_dir, folder)
-    if record.get("audio") != location:
-        record = {**record, "audio": location}
-        records.write_json(folder / "catalogue.json", record)
+        record = {"key": key, "scanned_at": began, **_write(tasks, made, progress)}
+    location = addresses.reference(folder, made)
+    if record.get(_place(kind)) != location:
+        record = {**record, _place(kind): location}
+        records.write_json(made / "catalogue.json", record)
     shown = {name: record[name] for name in ("n_tracks", "n_rejected", "genres")}
-    return {"catalogue": str(folder), **shown, "reused": reused}
+    return {"catalogue": str(made), **shown, "reused": reused}
 
 
-def _catalogue(tasks: list["_Task"], folder: Path, progress: Progress) -> dict[str, Any]:
+def _place(kind: Kind) -> str:
+    """Name the entry of catalogue.json that says where the files are."""
+    return "audio" if kind is AUDIO else "pictures"
+
+
+def _write(tasks: list[Task], made: Path, progress: Progress) -> dict[str, Any]:
     """Check every file and write both tables; returns the counts."""
+    kind = tasks[0].kind
     inspected = _in_workers(
-        _inspect, tasks, lambda task: decoding.patience(task.contents.n_bytes), progress
+        inspect, tasks, lambda task: kind.patience(task.contents.n_bytes), progress
     )
     tracks = [each for each in inspected if isinstance(each, Track)]
     rejections = [
@@ -110,59 +115,53 @@ def _catalogue(tasks: list["_Task"], folder: Path, progress: Progress) -> dict[s
     ]
     if not tracks:
         raise InputError(
-            f"{tasks[0].audio_dir}: none of its {len(tasks)} files can be used (the first: "
+            f"{tasks[0].folder}: none of its {len(tasks)} files can be used (the first: "
             f"{rejections[0].path}: {rejections[0].reason}); check the folder"
         )
     if rejections:
         logger.warning("%d of %d files rejected; see rejected.csv", len(rejections), len(tasks))
-    tables.write_rows(folder / "rejected.csv", Rejection, rejections)
-    tables.write_rows(folder / "catalogue.csv", Track, tracks)
+    tables.write_rows(made / "rejected.csv", Rejection, rejections)
+    tables.write_rows(made / "catalogue.csv", Track, tracks)
     genres = dict(sorted(Counter(track.genre for track in tracks).items()))
     return {"n_tracks": len(tracks), "n_rejected": len(rejections), "genres": genres}
 
 
-def read_catalogue(folder: Path) -> tuple[Path, list[Track], list[Rejection]]:
+def read_catalogue(made: Path) -> Catalogue:
     """Read what `scan` wrote.
-
-    Returns:
-        The audio folder, its tracks, its rejections.
 
     Raises:
         InputError: the folder is no catalogue.
     """
-    record = records.read_record(folder / "catalogue.json", "give the address that scan printed")
-    tracks = tables.read_rows(folder / "catalogue.csv", Track)
-    rejections = tables.read_rows(folder / "rejected.csv", Rejection)
-    return addresses.resolve(record["audio"], folder), tracks, rejections
+    record = records.read_record(made / "catalogue.json", "give the address that scan printed")
+    has_pictures = "pictures" in record
+    return Catalogue(
+        folder=addresses.resolve(record["pictures" if has_pictures else "audio"], made),
+        has_pictures=has_pictures,
+        tracks=tables.read_rows(made / "catalogue.csv", Track),
+        rejections=tables.read_rows(made / "rejected.csv", Rejection),
+        scanned_at=float(record.get("scanned_at", 0.0)),
+    )
 
 
-def read_scan_time(folder: Path) -> float:
-    """Read when a catalogue's files were first looked at, in seconds since 1970."""
-    record = records.read_record(folder / "catalogue.json", "give the address that scan printed")
-    return float(record.get("scanned_at", 0.0))
-
-
-def find_files(audio_dir: Path) -> list[str]:
-    """List everything in the genre folders, sorted, relative to `audio_dir`.
+def find_files(folder: Path, kind: Kind = AUDIO) -> list[str]:
+    """List everything in the genre folders, sorted, relative to `folder`.
 
     Raises:
         InputError: the folder is missing or holds no genre folders with files.
     """
-    if not audio_dir.is_dir():
-        raise InputError(f"{audio_dir}: no such folder; give the one that holds the genre folders")
-    genres = [entry for entry in _visible(audio_dir) if addresses.is_folder(entry)]
-    if [genre.name for genre in genres] == ["genres_original"]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the one that holds the genre folders")
+    genres = [entry for entry in _visible(folder) if addresses.is_folder(entry)]
+    if [genre.name for genre in genres] == [kind.wrapper]:
         raise InputError(
-            f"{audio_dir}: holds genres_original, not genres; give {audio_dir / 'genres_original'}"
+            f"{folder}: holds {kind.wrapper}, not genres; give {folder / kind.wrapper}"
         )
-    files = [
-        entry.relative_to(audio_dir).as_posix() for genre in genres for entry in _entries(genre)
-    ]
-    if not files:
+    found = [entry.relative_to(folder).as_posix() for genre in genres for entry in _entries(genre)]
+    if not found:
         raise InputError(
-            f"{audio_dir}: no folder in it holds a file; lay it out as <genre>/<track>.wav"
+            f"{folder}: no folder in it holds a file; lay it out as <genre>/<track>.{kind.example}"
         )
-    return files
+    return found
 
 
 def _entries(genre: Path) -> list[Path]:
@@ -177,32 +176,10 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-@dataclass(frozen=True)
-class _Contents:
-    """What a file holds; nothing where it cannot be read, which its inspection puts into words."""
-
-    checksum: str = ""
-    n_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A file to inspect."""
-
-    audio_dir: Path
-    path: str
-    origin: origins.Origin | None
-    contents: _Contents = _Contents()
-
-    @property
-    def file(self) -> Path:
-        return self.audio_dir / self.path
-
-
 def _in_workers(
-    function: Callable[[_Task], Any],
-    tasks: list[_Task],
-    seconds: Callable[[_Task], float],
+    function: Callable[[Task], Any],
+    tasks: list[Task],
+    seconds: Callable[[Task], float],
     progress: Progress,
 ) -> list[Any]:
     """Return each task's result, or why its process died, in the order of the tasks."""
@@ -212,61 +189,3 @@ def _in_workers(
         results[number] = outcome
         progress(done, len(tasks))
     return results
-
-
-def _contents(task: _Task) -> _Contents:
-    try:
-        _check_place(task)
-        return _Contents(keys.file_checksum(task.file), task.file.stat().st_size)
-    except (AudioError, OSError):
-        return _Contents()
-
-
-def _inspect(task: _Task) -> Track | workers.Failure:
-    try:
-        return _track(task)
-    except AudioError as error:
-        return workers.Failure(str(error))
-    except OSError as error:
-        return workers.Failure(f"cannot be read: {error.strerror}")
-
-
-def _track(task: _Task) -> Track:
-    """Describe a track.
-
-    Raises:
-        AudioError: it cannot be used.
-        OSError: it cannot be read.
-    """
-    _check_place(task)
-    file, contents = task.file, task.contents
-    with decoding.open_sound(file) as sound:
-        seconds = round(sound.seconds, 3)
-        tags = {} if task.origin else sound.tags()
-    if not contents.checksum:
-        raise AudioError("could not be read to its end; scan again")
-    track, artist = task.origin or origins.from_tags(tags, task.path)
-    genre = task.path.split("/", 1)[0]
-    return Track(
-        task.path, genre, track, track, artist, contents.checksum, contents.n_bytes, seconds
-    )
-
-
-def _check_place(task: _Task) -> None:
-    """Refuse what its name and place give away, before anything of it is read.
-
-    Raises:
-        AudioError: it is no file for us.
-        OSError: it cannot be looked at.
-    """
-    file = task.file
-    # Not Path.resolve: it raises where links lead in a circle.
-    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(task.audio_dir)):
-        raise AudioError("a link that leads out of the audio folder; copy the file")
-    if stat.S_ISDIR(file.stat().st_mode):
-        os.scandir(file).close()  # says why, where it cannot be listed
-        raise AudioError("a folder; audio files lie directly in a genre's folder")
-    if file.suffix.lower() not in SUFFIXES:
-        raise AudioError(f"its name does not end as audio files' do ({' '.join(sorted(SUFFIXES))})")
-    if not file.is_file():
-        raise AudioError("no plain file")

@@ -17,8 +17,13 @@ def from_tags(tags: dict[str, str], path: str) -> Origin:
     return (f"{artist} / {album} / {title}" if artist and title else path), artist
 
 
-def read_table(audio_dir: Path, paths: list[str]) -> dict[str, Origin]:
-    """Read tracks.csv: path relative to the audio folder -> (recording, artist).
+def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -> dict[str, Origin]:
+    """Read tracks.csv: each of the paths that it names -> (recording, artist).
+
+    Args:
+        audio_dir: the folder of the genre folders; the table is in it or beside it.
+        paths: of the files, relative to the folder.
+        any_suffix: a row also names the file that differs in its suffix alone.
 
     Raises:
         InputError: it lacks a column or a value, or names none of the files: a split by
@@ -31,18 +36,24 @@ def read_table(audio_dir: Path, paths: list[str]) -> dict[str, Origin]:
     rows = tables.read_table(table)
     if rows and not {"path", "track_id"} <= rows[0].keys():
         raise InputError(f"{table}: has no columns path and track_id; add them or move it away")
-    origins = {}
+    named: dict[str, Origin] = {}
     for row in rows:
         if not row["path"] or row["track_id"] is None:
             raise InputError(f"{table}: the row {list(row.values())} lacks a value; fill it in")
         path = os.path.relpath(table.parent / row["path"], audio_dir)
-        origins[Path(path).as_posix()] = (row["track_id"] or row["path"], row.get("artist") or "")
-    if rows and origins.keys().isdisjoint(paths):
+        origin = (row["track_id"] or row["path"], row.get("artist") or "")
+        named[_name(path, any_suffix)] = origin
+    found = {path: named[name] for path in paths if (name := _name(path, any_suffix)) in named}
+    if rows and not found:
         raise InputError(
             f"{table}: names {len(rows)} files and none of those in {audio_dir}; write paths "
             "relative to the table's own folder"
         )
-    return origins
+    return found
+
+
+def _name(path: str, any_suffix: bool) -> str:
+    return (Path(path).with_suffix("") if any_suffix else Path(path)).as_posix()
 
 
 def join_groups(groups: list[str], shared: list[str]) -> list[str]:

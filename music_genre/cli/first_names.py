@@ -74,9 +74,23 @@ def train_using_image_features(
     from music_genre.evaluation.evaluation import evaluate
 
     shares = {name: settings.pop(name) for name in ("group_by", "test", "validation")}
-    catalogue = images if (images / "catalogue.json").exists() else None
-    dealt = split(catalogue, images, run, SplitConfig(seed=settings.pop("split_seed"), **shares))
+    config = SplitConfig(seed=settings.pop("split_seed"), **shares)
+    dealt = split(*_catalogued(images, run), run, config)
     trained = context.invoke(train, split_dir=Path(dealt["split"]), store=run, run=run, **settings)
     measured = evaluate(run, device_name=settings["device"], gpu_locks=settings["gpu_locks"])
     reused = dealt["reused"] and trained["reused"] and measured["reused"]
     return {**trained, **measured, "split": dealt["split"], "reused": reused}
+
+
+def _catalogued(images: Path, store: Path) -> tuple[Path, Path | None]:
+    """Return the catalogue of a folder of pictures, and the folder where `extract` drew them."""
+    from music_genre.audio.catalogue import scan
+    from music_genre.features.extraction import drawn_from
+    from music_genre.features.pictures import PICTURES
+
+    drawn = drawn_from(images)
+    if drawn is not None:
+        return drawn, images
+    with shown_progress("scan") as progress:
+        scanned = scan(images, store, kind=PICTURES, progress=progress)
+    return Path(scanned["catalogue"]), None

@@ -31,14 +31,24 @@ logger = logging.getLogger(__name__)
 
 
 @click.command()
-@click.option("--audio", type=address, required=True, help="Folder that holds the genre folders.")
+@click.option("--audio", type=address, help="Folder that holds the genre folders.")
+@click.option(
+    "--pictures",
+    type=address,
+    help="Instead: genre folders of spectrogram pictures from elsewhere.",
+)
 @artifacts_option
-def scan(audio: Path, store: Path) -> dict[str, Any]:
-    """Catalogue a folder of audio."""
+def scan(audio: Path | None, pictures: Path | None, store: Path) -> dict[str, Any]:
+    """Catalogue a folder of audio, or of pictures."""
     from music_genre.audio.catalogue import scan
+    from music_genre.audio.inspection import AUDIO
+    from music_genre.features.pictures import PICTURES
 
+    folder = audio or pictures
+    if folder is None or (audio and pictures):
+        raise click.UsageError("Give --audio or --pictures.")
     with shown_progress("scan") as progress:
-        return scan(audio, store, progress=progress)
+        return scan(folder, store, kind=AUDIO if audio else PICTURES, progress=progress)
 
 
 @click.command()
@@ -67,7 +77,9 @@ def extract(
 
 @click.command()
 @click.option("--catalogue", type=address, required=True, help="What scan printed.")
-@click.option("--images", type=address, required=True, help="What extract printed.")
+@click.option(
+    "--images", type=address, help="What extract printed; none for a catalogue of pictures."
+)
 @artifacts_option
 @settings_of(SplitConfig)
 @click.option(
@@ -77,7 +89,7 @@ def extract(
     "path (or track) and split, such as another split.csv.",
 )
 def split(
-    catalogue: Path, images: Path, store: Path, assigned_by: str | None, **settings: Any
+    catalogue: Path, images: Path | None, store: Path, assigned_by: str | None, **settings: Any
 ) -> dict[str, Any]:
     """Deal groups to train, validation, test."""
     from music_genre.dataset.split import split
@@ -99,7 +111,7 @@ def train(
 
     It ends with the program that started it, except under nohup.
     """
-    from music_genre.training.training import train
+    from music_genre.training.loop import train
 
     signals.die_with_parent(signal.SIGKILL)
     machine = take_machine(settings)
@@ -144,9 +156,10 @@ def evaluate(run: Path, split_name: str, device: str, gpu_locks: Path) -> dict[s
 def predict(
     run: Path, as_json: bool, device: str, gpu_locks: Path, paths: tuple[Path, ...]
 ) -> None:
-    """Name the genre of audio files.
+    """Name the genre of audio files or pictures.
 
-    Folders are searched through. A file that cannot be used does not keep the others from being
+    Folders are searched through: for audio files, or by a model of pictures from elsewhere for
+    pictures. A file that cannot be used does not keep the others from being
     predicted; its reason is a JSON line, or beside a table a line on standard error.
     """
     from music_genre.evaluation.prediction import Unusable, predict

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from music_genre.dataset.split import Example
+from music_genre.dataset.examples import Example
 from music_genre.features import pictures
 from music_genre.resources import usable_cores, usable_memory
 from music_genre.store import files, keys, locks
@@ -184,7 +184,7 @@ def estimate_bytes(paths: list[Path], n_mels: int) -> int:
     return round(sum(sizes) / max(1, len(sizes)) * len(paths))
 
 
-def _read_all(paths: list[Path], n_mels: int) -> Iterator[NDArray[np.uint8]]:
+def read_images(paths: list[Path], n_mels: int) -> Iterator[NDArray[np.uint8]]:
     """Read images by as many threads as cores; few of them are in memory at a time."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         n_ahead = READ_AHEAD * usable_cores()
@@ -209,7 +209,7 @@ def _write_frames(paths: list[Path], n_mels: int, folder: Path) -> Tensor:
         if not _are_complete(folder, n_mels):
             lengths = np.zeros(len(paths), np.int64)
             with files.atomic_write(folder / "frames.u8") as file:
-                for number, image in enumerate(_read_all(paths, n_mels)):
+                for number, image in enumerate(read_images(paths, n_mels)):
                     file.write(np.ascontiguousarray(image.T).data)
                     lengths[number] = image.shape[1]
             with files.atomic_write(index) as file:
@@ -225,7 +225,7 @@ def load_images(
     Raises:
         InputError: an image is missing or cannot be read.
     """
-    images = list(_read_all([images_dir / example.image for example in examples], n_mels))
+    images = list(read_images([images_dir / example.image for example in examples], n_mels))
     return stack_images(images, [genres.index(example.genre) for example in examples])
 
 

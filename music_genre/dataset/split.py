@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from music_genre.audio import catalogue as audio
-from music_genre.audio import origins
+from music_genre.audio.catalogue import Rejection, read_catalogue
 from music_genre.config import SPLITS, FeatureConfig, SplitConfig
 from music_genre.dataset import assignment
+from music_genre.dataset.examples import Example, find_images, pair
 from music_genre.errors import InputError
-from music_genre.features import extraction as features
 from music_genre.store import addresses, keys, records, tables
 
 logger = logging.getLogger(__name__)
@@ -22,19 +21,6 @@ RECIPE = 2
 
 NAMED = 10
 """Most tracks that a line names."""
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-
-
-@dataclass(frozen=True)
-class Example:
-    """One track with an image; a row of split.csv."""
-
-    path: str
-    genre: str
-    group: str
-    image: str
-    """Relative to the images folder."""
-    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +109,7 @@ def assign_listed(examples: list[Example], listed: assignment.Assignment) -> lis
 
 
 def _report_differences(
-    listed: assignment.Assignment, examples: list[Example], rejections: list[audio.Rejection]
+    listed: assignment.Assignment, examples: list[Example], rejections: list[Rejection]
 ) -> dict[str, int]:
     """Count and log the tracks that only the catalogue has, and those that only the list has."""
     names = {example.path: listed.name_of(example.path) for example in examples}
@@ -141,8 +127,8 @@ def _report_differences(
 
 
 def split(
-    catalogue_dir: Path | None,
-    images_dir: Path,
+    catalogue_dir: Path,
+    images_dir: Path | None,
     store: Path,
     config: SplitConfig,
     *,
@@ -151,9 +137,8 @@ def split(
     """Deal a catalogue's tracks to train, validation and test.
 
     Args:
-        catalogue_dir: what `scan` made; None for a folder of pictures by genre, each of which
-            is its own group.
-        images_dir: what `extract` made.
+        catalogue_dir: what `scan` made.
+        images_dir: what `extract` made; None where the catalogue lists pictures.
         store: the artifact folder; the split gets a folder of its own in it.
         config: seed, shares and what must stay together.
         assigned_by: deal as this list says, not by seed and shares; a published list's name or
@@ -167,7 +152,9 @@ def split(
         InputError: tracks have no image yet, a genre has too few groups, or the list cannot be
             followed.
     """
-    settings, examples, rejections = _find(catalogue_dir, images_dir, config.group_by)
+    catalogue = read_catalogue(catalogue_dir)
+    images_dir, settings = find_images(catalogue_dir, catalogue, images_dir)
+    examples, rejections = pair(catalogue, images_dir, settings, config.group_by)
     basis, counted = asdict(config), {}
     if assigned_by is not None:
         listed = assignment.read(assigned_by)
@@ -177,9 +164,9 @@ def split(
     genres = sorted({example.genre for example in examples})
     if len(genres) < 2:
         raise InputError(f"{images_dir}: images of {len(genres)} genre, two or more are needed")
+    checksum_of = {track.path: track.checksum for track in catalogue.tracks}
     # An image that was drawn here holds a content key in its name.
-    drawn = settings is not None
-    contents = [] if drawn else [keys.file_checksum(images_dir / e.image) for e in examples]
+    contents = [checksum_of[e.path] for e in examples] if catalogue.has_pictures else []
     undealt = [asdict(replace(example, split="")) for example in examples]
     data_key = keys.content_key(undealt, contents, settings and asdict(settings))
     key = keys.content_key(data_key, [e.split for e in examples], basis, RECIPE)
@@ -193,23 +180,13 @@ def split(
         record["features"] = settings and asdict(settings)
         record.update(_counts(examples), n_rejected=len(rejections))
         tables.write_rows(folder / "split.csv", Example, examples)
-        tables.write_rows(folder / "rejected.csv", audio.Rejection, rejections)
+        tables.write_rows(folder / "rejected.csv", Rejection, rejections)
     location = addresses.reference(images_dir, folder)
     if record.get("images") != location:
         record = {**record, "images": location}
         records.write_json(folder / "split.json", record)
     counted = {**{name: record[name] for name in ("genres", "n_rejected")}, **counted}
     return {"split": str(folder), **record["n_tracks"], **counted, "reused": reused}
-
-
-def _find(
-    catalogue_dir: Path | None, images_dir: Path, group_by: str
-) -> tuple[FeatureConfig | None, list[Example], list[audio.Rejection]]:
-    """Return how the images were drawn, tracks and rejections."""
-    if catalogue_dir is None:
-        return None, find_pictures(images_dir), []
-    settings = read_features(images_dir)
-    return settings, *find_images(catalogue_dir, images_dir, settings, group_by)
 
 
 def _counts(examples: list[Example]) -> dict[str, Any]:
@@ -220,65 +197,6 @@ def _counts(examples: list[Example]) -> dict[str, Any]:
         "n_tracks": {name: len(some) for name, some in dealt.items()},
         "n_groups": {name: len({e.group for e in some}) for name, some in dealt.items()},
     }
-
-
-def find_images(
-    catalogue_dir: Path, images_dir: Path, settings: FeatureConfig, group_by: str
-) -> tuple[list[Example], list[audio.Rejection]]:
-    """Pair a catalogue's tracks with their images or rejections.
-
-    Raises:
-        InputError: a track has neither.
-    """
-    _, tracks, rejections = audio.read_catalogue(catalogue_dir)
-    examples, missing = [], []
-    by_artist = group_by == "artist"
-    groups = [(track.artist or track.group) if by_artist else track.group for track in tracks]
-    if by_artist:  # clips of one recording may name it differently, or some not at all
-        groups = origins.join_groups(groups, [track.group for track in tracks])
-    groups = origins.join_groups(groups, [track.checksum for track in tracks])
-    for track, group in zip(tracks, groups, strict=True):
-        name = features.image_path(track, settings)
-        image = images_dir / name
-        if image.exists():
-            examples.append(Example(track.path, track.genre, group, name))
-        elif (rejection := features.rejection_path(image)).exists():
-            rejections.append(audio.Rejection(track.path, rejection.read_text("utf-8").strip()))
-        else:
-            missing.append(track.path)
-    if missing:
-        raise InputError(
-            f"{images_dir}: {len(missing)} of {len(tracks)} tracks have no image yet (the first: "
-            f"{missing[0]}); run extract on all shards"
-        )
-    return examples, rejections
-
-
-def find_pictures(images_dir: Path) -> list[Example]:
-    """List a folder of genre folders of pictures, each its own group.
-
-    Raises:
-        InputError: there are none.
-    """
-    names = sorted(
-        picture.relative_to(images_dir).as_posix()
-        for picture in images_dir.glob("*/*")
-        if picture.suffix.lower() in PICTURE_SUFFIXES and not picture.name.startswith(".")
-    )
-    if not names:
-        raise InputError(
-            f"{images_dir}: no pictures in genre folders; lay them out as <genre>/<track>.png"
-        )
-    return [Example(name, name.split("/", 1)[0], name, name) for name in names]
-
-
-def read_features(images_dir: Path) -> FeatureConfig:
-    """Read the settings that a folder's images were drawn with."""
-    record = records.read_record(
-        images_dir / "features.json", "give the address that extract printed"
-    )
-    del record["key"]
-    return FeatureConfig(**record)
 
 
 def read_split(folder: Path) -> Split:

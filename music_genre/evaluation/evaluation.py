@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from music_genre.config import THIS_MACHINE
-from music_genre.dataset import split as dataset
+from music_genre.dataset.examples import Example
+from music_genre.dataset.split import read_split
 from music_genre.errors import InputError
 from music_genre.evaluation import metrics
 from music_genre.store import keys, records, runs, tables
@@ -61,7 +62,7 @@ def evaluate(
         from music_genre.model import device  # loads torch
 
         with device.held(device_name, gpu_locks) as chosen:
-            rows = _probabilities(run, settings, examples, images_dir, chosen)
+            rows = _probabilities(run, examples, images_dir, chosen)
         measured = measure(examples, rows, settings.genres)
         record = {"key": key, "split_name": split_name, **measured}
         _write(run, folder, record, examples, rows)
@@ -74,33 +75,28 @@ def evaluate(
 
 def _read_examples(
     run: Path, settings: runs.RunSettings, split_dir: Path, split_name: str
-) -> tuple[list[dataset.Example], Path]:
+) -> tuple[list[Example], Path]:
     """Return a split's examples and where their images are."""
-    split = dataset.read_split(split_dir)
+    split = read_split(split_dir)
     if split.key != settings.split_key:
         raise InputError(f"{split_dir}: not the split that {run} was trained on; train again")
     return split.examples_in(split_name), split.images_dir
 
 
 def _probabilities(
-    run: Path,
-    settings: runs.RunSettings,
-    examples: list[dataset.Example],
-    images_dir: Path,
-    chosen: "torch.device",
+    run: Path, examples: list[Example], images_dir: Path, chosen: "torch.device"
 ) -> NDArray[np.float32]:
-    """Return (n_tracks, n_genres) float32: what the run's network makes of each track."""
-    from music_genre.evaluation import prediction
-    from music_genre.features import pictures
+    """Return (n_tracks, n_genres) float32: what the run's model makes of each track."""
+    from music_genre.dataset.crops import read_images
+    from music_genre.model.classifier import Classifier
 
-    network = prediction.load_network(run, settings, chosen)
-    crop_frames = settings.config.crop_frames
-    images = (pictures.read_picture(images_dir / e.image, settings.n_mels) for e in examples)
-    return np.stack([prediction.probabilities(network, image, crop_frames) for image in images])
+    classifier = Classifier.load(run, chosen)
+    images = read_images([images_dir / e.image for e in examples], classifier.n_mels)
+    return np.stack(list(classifier.probabilities(images)))
 
 
 def measure(
-    examples: list[dataset.Example], probabilities: NDArray[np.float32], genres: list[str]
+    examples: list[Example], probabilities: NDArray[np.float32], genres: list[str]
 ) -> dict[str, Any]:
     """Compare what the network made of each track with its genre.
 
@@ -142,19 +138,17 @@ def _write(
     run: Path,
     folder: Path,
     record: dict[str, Any],
-    examples: list[dataset.Example],
+    examples: list[Example],
     probabilities: NDArray[np.float32],
 ) -> None:
     """Write tables and pictures, and last the metrics that mark them complete."""
-    from music_genre.evaluation import prediction
-
     _keep_fonts(run)
     from music_genre.evaluation import report  # loads matplotlib
 
     genres = list(record["genres"])
     rows = []
     for example, row in zip(examples, probabilities, strict=True):
-        predicted, shares = prediction.name_genre(row, genres)
+        predicted, shares = metrics.name_genre(row, genres)
         columns = {f"p_{genre}": share for genre, share in shares.items()}
         about = {"path": example.path, "genre": example.genre, "predicted": predicted}
         rows.append({**about, **columns})

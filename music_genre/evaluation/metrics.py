@@ -1,11 +1,14 @@
 """Pure functions from labels and predictions to numbers."""
 
 import math
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
+DIGITS: Final = 6
+"""Decimals of a probability wherever one is written."""
 
 
 def confusion_matrix(truth: Labels, predicted: Labels, n_genres: int) -> NDArray[np.int64]:
@@ -74,3 +77,9 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def name_genre(row: NDArray[np.float32], genres: list[str]) -> tuple[str, dict[str, float]]:
+    """Return the likeliest genre, and every genre's probability as it is written."""
+    shares = dict(zip(genres, (round(float(share), DIGITS) for share in row), strict=True))
+    return genres[int(row.argmax())], shares

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from music_genre.audio import catalogue as audio
 from music_genre.audio import decoding, workers
+from music_genre.audio.catalogue import read_catalogue
+from music_genre.audio.inspection import Track
 from music_genre.config import FeatureConfig
 from music_genre.errors import AudioError, InputError
 from music_genre.features import pictures
@@ -67,7 +68,7 @@ def image_of(audio_file: Path, config: FeatureConfig) -> NDArray[np.uint8]:
         drawer.forget()
 
 
-def image_path(track: audio.Track, config: FeatureConfig) -> str:
+def image_path(track: Track, config: FeatureConfig) -> str:
     """Name a track's image, relative to the images folder; its rejection ends in .rejected.
 
     The name holds the content key of audio, settings and recipe, so that new audio under an old
@@ -80,7 +81,7 @@ def image_path(track: audio.Track, config: FeatureConfig) -> str:
 
 def rejection_path(image: Path) -> Path:
     """Name the text file that stands where an image could not be made."""
-    return image.with_suffix(".rejected")
+    return image.with_suffix(pictures.REJECTED)
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,12 @@ def extract(
         The result: images address, how many were made, found, rejected.
 
     Raises:
-        InputError: the audio is not as it was when scanned.
+        InputError: the audio is not as it was when scanned, or the catalogue lists pictures.
     """
-    audio_dir, tracks, _ = audio.read_catalogue(catalogue_dir)
-    scanned_at = audio.read_scan_time(catalogue_dir)
+    catalogue = read_catalogue(catalogue_dir)
+    if catalogue.has_pictures:
+        raise InputError(f"{catalogue_dir}: lists pictures, which are not extracted; split them")
+    audio_dir, tracks, scanned_at = catalogue.folder, catalogue.tracks, catalogue.scanned_at
     folder = into or store / "images" / keys.content_key(asdict(config), RECIPE)
     tracks = tracks[shard[0] - 1 :: shard[1]]
     images = [folder / image_path(track, config) for track in tracks]
@@ -150,7 +153,56 @@ def extract(
     }
 
 
-def _check_unchanged(audio_dir: Path, track: audio.Track, scanned_at: float) -> str:
+def drawn_from(images_dir: Path) -> Path | None:
+    """Find the catalogue that a folder of images was drawn from.
+
+    Returns:
+        Its folder; of several that have all their images here, the one that was scanned last. None
+        where `extract` did not draw the pictures, or their catalogue is not beside them.
+    """
+    if (images_dir / "catalogue.json").exists():  # as create-image-features-from-audio leaves it
+        return images_dir
+    if not (images_dir / "features.json").exists():
+        return None
+    settings = read_features(images_dir)
+    beside = (images_dir.parent.parent / "catalogues").glob("*/catalogue.json")
+    found = {record.parent: read_catalogue(record.parent) for record in beside}
+    whole = [
+        folder
+        for folder, catalogue in found.items()
+        if not catalogue.has_pictures and _has_all(images_dir, catalogue.tracks, settings)
+    ]
+    if not whole:
+        logger.warning(
+            "%s: drawn by extract, but their catalogue is not beside them: which of them are of "
+            "one recording is not known; run split with --catalogue and --images instead",
+            images_dir,
+        )
+        return None
+    latest = max(whole, key=lambda folder: found[folder].scanned_at)
+    logger.info("%s: drawn by extract; groups and rejections are those of %s", images_dir, latest)
+    return latest
+
+
+def _has_all(images_dir: Path, tracks: list[Track], settings: FeatureConfig) -> bool:
+    images = (images_dir / image_path(track, settings) for track in tracks)
+    return all(image.exists() or rejection_path(image).exists() for image in images)
+
+
+def read_features(images_dir: Path) -> FeatureConfig:
+    """Read the settings that a folder's images were drawn with.
+
+    Raises:
+        InputError: `extract` did not draw them.
+    """
+    record = records.read_record(
+        images_dir / "features.json", "give the address that extract printed"
+    )
+    del record["key"]
+    return FeatureConfig(**record)
+
+
+def _check_unchanged(audio_dir: Path, track: Track, scanned_at: float) -> str:
     """Refuse audio that is gone or has another size than the one that was scanned.
 
     Returns:

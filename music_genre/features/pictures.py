@@ -1,4 +1,4 @@
-"""Write and read greyscale pictures."""
+"""Write and read greyscale pictures, and list folders of them."""
 
 import struct
 import zlib
@@ -9,12 +9,18 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from music_genre.errors import InputError
+from music_genre.audio.decoding import patience
+from music_genre.audio.inspection import Kind
+from music_genre.config import PICTURE_ROWS
+from music_genre.errors import AudioError, PictureError
 from music_genre.store import files
 
 if TYPE_CHECKING:
     from PIL import Image
 
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+REJECTED = ".rejected"
+"""How the name of the text ends that stands where an image could not be made."""
 MOST_PIXELS = 1 << 30
 """Pictures as `write_picture` makes them are read up to here: 54 hours, 1 GiB."""
 MOST_FOREIGN_PIXELS = 1 << 27
@@ -74,7 +80,7 @@ def read_picture(path: Path, n_mels: int) -> NDArray[np.uint8]:
     the width in proportion, so that any spectrogram picture can be trained on.
 
     Raises:
-        InputError: it is missing or no picture.
+        PictureError: it is missing or no picture.
     """
     # Imported where pictures are read: scan and extract do without it.
     from PIL import Image
@@ -89,10 +95,9 @@ def read_picture(path: Path, n_mels: int) -> NDArray[np.uint8]:
                 grey = grey.resize((width, n_mels), Image.Resampling.BILINEAR)
             return np.asarray(grey)
     except FileNotFoundError:
-        raise InputError(f"{path}: is gone; run extract and split again") from None
+        raise PictureError(path, "is gone", "run extract and split again") from None
     except (OSError, SyntaxError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a picture ({reason}); delete it and make it anew") from None
+        raise PictureError(path, f"not a picture ({str(error).splitlines()[0]})") from None
 
 
 def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
@@ -106,7 +111,7 @@ def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
     # Pillow would cut 16 bits off at 255 instead of scaling them.
     levels = np.asarray(picture)
     if picture.mode == "F" or levels.min() < 0 or levels.max() > 0xFFFF:
-        raise InputError(f"{path}: its pixels are no 8 or 16 bits; save it with 8 bits of grey")
+        raise PictureError(path, "its pixels are no 8 or 16 bits", "save it with 8 bits of grey")
     return Image.fromarray((levels >> 8).astype(np.uint8))
 
 
@@ -114,4 +119,25 @@ def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
     """Refuse a small file that would fill the memory; a track of hours is none."""
     n_pixels = size[0] * size[1]
     if n_pixels > (MOST_PIXELS if own else MOST_FOREIGN_PIXELS):
-        raise InputError(f"{path}: {n_pixels} pixels are too many; make it smaller")
+        raise PictureError(path, f"{n_pixels} pixels are too many", "make it smaller")
+
+
+def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  # noqa: ARG001
+    """Read a picture as training will; it has no length in seconds and no tags.
+
+    What `extract` left where it could not draw one says why there is none.
+
+    Raises:
+        AudioError: it cannot be used.
+    """
+    if path.suffix == REJECTED:
+        raise AudioError(path.read_text("utf-8").strip())
+    try:
+        read_picture(path, PICTURE_ROWS)
+    except PictureError as error:
+        raise AudioError(error.reason) from None
+    return 0.0, {}
+
+
+PICTURES = Kind("pictures", "png", SUFFIXES | {REJECTED}, "images_original", _describe, patience)
+"""Spectrogram pictures from elsewhere, by genre."""

@@ -108,30 +108,47 @@ def load_newest(run: Path, key: str) -> dict[str, Any] | None:
             logger.warning("%s; going on without it", error)
             path.rename(path.with_suffix(".damaged"))
             continue
-        if state["run"] != key:
-            raise InputError(f"{path}: of another run ({state['run']}, not {key}); move it away")
+        check_run(path, state, key)
         return state
     return None
 
 
-def load_weights(run: Path) -> dict[str, Any]:
-    """Read a finished run's weights to the CPU, averaged ones where it averaged them.
+def check_run(path: Path, state: dict[str, Any], key: str) -> None:
+    """Refuse a checkpoint of another run.
 
     Raises:
-        InputError: the run has not finished, or its last checkpoint is damaged or of another
-            version of torch.
+        InputError: its run's key is another.
+    """
+    if state["run"] != key:
+        raise InputError(f"{path}: of another run ({state['run']}, not {key}); move it away")
+
+
+def load_last(run: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the checkpoint that a finished run ended with, its tensors to the CPU.
+
+    Returns:
+        The file, and the state that is in it.
+
+    Raises:
+        InputError: the run has not finished, or the checkpoint is damaged or of another version
+            of torch.
     """
     finished = runs.read_finished(run)
     if finished is None:
         raise InputError(f"{run}: its training has not finished; run train again to resume it")
+    path = run / finished["checkpoint"]
     try:
-        state = _read(run / finished["checkpoint"])
+        return path, _read(path)
     except (DamagedError, FileNotFoundError) as error:
         reason = "is gone" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(
             f"{run}: its last checkpoint {reason}; delete {run / 'training.json'} and run train "
             "again, which goes on from an older one if there is one"
         ) from None
+
+
+def shipped(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights that a model goes by: averaged ones where the run averaged them."""
     weights: dict[str, Any] = state["averaged"] or state["weights"]
     return weights
 

@@ -1,6 +1,5 @@
-"""Torchvision's models on one grey channel, and the probabilities of tracks."""
+"""Torchvision's models on one grey channel."""
 
-import contextlib
 import logging
 import math
 from functools import partial
@@ -13,15 +12,10 @@ import torchvision
 from torch import Tensor, nn
 
 from music_genre.config import check_model
-from music_genre.dataset.crops import Images, normalise
 from music_genre.errors import InputError
 from music_genre.model import checkpoint
 
 logger = logging.getLogger(__name__)
-
-EVALUATION_BATCH: Final = 64
-"""Crops in one forward pass."""
-
 
 LEAST_BFLOAT16_FRAMES: Final = 64
 """Narrower crops leave strided convolutions columns as few as their stride, for which oneDNN's
@@ -167,47 +161,3 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(contents, dict) or not all(isinstance(v, Tensor) for v in contents.values()):
         raise InputError(f"{path}: holds no tensors by name; give a state dict")
     return {name.removeprefix("module."): value for name, value in contents.items()}
-
-
-def track_probabilities(
-    network: nn.Module, images: Images, crop_frames: int, *, exact: bool
-) -> Tensor:
-    """Average the probabilities of crops that cover each track evenly.
-
-    Args:
-        network: maps crops to logits; left in eval mode.
-        images: the tracks; their crops come to the network's device.
-        crop_frames: frames of a crop.
-        exact: compute in float32 throughout, not in what training is fastest in.
-
-    Returns:
-        (n_tracks, n_genres) float32 on the CPU; rows sum to 1.
-    """
-    tracks, starts = even_crops(images.lengths, crop_frames)
-    network.eval()
-    parts = []
-    with (
-        torch.inference_mode(),
-        contextlib.nullcontext() if exact else autocast(images.device, network, crop_frames),
-    ):
-        for first in range(0, len(tracks), EVALUATION_BATCH):
-            batch = slice(first, first + EVALUATION_BATCH)
-            crops = normalise(images.read(tracks[batch], starts[batch], crop_frames))
-            parts.append(network(crops).float().softmax(dim=1))
-    probabilities = torch.cat(parts).cpu()
-    summed = torch.zeros(len(images.lengths), probabilities.shape[1])
-    summed.index_add_(0, tracks, probabilities)
-    return summed / torch.bincount(tracks, minlength=len(summed))[:, None]
-
-
-def even_crops(lengths: Tensor, crop_frames: int) -> tuple[Tensor, Tensor]:
-    """Place crops evenly, as few as cover each track.
-
-    Returns:
-        (tracks, starts), each (n_crops,) int64.
-    """
-    counts = (lengths + crop_frames - 1) // crop_frames
-    tracks = torch.arange(len(lengths)).repeat_interleave(counts)
-    rank = torch.arange(len(tracks)) - (counts.cumsum(0) - counts)[tracks]
-    room = (lengths - crop_frames).clamp(min=0)[tracks]
-    return tracks, rank * room // (counts[tracks] - 1).clamp(min=1)

@@ -17,8 +17,8 @@ SIG_DFL: Final = 0  # signal(2)
 PR_SET_PDEATHSIG: Final = 1  # sys/prctl.h
 
 GO_ON: Final = "run the same command again to go on"
-PATIENCE: Final = 0.5
-"""Seconds that a step may still take after a signal; then its start is saved instead."""
+GRACE: Final = 3.5
+"""Seconds from a signal to the end of the process: Airflow kills 5 s after its SIGTERM."""
 
 
 def die_with_parent(number: signal.Signals) -> None:
@@ -76,65 +76,45 @@ def end_at_once(number: int, done: str = "") -> NoReturn:
 
 
 class Stop:
-    """A request to stop, by a signal; whoever comes first of two threads serves it."""
+    """A request to stop, which a loop heeds when it can."""
 
-    def __init__(self) -> None:
-        """Begin without a request."""
-        self.name = ""
-        self._lock = threading.Lock()
-        self._served = threading.Event()
-
-    def serve(self) -> bool:
-        """Tell whether there is a request that nobody serves yet; true only once."""
-        with self._lock:
-            serves = bool(self.name) and not self._served.is_set()
-            if serves:
-                self._served.set()
-            return serves
-
-    def watch(self, wakeup: int, save: Callable[[], str]) -> None:
-        """Wait for a signal; save and end the process if nobody serves it in time."""
-        while number := os.read(wakeup, 1):
-            if number[0] in STOPPING:
-                self.name = signal.Signals(number[0]).name
-                self._served.wait(PATIENCE)
-                if self.serve():
-                    end_at_once(number[0], _saved(save))
-
-
-def _saved(save: Callable[[], str]) -> str:
-    """Save, or say why not: whatever goes wrong, the process ends."""
-    try:
-        return save()
-    except Exception as error:
-        return f"without saving ({' '.join(str(error).split())})"
+    name = ""
+    """The signal that came; empty as long as none has."""
 
 
 @contextmanager
-def stops(save: Callable[[], str]) -> Iterator[Stop]:
+def stops(where: Callable[[], str]) -> Iterator[Stop]:
     """Turn SIGTERM, SIGINT and SIGHUP into a request to stop, while steps are taken.
 
-    Python runs a signal's handler only between two of its own instructions, and the backward
-    pass of a large model is a single one that may take many seconds. So a second thread learns
-    of the signal from the file descriptor that Python's own handler in C writes to.
+    The loop has `GRACE` seconds to heed it. Python runs a signal's handler only between two of its
+    own instructions, and the backward pass of a large model is a single one that may take many
+    seconds. So a second thread learns of the signal from the file descriptor that Python's own
+    handler in C writes to. It touches nothing: it waits, and then ends the process.
 
     Args:
-        save: saves what is done, from the second thread, and says what that is.
+        where: says, for the process's last line, how far the work is and what of it is saved;
+            called from the second thread.
     """
-    stop = Stop()
+    stop, over = Stop(), threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         stop.name = signal.Signals(number).name
+
+    def watch() -> None:
+        while number := os.read(reading, 1):
+            if number[0] in STOPPING and not over.wait(GRACE):
+                end_at_once(number[0], where())
 
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     handlers = {number: signal.signal(number, handle) for number in heard()}
-    watcher = threading.Thread(target=stop.watch, args=(reading, save), daemon=True)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         yield stop
     finally:
+        over.set()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(former)

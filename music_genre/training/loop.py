@@ -1,27 +1,30 @@
-"""Take the steps of a training: on which device, with checkpoints in time, until a signal."""
+"""Train a model on a split, or go on where an earlier attempt ended.
+
+torch is imported only once there is something to train: it takes seconds.
+"""
 
 import logging
 import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-
-from music_genre.config import Machine
-from music_genre.dataset import crops as tensors
-from music_genre.dataset.split import Split
+from music_genre.config import PICTURE_ROWS, THIS_MACHINE, Machine, TrainConfig
+from music_genre.dataset.split import Split, read_split
 from music_genre.errors import StoppedError
-from music_genre.model import checkpoint, device
-from music_genre.model import network as model
-from music_genre.progress import Progress
-from music_genre.store import locks, records, signals, tables
-from music_genre.store.runs import RunSettings
-from music_genre.store.signals import GO_ON
-from music_genre.training.trainer import Trainer
+from music_genre.progress import Progress, silent
+from music_genre.store import files, keys, locks, records, runs, signals, tables
+
+if TYPE_CHECKING:
+    import torch
+
+    from music_genre.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+RECIPE: Final = 2
+"""Raise when the same split and settings would give other weights."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Job:
     run: Path
     lock: locks.Lock
     """Of the run folder."""
-    settings: RunSettings
+    settings: runs.RunSettings
     split: Split
     store: Path
     weights: Path | None
@@ -39,44 +42,111 @@ class Job:
     progress: Progress
 
 
-def train(job: Job) -> dict[str, Any]:
-    """Train from the newest checkpoint, or from the start, to the end.
+def train(
+    split_dir: Path,
+    store: Path,
+    config: TrainConfig,
+    *,
+    into: Path | None = None,
+    weights: Path | None = None,
+    machine: Machine = THIS_MACHINE,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Train a model on a split, or go on where an earlier attempt ended.
+
+    Args:
+        split_dir: what `split` made.
+        store: the artifact folder; the run gets a folder of its own in it.
+        config: model, optimizer, loss, schedule, augmentation, seed.
+        into: use this run folder instead.
+        weights: a file of weights to begin with, instead of random ones.
+        machine: device, memory, checkpoints.
+        progress: told (steps done, steps in all, an epoch's line or nothing).
 
     Returns:
-        What came of it, which is also in the run folder: device, steps, accuracy, speed.
+        The result: run address, device, validation accuracy, speed.
 
     Raises:
-        InputError: the model cannot be built, the GPU has too little memory, or training diverged.
+        InputError: the run folder belongs to other settings, the model cannot be built, the GPU
+            has too little memory, or training diverged.
         StoppedError: a signal came; the checkpoint holds all steps done.
-        TemporaryError: another process has the GPU, or took the run folder over.
+        TemporaryError: another process trains in the run folder, or on the GPU.
     """
+    split = read_split(split_dir)
+    settings = _settings(split, config, weights)
+    run = into or store / "runs" / settings.key
+    result = _finished(run, settings, split_dir)
+    if result is None:
+        with locks.folder_lock(run) as lock:
+            result = _finished(run, settings, split_dir)  # while this process came to the lock
+            if result is None:
+                runs.claim(run, settings, split_dir)
+                files.sweep(run, locked=True)
+                job = Job(run, lock, settings, split, store, weights, machine, progress)
+                result = {**_go_on(job), "reused": False}
+    figure = "validation_accuracy"  # what people look for comes first
+    return {figure: result[figure], "run": str(run), **result}
+
+
+def _settings(split: Split, config: TrainConfig, weights: Path | None) -> runs.RunSettings:
+    return runs.RunSettings(
+        config=config,
+        genres=split.genres,
+        features=split.features,
+        n_mels=split.features.n_mels if split.features else PICTURE_ROWS,
+        data_key=split.data_key,
+        split_key=split.key,
+        weights=keys.file_checksum(weights) if weights else "",
+        recipe=RECIPE,
+    )
+
+
+def _finished(run: Path, settings: runs.RunSettings, split_dir: Path) -> dict[str, Any] | None:
+    """Return the result of a finished run; None where there is something left to train."""
+    finished = runs.read_finished(run)
+    if finished is None:
+        return None
+    runs.claim(run, settings, split_dir)
+    return {**finished, "reused": True}
+
+
+def _go_on(job: Job) -> dict[str, Any]:
+    """Train from the newest checkpoint, or from the start, to the end; returns the result."""
+    from music_genre.model import device  # loads torch
+
     with device.held(job.machine.device, job.machine.gpu_locks) as chosen:
         trainer = _make_trainer(job, chosen)
-        last = _Loop(job, trainer).finish()
-    speeds = [row["images_per_second"] for row in trainer.history if row["images_per_second"]]
-    result = {
-        "device": chosen.type,
-        "device_name": device.describe(chosen),
-        "epochs": job.settings.config.epochs,
-        "steps": trainer.n_steps,
-        "validation_accuracy": trainer.history[-1]["validation_accuracy"],
-        "images_per_second": round(statistics.median(speeds or [0.0]), 1),
-        "checkpoint": last.name,
-        "key": job.settings.key,
-    }
+        record = _Record(job, trainer)
+        with signals.stops(record.where) as stop:
+            record.stop = stop
+            while not trainer.is_over:
+                if trainer.epoch_is_over:
+                    record.end_epoch()
+                else:
+                    trainer.train_step()
+                    record.end_step()
+                record.heed_stop()
+            last = record.save()
+        described = {"device": chosen.type, "device_name": device.describe(chosen)}
+    result = described | record.result() | {"checkpoint": last.name, "key": job.settings.key}
     job.lock.check()
     records.write_json(job.run / "training.json", result)
     return result
 
 
-def _make_trainer(job: Job, chosen: torch.device) -> Trainer:
-    """Build the model, open the images and go back to where the run is."""
+def _make_trainer(job: Job, chosen: "torch.device") -> "Trainer":
+    """Build the model, open the images and return to the newest checkpoint."""
+    from music_genre.dataset.crops import open_images
+    from music_genre.model import checkpoint
+    from music_genre.model.network import build, load_weights_file
+    from music_genre.training.trainer import Trainer
+
     config, split, n_mels = job.settings.config, job.split, job.settings.n_mels
-    network = model.build(config.model, len(split.genres), n_mels, config.crop_frames, config.seed)
+    network = build(config.model, len(split.genres), n_mels, config.crop_frames, config.seed)
     if job.weights is not None:
-        model.load_weights_file(network, job.weights)
+        load_weights_file(network, job.weights)
     train, validation = (
-        tensors.open_images(
+        open_images(
             split.examples_in(name),
             split.images_dir,
             split.genres,
@@ -96,60 +166,49 @@ def _make_trainer(job: Job, chosen: torch.device) -> Trainer:
     return trainer
 
 
-class _Loop:
-    """Takes the steps of a training, saving in time."""
+class _Record:
+    """What a training leaves while it runs: checkpoints in time, its history, its progress."""
 
-    def __init__(self, job: Job, trainer: Trainer) -> None:
-        self.job, self.trainer, self.progress = job, trainer, job.progress
-        self.saved = self.epoch_began = time.monotonic()
-        self.saved_step = trainer.step
+    def __init__(self, job: Job, trainer: "Trainer") -> None:
+        self.job, self.trainer = job, trainer
+        self.stop = signals.Stop()
+        self.saved_at = self.epoch_began = time.monotonic()
+        self.saved = self._reached()
         self.n_images = 0
         self.validation_seconds = 0.0
+        self._write_history()  # a kill may have come between a checkpoint and its history
 
-    def finish(self) -> Path:
-        """Take all steps left; returns the last checkpoint."""
+    def end_step(self) -> None:
+        """Count a step that was done, and save where it is time."""
         trainer = self.trainer
-        self._write_history()
-        with signals.stops(self._save_for_end) as stop:
-            while trainer.step < trainer.n_steps or trainer.epoch_is_over:
-                if stop.serve():
-                    saved = self._save_for_end()
-                    raise StoppedError(f"stopped by {stop.name} {saved}; {GO_ON}", stop.name)
-                self._advance()
-            return self._save()
-
-    def _advance(self) -> None:
-        """Do what comes next: an epoch's end or a step, and a checkpoint where it is time."""
-        trainer = self.trainer
-        if trainer.epoch_is_over:
-            if self._is_due(self.validation_seconds):
-                self._save()
-            self._end_epoch()
-            return
-        trainer.train_step()
         self.n_images += trainer.batch_size
-        self.progress(trainer.step, trainer.n_steps)
+        self.job.progress(trainer.step, trainer.n_steps)
         if self._is_due():
-            self._save()
+            self.save()
 
-    def _is_due(self, later: float = 0.0) -> bool:
-        """Tell whether a checkpoint is due, now or in so many seconds, and would hold more."""
-        age = time.monotonic() + later - self.saved
-        unsaved = self.trainer.step > self.saved_step
-        return unsaved and age >= self.job.machine.checkpoint_seconds
-
-    def _end_epoch(self) -> None:
-        trainer, seconds = self.trainer, time.monotonic() - self.epoch_began
-        began = time.monotonic()
-        row = trainer.end_epoch()
-        self.validation_seconds = time.monotonic() - began
+    def end_epoch(self) -> None:
+        """Validate, and write the epoch's row of the history."""
+        if self._is_due(self.validation_seconds):
+            self.save()
+        trainer, trained_until = self.trainer, time.monotonic()
+        row = trainer.end_epoch(self.heed_stop)
+        seconds = trained_until - self.epoch_began
         row["images_per_second"] = round(self.n_images / seconds, 1) if self.n_images else 0.0
         row["seconds"] = round(time.monotonic() - self.epoch_began, 2)
-        trainer.add_row(row)
         self._write_history()
         line = " ".join(f"{name}={value}" for name, value in row.items())
-        self.progress(trainer.step, trainer.n_steps, line)
+        self.job.progress(trainer.step, trainer.n_steps, line)
         self.epoch_began, self.n_images = time.monotonic(), 0
+        self.validation_seconds = self.epoch_began - trained_until
+
+    def _is_due(self, later: float = 0.0) -> bool:
+        """Whether a checkpoint is due, now or in so many seconds, and would hold more."""
+        age = time.monotonic() + later - self.saved_at
+        return self._reached() != self.saved and age >= self.job.machine.checkpoint_seconds
+
+    def _reached(self) -> tuple[int, int]:
+        """Return how many steps are done, and how many epochs are validated."""
+        return self.trainer.step, len(self.trainer.history)
 
     def _write_history(self) -> None:
         """Write the history for people; the checkpoints have their own."""
@@ -158,19 +217,48 @@ class _Loop:
             self.job.lock.check()
             tables.write_table(self.job.run / "history.csv", history, list(history[0]))
 
-    def _save(self) -> Path:
-        with self.trainer.changing:
-            self.job.lock.check()
-            settings = self.job.settings
-            identity = {"run": settings.key, "settings": asdict(settings)}
-            path = checkpoint.save(self.job.run, {**identity, **self.trainer.state()})
-            self.saved_step = self.trainer.step
-        self.saved = time.monotonic()
+    def save(self) -> Path:
+        """Write a checkpoint, and return its file.
+
+        Raises:
+            TemporaryError: another process took the run folder over.
+            OSError: it cannot be written.
+        """
+        from music_genre.model import checkpoint
+
+        self.job.lock.check()
+        settings = self.job.settings
+        identity = {"run": settings.key, "settings": asdict(settings)}
+        path = checkpoint.save(self.job.run, {**identity, **self.trainer.state()})
+        self.saved, self.saved_at = self._reached(), time.monotonic()
         return path
 
-    def _save_for_end(self) -> str:
-        """Save unless that is done already, and say what is saved."""
-        with self.trainer.changing:
-            if self.trainer.step > self.saved_step or not checkpoint.find(self.job.run):
-                self._save()
-            return f"at step {self.trainer.step} of {self.trainer.n_steps}, saved"
+    def heed_stop(self) -> None:
+        """End the training where a signal came: save first, unless all steps are saved.
+
+        Raises:
+            StoppedError: a signal came.
+        """
+        if self.stop.name:
+            if self._reached() != self.saved:
+                self.save()
+            raise StoppedError(
+                f"stopped by {self.stop.name} {self.where()}; {signals.GO_ON}", self.stop.name
+            )
+
+    def where(self) -> str:
+        """Say how far the training is, and what of it is saved; reads only."""
+        step, (saved, _) = self.trainer.step, self.saved
+        kept = "saved" if step == saved else f"saved up to step {saved}"
+        return f"at step {step} of {self.trainer.n_steps}, {kept}"
+
+    def result(self) -> dict[str, Any]:
+        """Sum the training up for `training.json`."""
+        history = self.trainer.history
+        speeds = [row["images_per_second"] for row in history if row["images_per_second"]]
+        return {
+            "epochs": self.job.settings.config.epochs,
+            "steps": self.trainer.n_steps,
+            "validation_accuracy": history[-1]["validation_accuracy"],
+            "images_per_second": round(statistics.median(speeds or [0.0]), 1),
+        }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from music_genre.config import TrainConfig
-from music_genre.model import network as model
+from music_genre.model.network import autocast
 from music_genre.training.augmentation import Mixed
 
 WARM_UP = 0.3
@@ -106,7 +106,7 @@ def add_gradients(
         The loss, a scalar, detached.
     """
     network.train()
-    with model.autocast(crops.device, network, crops.shape[-1]):
+    with autocast(crops.device, network, crops.shape[-1]):
         logits = network(crops)
     logits = logits.float()
     loss = criterion(logits, labels)

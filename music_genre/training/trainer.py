@@ -1,7 +1,6 @@
 """The state of a training and its steps; what makes a resumed one equal an uninterrupted one."""
 
 import math
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from music_genre.config import TrainConfig
-from music_genre.dataset import crops as tensors
-from music_genre.dataset.crops import Images
+from music_genre.dataset.crops import Images, normalise
 from music_genre.errors import InputError
-from music_genre.model import network as model
+from music_genre.model.classifier import track_probabilities
 from music_genre.training import augmentation, optimization
 
 
@@ -48,10 +46,6 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self._order_of: tuple[int, Tensor] = (-1, torch.empty(0))
         self._ahead: dict[int, Batch] = {}
-        self.changing = threading.RLock()
-        """Held while the state changes, so that another thread can save a whole one."""
-        self._buffers = list(network.buffers())
-        self._buffers_before: list[Tensor] | None = None
 
     def train_step(self) -> None:
         """Do the next update step."""
@@ -60,22 +54,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self._batch()
-        crops = self._augment(tensors.normalise(batch.crops()), batch.source)
+        crops = self._augment(normalise(batch.crops()), batch.source)
         key = (self.config.seed, epoch, self.step)
         crops, mixed = augmentation.mix(crops, self.config.mixup, *key, 2)
         # Dropout draws from torch's own generator.
         torch.manual_seed(augmentation.random_seed(*key, 1))
-        with self.changing:
-            # The forward pass changes the statistics of batch norm: keep them as they were.
-            self._buffers_before = [buffer.clone() for buffer in self._buffers]
-        loss = optimization.add_gradients(self.network, self.criterion, crops, batch.labels, mixed)
-        with self.changing:
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update_parameters(self.network)
-            self.epoch_loss += loss
-            self.step += 1
-            self._buffers_before = None
+        self.epoch_loss += optimization.add_gradients(
+            self.network, self.criterion, crops, batch.labels, mixed
+        )
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.step += 1
 
     def _batch(self) -> Batch:
         """Take the next step's batch, and have the one after it read meanwhile."""
@@ -111,15 +101,30 @@ class Trainer:
         """Whether all steps of the epoch are done and its validation is not."""
         return self.step == (len(self.history) + 1) * self.steps_per_epoch
 
-    def end_epoch(self) -> dict[str, Any]:
-        """Validate and return a row for the history, which `add_row` takes.
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done and all epochs validated."""
+        return self.step == self.n_steps and not self.epoch_is_over
+
+    def end_epoch(self, after_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Validate the weights that would be shipped now, and begin the next epoch.
+
+        Args:
+            after_batch: called after each batch of validation; where it raises, the epoch is not
+                over yet.
+
+        Returns:
+            The epoch's row, the last of the history.
 
         Raises:
             InputError: the loss is no finite number any more.
         """
-        network = self.network if self.average is None else self.average.module
-        probabilities = model.track_probabilities(
-            network, self.validation, self.config.crop_frames, exact=False
+        probabilities = track_probabilities(
+            self.finalise(),
+            self.validation,
+            self.config.crop_frames,
+            exact=False,
+            after_batch=after_batch,
         )
         labels = self.validation.labels
         right = probabilities.argmax(dim=1) == labels
@@ -127,7 +132,7 @@ class Trainer:
         validation_loss = float(F.nll_loss(probabilities.clamp(1e-9).log(), labels))
         # Statistics that are still settling may spoil an early validation alone.
         self._check_finite(train_loss if self.step < self.n_steps else train_loss + validation_loss)
-        return {
+        row = {
             "epoch": len(self.history) + 1,
             "step": self.step,
             "train_loss": round(train_loss, 4),
@@ -135,6 +140,13 @@ class Trainer:
             "validation_accuracy": round(float(right.float().mean()), 4),
             "learning_rate": float(f"{self.optimizer.param_groups[0]['lr']:.3g}"),
         }
+        self.history.append(row)
+        self.epoch_loss.zero_()
+        return row
+
+    def finalise(self) -> nn.Module:
+        """Return the network as it is shipped: with averaged weights where they are averaged."""
+        return self.network if self.average is None else self.average.module
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -143,38 +155,20 @@ class Trainer:
                 f"with a --learning-rate below {self.config.learning_rate}"
             )
 
-    def add_row(self, row: dict[str, Any]) -> None:
-        """Append a row to the history and begin the next epoch."""
-        with self.changing:
-            self.history.append(row)
-            self.epoch_loss.zero_()
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """The epoch of the greatest validation accuracy so far; None before the first has ended."""
-        return max(self.history, key=lambda row: row["validation_accuracy"], default=None)
-
     def state(self) -> dict[str, Any]:
-        """Return all that a checkpoint holds; in the middle of a step, as of its beginning.
+        """Return all that a checkpoint holds.
 
         The schedule is a function of the step, and the generators are keyed by it.
         """
-        weights = self.network.state_dict()
-        if self._buffers_before is not None:
-            names = [name for name, _ in self.network.named_buffers()]
-            before = zip(names, self._buffers_before, strict=True)
-            weights.update({name: value for name, value in before if name in weights})
         average = self.average
         return {
-            "weights": weights,
+            "weights": self.network.state_dict(),
             "averaged": None if average is None else average.module.state_dict(),
             "n_averaged": 0 if average is None else int(average.n_averaged),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": {"n_steps": self.n_steps, "peak": self.config.learning_rate},
             "step": self.step,
             "epoch_loss": self.epoch_loss,
             "history": self.history,
-            "best": self.best,
         }
 
     def restore(self, state: dict[str, Any]) -> None:

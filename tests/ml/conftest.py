@@ -46,7 +46,7 @@ Run = Callable[..., Outcome]
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no busy machine end the tests' own process, in which trainings are stopped too."""
-    monkeypatch.setattr("music_genre.store.signals.PATIENCE", 120.0)
+    monkeypatch.setattr("music_genre.store.signals.GRACE", 120.0)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def trained(prepared: Prepared) -> Path:
     """
     from music_genre.config import Machine, TrainConfig
     from music_genre.evaluation import evaluation
-    from music_genre.training import training
+    from music_genre.training import loop
 
     config = TrainConfig(
         model="shufflenet_v2_x0_5",
@@ -139,7 +139,7 @@ def trained(prepared: Prepared) -> Path:
         crop_frames=32,
         optimizer="adam",
     )
-    result = training.train(prepared.split, prepared.store, config, machine=Machine(device="cpu"))
+    result = loop.train(prepared.split, prepared.store, config, machine=Machine(device="cpu"))
     run = Path(result["run"])
     evaluation.evaluate(run, device_name="cpu")
     return run

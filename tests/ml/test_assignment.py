@@ -13,7 +13,7 @@ from conftest import Prepared, Run
 from music_genre.config import SPLITS, SplitConfig
 from music_genre.dataset import assignment
 from music_genre.dataset import split as dataset
-from music_genre.dataset.split import Example
+from music_genre.dataset.examples import Example
 from music_genre.errors import InputError
 from music_genre.store.tables import read_table
 

@@ -9,14 +9,15 @@ import soundfile
 from conftest import SAMPLE_RATE, Run, contents, tone, write_music
 
 from music_genre.audio import catalogue as audio
+from music_genre.audio import inspection
 from music_genre.errors import InputError
 from music_genre.store import keys
 from music_genre.store.tables import read_table
 
 
-def scan(folder: Path, store: Path) -> tuple[dict[str, audio.Track], dict[str, str]]:
-    _, tracks, rejections = audio.read_catalogue(Path(audio.scan(folder, store)["catalogue"]))
-    return {t.path: t for t in tracks}, {r.path: r.reason for r in rejections}
+def scan(folder: Path, store: Path) -> tuple[dict[str, inspection.Track], dict[str, str]]:
+    found = audio.read_catalogue(Path(audio.scan(folder, store)["catalogue"]))
+    return {t.path: t for t in found.tracks}, {r.path: r.reason for r in found.rejections}
 
 
 def test_a_catalogue_names_every_track_once(music: Path, tmp_path: Path) -> None:
@@ -54,8 +55,8 @@ def test_bytes_outside_of_the_folder_are_not_even_read(
     read = []
     checksum = keys.file_checksum
     monkeypatch.setattr(keys, "file_checksum", lambda path: read.append(path) or checksum(path))
-    outside = audio._Task(music, "bass/endless.wav", None)
-    assert audio._contents(outside) == audio._Contents()
+    outside = inspection.Task(inspection.AUDIO, music, "bass/endless.wav", None)
+    assert inspection.read_contents(outside) == inspection.Contents()
     assert not read
 
 
@@ -150,7 +151,7 @@ def test_the_address_follows_the_contents_not_the_place(music: Path, tmp_path: P
     moved = music.rename(tmp_path / "moved")
     second = audio.scan(moved, tmp_path / "store")
     assert second["catalogue"] == first["catalogue"]
-    assert audio.read_catalogue(Path(second["catalogue"]))[0] == moved
+    assert audio.read_catalogue(Path(second["catalogue"])).folder == moved
     (moved / "bass" / "bass.00000.wav").unlink()
     assert audio.scan(moved, tmp_path / "store")["catalogue"] != first["catalogue"]
 

@@ -115,19 +115,19 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_weights_of_an_unfinished_run_are_refused(tmp_path: Path) -> None:
     save(tmp_path, 1)
     with pytest.raises(InputError, match="has not finished; run train again"):
-        checkpoint.load_weights(tmp_path)
+        checkpoint.load_last(tmp_path)
 
 
 def test_a_finished_run_whose_last_checkpoint_is_bad_names_the_way_back(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     records.write_json(tmp_path / "training.json", {"checkpoint": path.name})
-    assert torch.equal(checkpoint.load_weights(tmp_path)["x"], torch.arange(300) + 1)
+    assert torch.equal(checkpoint.load_last(tmp_path)[1]["weights"]["x"], torch.arange(300) + 1)
     path.write_bytes(b"x")
     with pytest.raises(InputError, match=r"damaged.*delete .*training\.json and run train again"):
-        checkpoint.load_weights(tmp_path)
+        checkpoint.load_last(tmp_path)
     path.unlink()
     with pytest.raises(InputError, match=r"is gone; delete .*training\.json and run train again"):
-        checkpoint.load_weights(tmp_path)
+        checkpoint.load_last(tmp_path)
 
 
 @pytest.mark.parametrize("room", [0, 1, 600, 2000])

@@ -9,9 +9,10 @@ from conftest import Prepared, contents
 from hypothesis import given
 from hypothesis import strategies as st
 
+from music_genre.audio.catalogue import read_catalogue
 from music_genre.config import SPLITS, FeatureConfig, SplitConfig
 from music_genre.dataset import split as dataset
-from music_genre.dataset.split import Example
+from music_genre.dataset.examples import Example, pair
 from music_genre.errors import InputError
 from music_genre.store.tables import read_table, write_table
 
@@ -194,8 +195,7 @@ def test_clips_of_a_recording_stay_together_whatever_artist_they_name(
         row["group"] = row["track"] = f"{row['genre']} {number // 2}"
         row["artist"] = f"artist of {row['track']}" if number % 2 else other
     write_table(catalogue / "catalogue.csv", rows, list(rows[0]))
-    settings = FeatureConfig()
-    examples, _ = dataset.find_images(catalogue, prepared.images, settings, "artist")
+    examples, _ = pair(read_catalogue(catalogue), prepared.images, FeatureConfig(), "artist")
     group_of = {e.path: e.group for e in examples}
     for row in rows:
         same = {group_of[r["path"]] for r in rows if r["track"] == row["track"]}
@@ -214,8 +214,3 @@ def test_without_an_artist_a_recording_still_stays_together(
         for name, made in (("artist", result), ("track", by_track))
     }
     assert groups["artist"] == groups["track"]
-
-
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no pictures in genre folders"):
-        dataset.find_pictures(tmp_path)

@@ -14,14 +14,14 @@ from conftest import Prepared, contents
 from PIL import Image
 
 from music_genre.config import Machine
-from music_genre.dataset.split import Example
+from music_genre.dataset.examples import Example
 from music_genre.errors import InputError
 from music_genre.evaluation import evaluation
 from music_genre.model import checkpoint
 from music_genre.store import runs
 from music_genre.store.records import read_json, write_json
 from music_genre.store.tables import read_table
-from music_genre.training import training
+from music_genre.training import loop
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def test_the_figure_that_people_look_for_comes_first(trained: Path) -> None:
     """Airflow's page cuts a long line off at its right end."""
     assert next(iter(evaluation.evaluate(trained, device_name="cpu"))) == "accuracy"
     settings, split = runs.read_settings(trained)
-    found = training.train(split, trained.parents[1], settings.config, machine=Machine("cpu"))
+    found = loop.train(split, trained.parents[1], settings.config, machine=Machine("cpu"))
     assert found["reused"]
     assert next(iter(found)) == "validation_accuracy"
 

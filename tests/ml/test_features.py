@@ -78,7 +78,7 @@ def test_golden_image_changes_only_with_the_recipe(tmp_path: Path) -> None:
 
 
 def test_images_are_grey_pngs_named_by_content(prepared: Prepared) -> None:
-    _, tracks, _ = audio.read_catalogue(prepared.catalogue)
+    tracks = audio.read_catalogue(prepared.catalogue).tracks
     for track in tracks:
         path = prepared.images / features.image_path(track, CONFIG)
         stem, key, suffix = path.name.rsplit(".", 2)
@@ -253,7 +253,7 @@ def kill(*_: object) -> None:
 def test_a_track_whose_decoder_crashes_is_set_aside(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, tracks, _ = audio.read_catalogue(prepared.catalogue)
+    tracks = audio.read_catalogue(prepared.catalogue).tracks
     bad = prepared.audio / tracks[4].path
     opened = decoding.open_sound
     monkeypatch.setattr(

@@ -133,4 +133,4 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(
     resumed = run(*command)
     assert resumed.code == 0
     assert "resuming at step 1 of" in caplog.text
-    assert checkpoint.load_weights(disk / "run")
+    assert checkpoint.shipped(checkpoint.load_last(disk / "run")[1])

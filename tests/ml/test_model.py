@@ -14,6 +14,7 @@ from music_genre.dataset import crops as tensors
 from music_genre.errors import InputError
 from music_genre.model import device
 from music_genre.model import network as model
+from music_genre.model.classifier import even_crops, track_probabilities
 
 
 def test_the_known_names_are_torchvisions() -> None:
@@ -79,7 +80,7 @@ def test_a_resized_crop_trains_and_its_weights_keep_their_names(
 
 def test_even_crops_cover_every_frame_of_every_track() -> None:
     lengths = torch.tensor([100, 30, 31, 5, 60])
-    tracks, starts = model.even_crops(lengths, 30)
+    tracks, starts = even_crops(lengths, 30)
     assert torch.bincount(tracks).tolist() == [4, 1, 2, 1, 2]
     for track, length in enumerate(lengths.tolist()):
         own = starts[tracks == track].tolist()
@@ -96,7 +97,7 @@ def test_a_track_gets_the_mean_of_its_crops_probabilities() -> None:
 
     dark, bright = np.zeros((8, 10), np.uint8), np.full((8, 10), 255, np.uint8)
     images = tensors.stack_images([np.hstack([dark, bright]), bright], [0, 1])
-    probabilities = model.track_probabilities(Brightness(), images, 10, exact=True)
+    probabilities = track_probabilities(Brightness(), images, 10, exact=True)
     low, high = (1 / (1 + np.exp(-level)) for level in (-2.0, 2.0))
     np.testing.assert_allclose(probabilities[:, 0], [(low + high) / 2, high], rtol=1e-5)
     np.testing.assert_allclose(probabilities.sum(dim=1), 1, rtol=1e-5)

@@ -158,9 +158,9 @@ def drawn(
     catalogue = Path(audio.scan(music, root / "store", progress=note)["catalogue"])
     images = Path(features.extract(catalogue, root / "store", CONFIG, progress=note)["images"])
     assert np.diff(times).max() < SECONDS_EACH
-    _, tracks, rejections = audio.read_catalogue(catalogue)
-    reasons = {each.path: each.reason for each in rejections}
-    for track in tracks:
+    found = audio.read_catalogue(catalogue)
+    reasons = {each.path: each.reason for each in found.rejections}
+    for track in found.tracks:
         rejection = features.rejection_path(images / features.image_path(track, CONFIG))
         if rejection.exists():
             reasons[track.path] = rejection.read_text().removesuffix("\n")

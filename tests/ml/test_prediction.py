@@ -15,7 +15,7 @@ import soundfile
 from conftest import SAMPLE_RATE, Prepared, Run, tone
 
 from music_genre.config import FeatureConfig
-from music_genre.evaluation import prediction
+from music_genre.evaluation import metrics, prediction
 from music_genre.features import extraction as features
 from music_genre.store.tables import read_table
 
@@ -198,6 +198,6 @@ def test_a_decoder_that_crashes_costs_one_file(
 
 def test_the_likeliest_genre_is_that_of_the_digits_before_rounding() -> None:
     row = np.array([0.3333331, 0.3333333, 0.3333334], np.float32)
-    genre, shares = prediction.name_genre(row, ["a", "b", "c"])
+    genre, shares = metrics.name_genre(row, ["a", "b", "c"])
     assert genre == "c"
     assert shares == {"a": 0.333333, "b": 0.333333, "c": 0.333333}

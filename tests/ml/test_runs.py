@@ -63,5 +63,5 @@ def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
 
 
 def test_the_stage_of_training_loads_no_torch() -> None:
-    code = "import sys, music_genre.training.training; sys.exit('torch' in sys.modules)"
+    code = "import sys, music_genre.training.loop; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

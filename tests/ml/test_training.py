@@ -2,12 +2,16 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +23,10 @@ from music_genre.dataset import crops as tensors
 from music_genre.errors import InputError, StoppedError, TemporaryError
 from music_genre.model import checkpoint
 from music_genre.model import network as model
-from music_genre.store import locks
+from music_genre.model.classifier import track_probabilities
+from music_genre.store import locks, signals
 from music_genre.store.tables import read_table
-from music_genre.training import training
+from music_genre.training import loop, trainer
 from music_genre.training.trainer import Trainer
 from tests.music import write_few_tracks
 
@@ -37,12 +42,14 @@ CONFIG = TrainConfig(
     learning_rate=0.003,
 )
 CPU = Machine(device="cpu")
+ROOT = Path(loop.__file__).parents[2]
+GRACE = signals.GRACE  # of the processes started here; this one's is longer
 
 
 @pytest.fixture
 def eight_clips() -> tensors.Images:
-    random = np.random.default_rng(3)
-    clips = [random.integers(0, 256, (32, 32), dtype=np.uint8) for _ in range(8)]
+    source = np.random.default_rng(3)
+    clips = [source.integers(0, 256, (32, 32), dtype=np.uint8) for _ in range(8)]
     return tensors.stack_images(clips, list(range(8)))
 
 
@@ -60,13 +67,12 @@ def test_the_model_overfits_eight_clips_and_so_does_its_average(
         ema_decay=0.8,
     )
     network = model.build("resnet18", 8, 32, 32, seed=0)
-    trainer = Trainer(config, eight_clips, eight_clips, network)
-    while trainer.step < trainer.n_steps:
-        trainer.train_step()
-        if trainer.epoch_is_over:
-            row = trainer.end_epoch()
-            trainer.add_row(row)
-    own = model.track_probabilities(network, eight_clips, 32, exact=True)
+    trained = Trainer(config, eight_clips, eight_clips, network)
+    while not trained.is_over:
+        trained.train_step()
+        if trained.epoch_is_over:
+            row = trained.end_epoch()
+    own = track_probabilities(network, eight_clips, 32, exact=True)
     assert own.argmax(dim=1).tolist() == list(range(8))
     assert row["validation_accuracy"] == 1.0
     assert row["train_loss"] < 0.05
@@ -75,11 +81,11 @@ def test_the_model_overfits_eight_clips_and_so_does_its_average(
 def test_a_diverged_training_says_so(prepared: Prepared, tmp_path: Path) -> None:
     config = replace(CONFIG, learning_rate=1e30)
     with pytest.raises(InputError, match=r"training diverged; .* --learning-rate below 1e\+30"):
-        training.train(prepared.split, tmp_path, config, machine=CPU)
+        loop.train(prepared.split, tmp_path, config, machine=CPU)
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load_weights(run)
+    return checkpoint.shipped(checkpoint.load_last(run)[1])
 
 
 def assert_same_training(run: Path, other: Path) -> None:
@@ -104,7 +110,7 @@ def uninterrupted(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def left_alone(prepared: Prepared, run: Path, config: TrainConfig) -> Path:
-    training.train(prepared.split, prepared.store, config, into=run, machine=CPU)
+    loop.train(prepared.split, prepared.store, config, into=run, machine=CPU)
     return run
 
 
@@ -125,7 +131,7 @@ def interrupt(
     if checkpoint_seconds is not None:
         machine = replace(machine, checkpoint_seconds=checkpoint_seconds)
     with pytest.raises(RuntimeError):
-        training.train(prepared.split, run, CONFIG, into=run, machine=machine, progress=crash)
+        loop.train(prepared.split, run, CONFIG, into=run, machine=machine, progress=crash)
 
 
 @pytest.mark.parametrize("stop_at", [1, 8, 17])
@@ -138,11 +144,11 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(StoppedError, match=f"stopped by SIGTERM at step {stop_at} of 18, saved"):
-        training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU, progress=stop)
+        loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU, progress=stop)
     assert signal.getsignal(signal.SIGTERM) == before
     assert not (tmp_path / "training.json").exists()
     torch.rand(3)
-    result = training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    result = loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
     assert result["reused"] is False
     assert result["steps"] == 18
     assert_same_training(tmp_path, uninterrupted)
@@ -153,7 +159,7 @@ def test_a_kill_between_checkpoints_repeats_the_steps_since(
 ) -> None:
     interrupt(prepared, tmp_path, at=9, checkpoint_seconds=0.0)
     assert [int(path.name[11:19]) for path in checkpoint.find(tmp_path)] == [8, 7]
-    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
     assert_same_training(tmp_path, uninterrupted)
 
 
@@ -171,7 +177,7 @@ def start_training(
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(training.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 
@@ -234,7 +240,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
     interrupt(prepared, tmp_path, at=9, checkpoint_seconds=0.0)
     newest = checkpoint.find(tmp_path)[0]
     newest.write_bytes(newest.read_bytes()[:-100])
-    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
     assert_same_training(tmp_path, uninterrupted)
 
 
@@ -253,31 +259,48 @@ def test_interrupted_ten_times_by_each_signal_it_ends_with_the_same_weights(
         figures[name] = f"{times} times, {lost} s of work lost, ended after {ending} s, {weights}"
 
 
-# A training whose sixth backward pass is one call of C that takes minutes.
-SLOW_STEP = """
-import hashlib, json, sys
+# A training whose backward passes, from one on, are each a call of C that takes so many seconds.
+SLOW_STEPS = """
+import hashlib, json, sys, time
 from pathlib import Path
 import torch
-from music_genre.training import training
+from music_genre.training import loop
 from music_genre.config import Machine, TrainConfig
 quick, n_passes = torch.autograd.backward, 0
+first, seconds = int(sys.argv[4]), float(sys.argv[5])
+began = time.perf_counter()
+hashlib.pbkdf2_hmac("sha512", b"", b"", 10**5)
+rounds = int(seconds * 10**5 / (time.perf_counter() - began))
 def backward(loss):
     global n_passes
     n_passes += 1
-    if n_passes == 6:
+    if n_passes >= first:
         print("standing", file=sys.stderr, flush=True)
-        hashlib.pbkdf2_hmac("sha512", b"", b"", 10**9)
+        hashlib.pbkdf2_hmac("sha512", b"", b"", rounds)
     quick(loss)
 torch.autograd.backward = backward
 split, run = map(Path, sys.argv[1:3])
-training.train(split, run, TrainConfig(**json.loads(sys.argv[3])), into=run, machine=Machine("cpu"))
+config = TrainConfig(**json.loads(sys.argv[3]))
+loop.train(split, run, config, into=run, machine=Machine("cpu", checkpoint_seconds=0.0))
 """
+
+
+def start_slow(
+    prepared: Prepared, run: Path, *, first: int, seconds: float
+) -> subprocess.Popen[str]:
+    words = [prepared.split, run, json.dumps(vars(CONFIG)), first, seconds]
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW_STEPS, *map(str, words)],
+        text=True,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def test_what_a_killed_save_left_is_swept(prepared: Prepared, tmp_path: Path) -> None:
     interrupt(prepared, tmp_path, at=9, checkpoint_seconds=0.0)
     (tmp_path / ".tmp-of-a-killed-save").write_bytes(b"half")
-    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
     assert not list(tmp_path.glob(".tmp-*"))
 
 
@@ -288,7 +311,7 @@ def test_a_history_that_was_not_written_is_written_by_the_resumed(
     (tmp_path / "history.csv").unlink()
     interrupt(prepared, tmp_path, at=10)
     assert len(read_table(tmp_path / "history.csv")) == 1
-    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
     assert_same_training(tmp_path, uninterrupted)
 
 
@@ -296,32 +319,111 @@ def test_the_way_back_from_a_damaged_last_checkpoint_works(
     prepared: Prepared, uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    training.train(prepared.split, tmp_path, CONFIG, into=run, machine=CPU)
+    loop.train(prepared.split, tmp_path, CONFIG, into=run, machine=CPU)
     (last,) = checkpoint.find(run)
     last.write_bytes(b"x")
     with pytest.raises(InputError, match=r"delete .*training\.json and run train again"):
         weights_of(run)
     (run / "training.json").unlink()
-    training.train(prepared.split, tmp_path, CONFIG, into=run, machine=CPU)
+    loop.train(prepared.split, tmp_path, CONFIG, into=run, machine=CPU)
     assert_same_training(run, uninterrupted)
 
 
-def test_a_stop_in_the_middle_of_a_long_step_saves_its_beginning(
+def test_a_step_that_is_too_long_is_not_waited_for(
     prepared: Prepared, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    arguments = [str(prepared.split), str(tmp_path), json.dumps(vars(CONFIG))]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_STEP, *arguments], text=True, stderr=subprocess.PIPE
-    )
+    process = start_slow(prepared, tmp_path, first=6, seconds=600)
     wait_for(process, "standing")
     process.terminate()
     began = time.monotonic()
     _, stderr = process.communicate(timeout=20)
-    assert time.monotonic() - began < 10
+    assert GRACE <= time.monotonic() - began < GRACE + 5
     assert process.returncode == 75
-    assert stderr.startswith("error: stopped by SIGTERM at step 5 of 18, saved")
-    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    assert stderr.startswith("error: stopped by SIGTERM at step 5 of 18, saved; run the same")
+    loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
     assert_same_training(tmp_path, uninterrupted)
+
+
+def test_a_stop_during_validation_saves_the_steps_before_it(
+    prepared: Prepared, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate, n_validations = trainer.track_probabilities, 0
+
+    def stopped(*given: Any, after_batch: Callable[[], None], **options: Any) -> torch.Tensor:
+        nonlocal n_validations
+        n_validations += 1
+        if n_validations == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return validate(*given, after_batch=after_batch, **options)
+
+    monkeypatch.setattr(trainer, "track_probabilities", stopped)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM at step 12 of 18, saved;"):
+        loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    assert len(read_table(tmp_path / "history.csv")) == 1
+    loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    assert_same_training(tmp_path, uninterrupted)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_steps_of_six_seconds_stopped_at_twenty_moments_end_with_the_same_weights(
+    prepared: Prepared, uninterrupted: Path, tmp_path: Path, figures: dict[str, str]
+) -> None:
+    """A step that ends in time is saved, and of no other is more lost than itself."""
+    chance, endings, n_waited_for = random.Random(0), [], 0
+    for _ in range(20):
+        process = start_slow(prepared, tmp_path, first=1, seconds=6)
+        wait_for(process, "standing")
+        time.sleep(chance.uniform(0, 6))
+        before = len(checkpoint.find(tmp_path)) and step_of(tmp_path)
+        process.terminate()
+        began = time.monotonic()
+        _, stderr = process.communicate(timeout=30)
+        endings.append(time.monotonic() - began)
+        assert process.returncode == 75, stderr
+        assert stderr.splitlines()[-1].startswith("error: stopped by SIGTERM at step ")
+        after = len(checkpoint.find(tmp_path)) and step_of(tmp_path)
+        assert after in (before, before + 1)
+        n_waited_for += after > before
+        if after == 17:
+            break
+    assert max(endings) < GRACE + 1
+    loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    assert_same_training(tmp_path, uninterrupted)
+    figures["stopped"] = f"{len(endings)} times, ended after {max(endings):.1f} s at most"
+    figures["steps that ended in time"] = f"{n_waited_for} of {len(endings)}"
+
+
+def step_of(run: Path) -> int:
+    return int(checkpoint.find(run)[0].name[11:19])
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_an_evaluation_stopped_at_twenty_moments_is_done_by_the_same_command(
+    trained: Path, prepared: Prepared, tmp_path: Path, figures: dict[str, str]
+) -> None:
+    run = shutil.copytree(prepared.store, tmp_path / "store") / "runs" / trained.name
+    wanted = (run / "evaluation" / "metrics.json").read_text()
+    shutil.rmtree(run / "evaluation")
+    command = [sys.executable, "-m", "music_genre", "evaluate", "--run", run, "--device=cpu"]
+    began = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    seconds = time.monotonic() - began
+    codes, endings = [], []
+    for turn in range(20):
+        shutil.rmtree(run / "evaluation", ignore_errors=True)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(1 + (seconds - 1) * turn / 20)  # Python itself takes a moment to begin
+        process.terminate()
+        began = time.monotonic()
+        codes.append(process.wait(timeout=30))
+        endings.append(time.monotonic() - began)
+        subprocess.run(command, check=True, capture_output=True)
+        assert (run / "evaluation" / "metrics.json").read_text() == wanted
+    assert set(codes) <= {0, 75}
+    assert codes.count(75) >= 10
+    figures["stopped"] = f"{codes.count(75)} times, ended after {max(endings):.1f} s at most"
 
 
 def test_streamed_images_train_the_same_weights(
@@ -330,7 +432,7 @@ def test_streamed_images_train_the_same_weights(
     machine = replace(CPU, data="streamed")
     interrupt(prepared, tmp_path, at=8, machine=machine)
     assert list((tmp_path / "frames").rglob("frames.u8"))
-    training.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=machine)
+    loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=machine)
     assert_same_training(tmp_path, uninterrupted)
 
 
@@ -353,7 +455,7 @@ def test_a_training_that_lost_its_folder_writes_nothing_more(
             (tmp_path / ".lock").write_text(json.dumps({**record, "holder": "another"}))
 
     with pytest.raises(TemporaryError, match="took it over while this process stood still"):
-        training.train(
+        loop.train(
             prepared.split,
             tmp_path,
             CONFIG,
@@ -396,18 +498,18 @@ def test_weights_to_begin_with_are_part_of_what_a_run_is(
     begin = checkpoint.find(uninterrupted)[0]
     config = replace(CONFIG, epochs=1, learning_rate=1e-6)
     options = {"machine": CPU, "into": tmp_path / "run"}
-    training.train(prepared.split, tmp_path, config, weights=begin, **options)
+    loop.train(prepared.split, tmp_path, config, weights=begin, **options)
     ours, theirs = weights_of(tmp_path / "run"), weights_of(uninterrupted)
     torch.testing.assert_close(
         ours["classifier.1.weight"], theirs["classifier.1.weight"], atol=1e-4, rtol=0
     )
     with pytest.raises(InputError, match=r"was begun with weights [0-9a-f]{32}, not none;"):
-        training.train(prepared.split, tmp_path, config, **options)
+        loop.train(prepared.split, tmp_path, config, **options)
 
 
 def test_a_finished_run_is_left_alone(prepared: Prepared, uninterrupted: Path) -> None:
     before = contents(uninterrupted)
-    result = training.train(prepared.split, prepared.store, CONFIG, into=uninterrupted)
+    result = loop.train(prepared.split, prepared.store, CONFIG, into=uninterrupted)
     assert result["reused"] is True
     assert contents(uninterrupted) == before
 
@@ -416,9 +518,7 @@ def test_other_settings_in_the_same_folder_are_refused(
     prepared: Prepared, uninterrupted: Path
 ) -> None:
     with pytest.raises(InputError, match="was begun with epochs 3, not 4; choose another"):
-        training.train(
-            prepared.split, prepared.store, replace(CONFIG, epochs=4), into=uninterrupted
-        )
+        loop.train(prepared.split, prepared.store, replace(CONFIG, epochs=4), into=uninterrupted)
 
 
 def test_history_has_a_row_per_epoch(uninterrupted: Path) -> None:

@@ -1,0 +1,80 @@
+"""Pair the tracks of a catalogue with their images, in groups that must not span two splits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from music_genre.audio import origins
+from music_genre.audio.catalogue import Catalogue, Rejection
+from music_genre.audio.inspection import Track
+from music_genre.config import FeatureConfig
+from music_genre.errors import InputError
+from music_genre.features.extraction import image_path, read_features, rejection_path
+
+
+@dataclass(frozen=True)
+class Example:
+    """One track with an image; a row of split.csv."""
+
+    path: str
+    genre: str
+    group: str
+    image: str
+    """Relative to the images folder."""
+    split: str = ""
+
+
+def find_images(
+    catalogue_dir: Path, catalogue: Catalogue, images_dir: Path | None
+) -> tuple[Path, FeatureConfig | None]:
+    """Return where a catalogue's images are, and how they were drawn where that is known.
+
+    Raises:
+        InputError: they are not given, or given although the catalogue lists the pictures itself.
+    """
+    if catalogue.has_pictures:
+        if images_dir is not None:
+            raise InputError(f"{catalogue_dir}: lists the pictures itself; leave --images out")
+        drawn_here = (catalogue.folder / "features.json").exists()
+        return catalogue.folder, read_features(catalogue.folder) if drawn_here else None
+    if images_dir is None:
+        raise InputError(f"{catalogue_dir}: lists audio; give --images, which extract printed")
+    return images_dir, read_features(images_dir)
+
+
+def pair(
+    catalogue: Catalogue, images_dir: Path, settings: FeatureConfig | None, group_by: str
+) -> tuple[list[Example], list[Rejection]]:
+    """Pair a catalogue's tracks with their images or rejections.
+
+    Raises:
+        InputError: a track has neither.
+    """
+    examples, missing = [], []
+    rejections = list(catalogue.rejections)
+    tracks = catalogue.tracks
+    for track, group in zip(tracks, group_tracks(tracks, group_by), strict=True):
+        drawn_here = settings if not catalogue.has_pictures else None
+        name = track.path if drawn_here is None else image_path(track, drawn_here)
+        image = images_dir / name
+        if image.exists():
+            examples.append(Example(track.path, track.genre, group, name))
+        elif (rejection := rejection_path(image)).exists():
+            rejections.append(Rejection(track.path, rejection.read_text("utf-8").strip()))
+        else:
+            missing.append(track.path)
+    if missing:
+        remedy = "scan again" if catalogue.has_pictures else "run extract on all shards"
+        raise InputError(
+            f"{images_dir}: {len(missing)} of {len(tracks)} tracks have no image yet (the first: "
+            f"{missing[0]}); {remedy}"
+        )
+    return examples, rejections
+
+
+def group_tracks(tracks: list[Track], group_by: str) -> list[str]:
+    """Name each track's group: its recording or artist, joined with those of the same contents."""
+    by_artist = group_by == "artist"
+    groups = [(track.artist or track.group) if by_artist else track.group for track in tracks]
+    if by_artist:  # clips of one recording may name it differently, or some not at all
+        groups = origins.join_groups(groups, [track.group for track in tracks])
+    return origins.join_groups(groups, [track.checksum for track in tracks])

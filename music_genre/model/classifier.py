@@ -1,0 +1,150 @@
+"""A trained model: from images to the probabilities of genres."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from music_genre.config import FeatureConfig
+from music_genre.dataset.crops import Images, normalise, stack_images
+from music_genre.errors import InputError
+from music_genre.model import checkpoint
+from music_genre.model.network import autocast, build
+from music_genre.store import runs
+
+BATCH: Final = 64
+"""Crops in one forward pass."""
+CROPS_AT_ONCE: Final = 4 * BATCH
+"""Images are taken together until they have so many crops."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What a finished run, or a published model, has learned."""
+
+    network: nn.Module
+    """Maps (batch, 1, n_mels, crop_frames) float32, as `normalise` makes it, to logits."""
+    genres: list[str]
+    features: FeatureConfig | None
+    """How its images are drawn; None where it learned pictures that this package did not draw."""
+    n_mels: int
+    """Rows of an image."""
+    crop_frames: int
+
+    @classmethod
+    def load(cls, run: Path, device: torch.device) -> "Classifier":
+        """Load what a run folder holds; the folder of a published model is one too.
+
+        Raises:
+            InputError: the run has not finished, or its checkpoint is damaged, gone, or of another
+                run.
+        """
+        settings, _ = runs.read_settings(run)
+        path, state = checkpoint.load_last(run)
+        _check_genres(path, state, settings)
+        checkpoint.check_run(path, state, settings.key)
+        config, n_mels = settings.config, settings.n_mels
+        network = build(config.model, len(settings.genres), n_mels, config.crop_frames, config.seed)
+        network.load_state_dict(checkpoint.shipped(state))
+        return cls(
+            network.to(device), settings.genres, settings.features, n_mels, config.crop_frames
+        )
+
+    def probabilities(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """Average the probabilities of crops that cover each image.
+
+        Crops of several images go through the network together, in float32.
+
+        Args:
+            images: (n_mels, n_frames) uint8 each.
+
+        Yields:
+            (n_genres,) float32 for each image, in order; their sum is 1.
+        """
+        device = next(self.network.parameters()).device
+        for some in _together(images, self.crop_frames):
+            stacked = stack_images(some, [0] * len(some)).to(device)
+            found = track_probabilities(self.network, stacked, self.crop_frames, exact=True)
+            yield from found.numpy()
+
+
+def _check_genres(path: Path, state: dict[str, Any], settings: runs.RunSettings) -> None:
+    learned = state["settings"]["genres"]
+    if learned != settings.genres:
+        raise InputError(
+            f"{path}: learned the genres {', '.join(learned)}, but settings.json names "
+            f"{', '.join(settings.genres)}; put the checkpoint's own settings.json there"
+        )
+
+
+def _together(
+    images: Iterable[NDArray[np.uint8]], crop_frames: int
+) -> Iterator[list[NDArray[np.uint8]]]:
+    """Take images together until they have `CROPS_AT_ONCE` crops."""
+    some: list[NDArray[np.uint8]] = []
+    n_crops = 0
+    for image in images:
+        some.append(image)
+        n_crops += -(-image.shape[1] // crop_frames)
+        if n_crops >= CROPS_AT_ONCE:
+            yield some
+            some, n_crops = [], 0
+    if some:
+        yield some
+
+
+def track_probabilities(
+    network: nn.Module,
+    images: Images,
+    crop_frames: int,
+    *,
+    exact: bool,
+    after_batch: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Average the probabilities of crops that cover each track evenly.
+
+    Args:
+        network: maps crops to logits; left in eval mode.
+        images: the tracks; their crops come to the network's device.
+        crop_frames: frames of a crop.
+        exact: compute in float32 throughout, not in what training is fastest in.
+        after_batch: called after each forward pass.
+
+    Returns:
+        (n_tracks, n_genres) float32 on the CPU; rows sum to 1.
+    """
+    tracks, starts = even_crops(images.lengths, crop_frames)
+    network.eval()
+    parts = []
+    with (
+        torch.inference_mode(),
+        contextlib.nullcontext() if exact else autocast(images.device, network, crop_frames),
+    ):
+        for first in range(0, len(tracks), BATCH):
+            batch = slice(first, first + BATCH)
+            crops = normalise(images.read(tracks[batch], starts[batch], crop_frames))
+            parts.append(network(crops).float().softmax(dim=1))
+            after_batch()
+    probabilities = torch.cat(parts).cpu()
+    summed = torch.zeros(len(images.lengths), probabilities.shape[1])
+    summed.index_add_(0, tracks, probabilities)
+    return summed / torch.bincount(tracks, minlength=len(summed))[:, None]
+
+
+def even_crops(lengths: Tensor, crop_frames: int) -> tuple[Tensor, Tensor]:
+    """Place crops evenly, as few as cover each track.
+
+    Returns:
+        (tracks, starts), each (n_crops,) int64.
+    """
+    counts = (lengths + crop_frames - 1) // crop_frames
+    tracks = torch.arange(len(lengths)).repeat_interleave(counts)
+    rank = torch.arange(len(tracks)) - (counts.cumsum(0) - counts)[tracks]
+    room = (lengths - crop_frames).clamp(min=0)[tracks]
+    return tracks, rank * room // (counts[tracks] - 1).clamp(min=1)
