@@ -21,7 +21,7 @@ from music_genre.store import keys, records, runs, tables
 if TYPE_CHECKING:
     import torch
 
-RECIPE = 2
+RECIPE = 3
 """Raise when the same run and split would give other numbers or files."""
 
 
