@@ -1,14 +1,15 @@
 """Pair the tracks of a catalogue with their images, in groups that must not span two splits."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from music_genre.audio import origins
-from music_genre.audio.catalogue import Catalogue, Rejection
+from music_genre.audio.catalogue import Catalogue, Rejection, read_catalogue
 from music_genre.audio.inspection import Track
 from music_genre.config import FeatureConfig
 from music_genre.errors import InputError
 from music_genre.features.extraction import image_path, read_features, rejection_path
+from music_genre.store import keys
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,49 @@ class Example:
     split: str = ""
 
 
-def find_images(
-    catalogue_dir: Path, catalogue: Catalogue, images_dir: Path | None
-) -> tuple[Path, FeatureConfig | None]:
-    """Return where a catalogue's images are, and how they were drawn where that is known.
+@dataclass(frozen=True)
+class Found:
+    """What there is to deal."""
+
+    images_dir: Path
+    features: FeatureConfig | None
+    """How the images were drawn; None where that is not known."""
+    examples: list[Example]
+    rejections: list[Rejection]
+    checksums: dict[str, str]
+    """Of pictures, by path; empty where the images' names hold content keys."""
+
+    def key(self, examples: list[Example]) -> str:
+        """Return the content key of some of the examples, however they are dealt."""
+        undealt = [asdict(replace(example, split="")) for example in examples]
+        contents = [self.checksums[e.path] for e in examples] if self.checksums else []
+        return keys.content_key(undealt, contents, self.features and asdict(self.features))
+
+
+def find(catalogue_dir: Path, images_dir: Path | None, group_by: str) -> Found:
+    """Find the images of a catalogue's tracks.
+
+    Args:
+        catalogue_dir: what `scan` made.
+        images_dir: what `extract` made; None where the catalogue lists pictures.
+        group_by: track or artist.
 
     Raises:
-        InputError: they are not given, or given although the catalogue lists the pictures itself.
+        InputError: a track has neither an image nor a rejection, the images are not given, or they
+            are given although the catalogue lists the pictures itself.
     """
+    catalogue = read_catalogue(catalogue_dir)
+    folder, features = _find_images(catalogue_dir, catalogue, images_dir)
+    examples, rejections = pair(catalogue, folder, features, group_by)
+    listed = catalogue.tracks if catalogue.has_pictures else []
+    checksums = {track.path: track.checksum for track in listed}
+    return Found(folder, features, examples, rejections, checksums)
+
+
+def _find_images(
+    catalogue_dir: Path, catalogue: Catalogue, images_dir: Path | None
+) -> tuple[Path, FeatureConfig | None]:
+    """Return where a catalogue's images are, and how they were drawn where that is known."""
     if catalogue.has_pictures:
         if images_dir is not None:
             raise InputError(f"{catalogue_dir}: lists the pictures itself; leave --images out")

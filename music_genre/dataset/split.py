@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from music_genre.audio.catalogue import Rejection, read_catalogue
+from music_genre.audio.catalogue import Rejection
 from music_genre.config import SPLITS, FeatureConfig, SplitConfig
 from music_genre.dataset import assignment
-from music_genre.dataset.examples import Example, find_images, pair
+from music_genre.dataset.examples import Example, Found, find
 from music_genre.errors import InputError
 from music_genre.store import addresses, keys, records, tables
 
@@ -152,41 +152,45 @@ def split(
         InputError: tracks have no image yet, a genre has too few groups, or the list cannot be
             followed.
     """
-    catalogue = read_catalogue(catalogue_dir)
-    images_dir, settings = find_images(catalogue_dir, catalogue, images_dir)
-    examples, rejections = pair(catalogue, images_dir, settings, config.group_by)
-    basis, counted = asdict(config), {}
+    found = find(catalogue_dir, images_dir, config.group_by)
+    examples, basis, counted = found.examples, asdict(config), {}
     if assigned_by is not None:
         listed = assignment.read(assigned_by)
-        counted = _report_differences(listed, examples, rejections)
+        counted = _report_differences(listed, examples, found.rejections)
         examples = assign_listed(examples, listed)
         basis = {"group_by": config.group_by, "assigned_by": listed.source}
-    genres = sorted({example.genre for example in examples})
-    if len(genres) < 2:
-        raise InputError(f"{images_dir}: images of {len(genres)} genre, two or more are needed")
-    checksum_of = {track.path: track.checksum for track in catalogue.tracks}
-    # An image that was drawn here holds a content key in its name.
-    contents = [checksum_of[e.path] for e in examples] if catalogue.has_pictures else []
-    undealt = [asdict(replace(example, split="")) for example in examples]
-    data_key = keys.content_key(undealt, contents, settings and asdict(settings))
+    data_key = found.key(examples)
     key = keys.content_key(data_key, [e.split for e in examples], basis, RECIPE)
     folder = store / "splits" / key
     record = records.read_json(folder / "split.json")
     reused = record is not None
     if record is None:
-        if assigned_by is None:
-            examples = assign_splits(examples, config)
         record = {"key": key, "data": data_key, "settings": basis}
-        record["features"] = settings and asdict(settings)
-        record.update(_counts(examples), n_rejected=len(rejections))
-        tables.write_rows(folder / "split.csv", Example, examples)
-        tables.write_rows(folder / "rejected.csv", Rejection, rejections)
-    location = addresses.reference(images_dir, folder)
+        dealt = assign_splits(examples, config) if assigned_by is None else examples
+        record.update(_write(folder, dealt, found))
+    location = addresses.reference(found.images_dir, folder)
     if record.get("images") != location:
         record = {**record, "images": location}
         records.write_json(folder / "split.json", record)
     counted = {**{name: record[name] for name in ("genres", "n_rejected")}, **counted}
     return {"split": str(folder), **record["n_tracks"], **counted, "reused": reused}
+
+
+def _write(folder: Path, dealt: list[Example], found: Found) -> dict[str, Any]:
+    """Write both tables, and return what else split.json holds.
+
+    Raises:
+        InputError: there is but one genre.
+    """
+    genres = sorted({example.genre for example in dealt})
+    if len(genres) < 2:
+        raise InputError(
+            f"{found.images_dir}: images of {len(genres)} genre, two or more are needed"
+        )
+    tables.write_rows(folder / "split.csv", Example, dealt)
+    tables.write_rows(folder / "rejected.csv", Rejection, found.rejections)
+    features = found.features and asdict(found.features)
+    return {"features": features, "n_rejected": len(found.rejections), **_counts(dealt)}
 
 
 def _counts(examples: list[Example]) -> dict[str, Any]:
