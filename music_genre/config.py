@@ -144,7 +144,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training uses of this machine; the weights do not depend on it."""
+    """What a training uses of this machine; none of it is part of what a run is.
+
+    Devices round otherwise, so their weights differ in the last digits.
+    """
 
     device: str = "auto"
     """auto, cpu or cuda."""

@@ -3,7 +3,7 @@
 MusicGenreError
 ├── InputError        fix your input: exit code 65
 │   ├── AudioError    one file cannot be used: it becomes a row in rejected.csv
-│   └── PictureError  so does a picture
+│   └── PictureError  one picture cannot be used; a catalogue rejects it
 └── TemporaryError    try again: exit code 75
     └── StoppedError  a signal asked this process to end; what was done is saved
 

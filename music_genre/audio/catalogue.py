@@ -71,7 +71,7 @@ def scan(
         InputError: the folder is missing, laid out otherwise, or holds no readable track.
     """
     began = time.time()
-    paths = find_files(folder, kind)
+    paths = find_files(folder, kind, without=store)
     # A picture goes by another suffix than the audio that tracks.csv may name.
     known = origins.read_table(folder, paths, any_suffix=kind is not AUDIO)
     tasks = [Task(kind, folder, path, known.get(path)) for path in paths]
@@ -143,15 +143,21 @@ def read_catalogue(made: Path) -> Catalogue:
     )
 
 
-def find_files(folder: Path, kind: Kind = AUDIO) -> list[str]:
+def find_files(folder: Path, kind: Kind = AUDIO, without: Path | None = None) -> list[str]:
     """List everything in the genre folders, sorted, relative to `folder`.
+
+    Args:
+        folder: holds the genre folders.
+        kind: for the words of errors.
+        without: this folder is no genre.
 
     Raises:
         InputError: the folder is missing or holds no genre folders with files.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one that holds the genre folders")
-    genres = [entry for entry in _visible(folder) if addresses.is_folder(entry)]
+    entries = [entry for entry in _visible(folder) if entry != without]
+    genres = [entry for entry in entries if addresses.is_folder(entry)]
     if [genre.name for genre in genres] == [kind.wrapper]:
         raise InputError(
             f"{folder}: holds {kind.wrapper}, not genres; give {folder / kind.wrapper}"

@@ -46,6 +46,8 @@ class Kind:
     describe: Describe
     patience: Callable[[int], float]
     """Processor seconds that a file of so many bytes may take."""
+    rejection: str = ""
+    """How the name of a text ends that says why a file could not be made; empty: there are none."""
 
 
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:
@@ -77,7 +79,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds; nothing where it cannot be read, which its inspection puts into words."""
+    """What a file holds; empty where it cannot be read. Its inspection says why."""
 
     checksum: str = ""
     n_bytes: int = 0
@@ -151,7 +153,7 @@ def _check_place(task: Task) -> None:
     if stat.S_ISDIR(file.stat().st_mode):
         os.scandir(file).close()  # says why, where it cannot be listed
         raise AudioError(f"a folder; {task.kind.name} lie directly in a genre's folder")
-    if file.suffix.lower() not in task.kind.suffixes:
+    if file.suffix.lower() not in {*task.kind.suffixes, task.kind.rejection}:
         ends = " ".join(sorted(task.kind.suffixes))
         raise AudioError(f"its name does not end as {task.kind.name}' do ({ends})")
     if not file.is_file():

@@ -23,7 +23,8 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
     Args:
         audio_dir: the folder of the genre folders; the table is in it or beside it.
         paths: of the files, relative to the folder.
-        any_suffix: a row also names the file that differs in its suffix alone.
+        any_suffix: a row names whatever file has its genre and its name, apart from the suffix;
+            so a table of audio names its pictures too, and one beside the folder may be of others.
 
     Raises:
         InputError: it lacks a column or a value, or names none of the files: a split by
@@ -44,7 +45,7 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
         origin = (row["track_id"] or row["path"], row.get("artist") or "")
         named[_name(path, any_suffix)] = origin
     found = {path: named[name] for path in paths if (name := _name(path, any_suffix)) in named}
-    if rows and not found:
+    if rows and not found and not (any_suffix and table.parent != audio_dir):
         raise InputError(
             f"{table}: names {len(rows)} files and none of those in {audio_dir}; write paths "
             "relative to the table's own folder"
@@ -53,7 +54,7 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
 
 
 def _name(path: str, any_suffix: bool) -> str:
-    return (Path(path).with_suffix("") if any_suffix else Path(path)).as_posix()
+    return "/".join(Path(path).with_suffix("").parts[-2:]) if any_suffix else Path(path).as_posix()
 
 
 def join_groups(groups: list[str], shared: list[str]) -> list[str]:

@@ -158,8 +158,8 @@ def predict(
 ) -> None:
     """Name the genre of audio files or pictures.
 
-    Folders are searched through: for audio files, or by a model of pictures from elsewhere for
-    pictures. A file that cannot be used does not keep the others from being
+    Folders are searched through: for pictures if the model learned pictures from elsewhere, else
+    for audio files. A file that cannot be used does not keep the others from being
     predicted; its reason is a JSON line, or beside a table a line on standard error.
     """
     from music_genre.evaluation.prediction import Unusable, predict

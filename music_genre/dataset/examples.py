@@ -8,7 +8,13 @@ from music_genre.audio.catalogue import Catalogue, Rejection, read_catalogue
 from music_genre.audio.inspection import Track
 from music_genre.config import FeatureConfig
 from music_genre.errors import InputError
-from music_genre.features.extraction import image_path, read_features, rejection_path
+from music_genre.features.extraction import (
+    check_contents,
+    check_unchanged,
+    image_path,
+    read_features,
+    rejection_path,
+)
 from music_genre.store import keys
 
 
@@ -59,6 +65,8 @@ def find(catalogue_dir: Path, images_dir: Path | None, group_by: str) -> Found:
     folder, features = _find_images(catalogue_dir, catalogue, images_dir)
     examples, rejections = pair(catalogue, folder, features, group_by)
     listed = catalogue.tracks if catalogue.has_pictures else []
+    for track in listed:
+        check_contents(folder / track.path, check_unchanged(folder, track, catalogue.scanned_at))
     checksums = {track.path: track.checksum for track in listed}
     return Found(folder, features, examples, rejections, checksums)
 
@@ -70,8 +78,8 @@ def _find_images(
     if catalogue.has_pictures:
         if images_dir is not None:
             raise InputError(f"{catalogue_dir}: lists the pictures itself; leave --images out")
-        drawn_here = (catalogue.folder / "features.json").exists()
-        return catalogue.folder, read_features(catalogue.folder) if drawn_here else None
+        is_known = (catalogue.folder / "features.json").exists()
+        return catalogue.folder, read_features(catalogue.folder) if is_known else None
     if images_dir is None:
         raise InputError(f"{catalogue_dir}: lists audio; give --images, which extract printed")
     return images_dir, read_features(images_dir)

@@ -102,9 +102,9 @@ def _hear(path: Path, drawn_with: FeatureConfig | None, n_mels: int) -> NDArray[
             os.scandir(path).close()  # says why, where it cannot be searched
             return f"holds no {'pictures' if drawn_with is None else 'audio files'}"
         if path.suffix.lower() in pictures.SUFFIXES:
-            return pictures.read_picture(path, n_mels)
+            return pictures.read_picture(path, n_mels, only_own=drawn_with is not None)
         if drawn_with is None:
-            return "no picture, and the model was trained on pictures from elsewhere; give pictures"
+            return "no picture; the model learned pictures from elsewhere and takes no other"
         return extraction.image_of(path, drawn_with)
     except PictureError as error:
         return error.reason

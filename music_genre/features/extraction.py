@@ -1,5 +1,6 @@
 """Draw log-mel spectrogram images: one greyscale PNG per track."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -134,7 +135,7 @@ def extract(
         for track, image in zip(tracks, images, strict=True)
         if not image.exists() and not rejection_path(image).exists()
     ]
-    suspects = [_check_unchanged(audio_dir, track, scanned_at) for track, _ in missing]
+    suspects = [check_unchanged(audio_dir, track, scanned_at) for track, _ in missing]
     record = {"key": keys.content_key(asdict(config), RECIPE), **asdict(config)}
     if records.read_json(folder / "features.json") != record:
         records.write_json(folder / "features.json", record)
@@ -157,36 +158,50 @@ def drawn_from(images_dir: Path) -> Path | None:
     """Find the catalogue that a folder of images was drawn from.
 
     Returns:
-        Its folder; of several that have all their images here, the one that was scanned last. None
-        where `extract` did not draw the pictures, or their catalogue is not beside them.
+        Its folder: the catalogue beside the images that names all of them, the one that was scanned
+        last if several do. None where `extract` did not draw the pictures, or no catalogue
+        beside them names even one.
+
+    Raises:
+        InputError: the images are of several catalogues.
     """
     if (images_dir / "catalogue.json").exists():  # as create-image-features-from-audio leaves it
         return images_dir
     if not (images_dir / "features.json").exists():
         return None
-    settings = read_features(images_dir)
-    beside = (images_dir.parent.parent / "catalogues").glob("*/catalogue.json")
-    found = {record.parent: read_catalogue(record.parent) for record in beside}
-    whole = [
-        folder
-        for folder, catalogue in found.items()
-        if not catalogue.has_pictures and _has_all(images_dir, catalogue.tracks, settings)
-    ]
-    if not whole:
-        logger.warning(
-            "%s: drawn by extract, but their catalogue is not beside them: which of them are of "
-            "one recording is not known; run split with --catalogue and --images instead",
-            images_dir,
+    named = _catalogues_beside(images_dir)
+    whole = [catalogue for catalogue, n_left_out in named if not n_left_out]
+    if whole:
+        logger.info("%s: drawn by extract from what %s lists", images_dir, whole[-1])
+        return whole[-1]
+    if named:
+        raise InputError(
+            f"{images_dir}: drawn by extract, and none of {len(named)} catalogues beside it lists "
+            "all its images; choose one by split with --catalogue and --images"
         )
-        return None
-    latest = max(whole, key=lambda folder: found[folder].scanned_at)
-    logger.info("%s: drawn by extract; groups and rejections are those of %s", images_dir, latest)
-    return latest
+    logger.warning(
+        "%s: drawn by extract, but their catalogue is not beside them: which of them are of one "
+        "recording is not known; run split with --catalogue and --images instead",
+        images_dir,
+    )
+    return None
 
 
-def _has_all(images_dir: Path, tracks: list[Track], settings: FeatureConfig) -> bool:
-    images = (images_dir / image_path(track, settings) for track in tracks)
-    return all(image.exists() or rejection_path(image).exists() for image in images)
+def _catalogues_beside(images_dir: Path) -> list[tuple[Path, int]]:
+    """List the catalogues that name some of a folder's images, and how many each leaves out.
+
+    In the order in which they were scanned.
+    """
+    settings = read_features(images_dir)
+    there = {path.relative_to(images_dir).as_posix() for path in images_dir.glob("*/*.png")}
+    found = []
+    for record in (images_dir.parent.parent / "catalogues").glob("*/catalogue.json"):
+        with contextlib.suppress(InputError):  # a damaged one names none
+            catalogue = read_catalogue(record.parent)
+            named = {image_path(track, settings) for track in catalogue.tracks}
+            if not catalogue.has_pictures and named & there:
+                found.append((catalogue.scanned_at, record.parent, len(there - named)))
+    return [(folder, n_left_out) for _, folder, n_left_out in sorted(found)]
 
 
 def read_features(images_dir: Path) -> FeatureConfig:
@@ -202,13 +217,26 @@ def read_features(images_dir: Path) -> FeatureConfig:
     return FeatureConfig(**record)
 
 
-def _check_unchanged(audio_dir: Path, track: Track, scanned_at: float) -> str:
-    """Refuse audio that is gone or has another size than the one that was scanned.
+def check_contents(file: Path, checksum: str) -> None:
+    """Refuse a file whose contents are not those that were scanned; without a checksum none.
+
+    Raises:
+        InputError: they are others.
+    """
+    if checksum and keys.file_checksum(file) != checksum:
+        raise InputError(f"{file}: has changed since the scan; scan again")
+
+
+def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
+    """Refuse a file that is gone or has another size than the one that was scanned.
 
     Returns:
         The checksum that it must still have, if it was touched since; else nothing.
+
+    Raises:
+        InputError: it is gone, or has another size.
     """
-    file = audio_dir / track.path
+    file = folder / track.path
     try:
         found = file.stat()
     except FileNotFoundError:
@@ -252,8 +280,7 @@ def _run(tasks: list[_Task], n_workers: int, progress: Progress) -> int:
 def _extract_track(task: _Task) -> str:
     """Leave a track's image; returns why there is none, or nothing."""
     drawer = _drawer(task.config, task.folder)
-    if task.checksum and keys.file_checksum(task.audio_file) != task.checksum:
-        raise InputError(f"{task.audio_file}: has changed since the scan; scan again")
+    check_contents(task.audio_file, task.checksum)
     try:
         shape, bands = drawer.draw(task.audio_file)
         pictures.write_picture(task.image, shape, bands)

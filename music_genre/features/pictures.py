@@ -1,4 +1,4 @@
-"""Write and read greyscale pictures, and list folders of them."""
+"""Write and read greyscale pictures."""
 
 import struct
 import zlib
@@ -73,30 +73,41 @@ def _write_chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
     file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
 
 
-def read_picture(path: Path, n_mels: int) -> NDArray[np.uint8]:
+def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[np.uint8]:
     """Read a picture as (n_mels, n_frames) uint8.
 
     Colours become grey, transparency is ignored, and another height is scaled to n_mels with
     the width in proportion, so that any spectrogram picture can be trained on.
 
+    Args:
+        path: the file.
+        n_mels: rows of the result.
+        only_own: refuse what does not look as `write_picture` makes it.
+
     Raises:
         PictureError: it is missing or no picture.
+        OSError: the storage cannot read it.
     """
-    # Imported where pictures are read: scan and extract do without it.
+    # Imported where pictures are read: scan and extract of audio do without it.
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None  # _check_size judges, knowing what kind of picture it is
     try:
         with Image.open(path) as picture:
-            _check_size(path, picture.size, own=(picture.mode, picture.height) == ("L", n_mels))
+            is_own = (picture.format, picture.mode, picture.height) == ("PNG", "L", n_mels)
+            if only_own and not is_own:
+                raise PictureError(path, "no image that extract drew", "give its audio")
+            _check_size(path, picture.size, own=is_own)
             grey = _grey(picture, path)
             if grey.height != n_mels:
                 width = max(1, round(grey.width * n_mels / grey.height))
                 grey = grey.resize((width, n_mels), Image.Resampling.BILINEAR)
             return np.asarray(grey)
     except FileNotFoundError:
-        raise PictureError(path, "is gone", "run extract and split again") from None
+        raise PictureError(path, "is gone", "scan or extract again, then split") from None
     except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the storage's, not Pillow's
+            raise
         raise PictureError(path, f"not a picture ({str(error).splitlines()[0]})") from None
 
 
@@ -131,7 +142,7 @@ def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  
         AudioError: it cannot be used.
     """
     if path.suffix == REJECTED:
-        raise AudioError(path.read_text("utf-8").strip())
+        raise AudioError(path.read_text("utf-8", "replace").strip())
     try:
         read_picture(path, PICTURE_ROWS)
     except PictureError as error:
@@ -139,5 +150,5 @@ def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  
     return 0.0, {}
 
 
-PICTURES = Kind("pictures", "png", SUFFIXES | {REJECTED}, "images_original", _describe, patience)
+PICTURES = Kind("pictures", "png", SUFFIXES, "images_original", _describe, patience, REJECTED)
 """Spectrogram pictures from elsewhere, by genre."""

@@ -120,7 +120,10 @@ def check_run(path: Path, state: dict[str, Any], key: str) -> None:
         InputError: its run's key is another.
     """
     if state["run"] != key:
-        raise InputError(f"{path}: of another run ({state['run']}, not {key}); move it away")
+        raise InputError(
+            f"{path}: of another run ({state['run']}, not {key}); put this run's own one there, or "
+            "move it away and run train again"
+        )
 
 
 def load_last(run: Path) -> tuple[Path, dict[str, Any]]:

@@ -52,7 +52,7 @@ class Classifier:
         settings, _ = runs.read_settings(run)
         path, state = checkpoint.load_last(run)
         _check_genres(path, state, settings)
-        checkpoint.check_run(path, state, settings.key)
+        checkpoint.check_run(path, state, runs.read_key(run))
         config, n_mels = settings.config, settings.n_mels
         network = build(config.model, len(settings.genres), n_mels, config.crop_frames, config.seed)
         network.load_state_dict(checkpoint.shipped(state))
@@ -151,6 +151,10 @@ def _filled(crops: Tensor) -> Tensor:
 
 def even_crops(lengths: Tensor, crop_frames: int) -> tuple[Tensor, Tensor]:
     """Place crops evenly, as few as cover each track.
+
+    Args:
+        lengths: (n_tracks,) int64 frames.
+        crop_frames: frames of a crop.
 
     Returns:
         (tracks, starts), each (n_crops,) int64.

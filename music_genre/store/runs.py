@@ -86,6 +86,16 @@ def read_settings(run: Path) -> tuple[RunSettings, Path]:
     return _parse(run, record)
 
 
+def read_key(run: Path) -> str:
+    """Read the content key that a run was given when it began.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    record = records.read_record(run / "settings.json", "give the address that train printed")
+    return str(record["key"])
+
+
 def _parse(run: Path, record: dict[str, Any]) -> tuple[RunSettings, Path]:
     try:
         settings = RunSettings(

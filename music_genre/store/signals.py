@@ -18,7 +18,8 @@ PR_SET_PDEATHSIG: Final = 1  # sys/prctl.h
 
 GO_ON: Final = "run the same command again to go on"
 GRACE: Final = 3.5
-"""Seconds from a signal to the end of the process: Airflow kills 5 s after its SIGTERM."""
+"""Seconds from a signal to the end of the process. `fleet` kills it 4 s after SIGTERM, as Airflow
+kills both after 5."""
 
 
 def die_with_parent(number: signal.Signals) -> None:

@@ -24,7 +24,12 @@ def generator(*key: int) -> torch.Generator:
 
 
 def crops_per_epoch(lengths: Tensor, crop_frames: int) -> int:
-    """Count an epoch's crops: each track as often as crops fit into it, at least once."""
+    """Count an epoch's crops: each track as often as crops fit into it, at least once.
+
+    Args:
+        lengths: (n_tracks,) int64 frames.
+        crop_frames: frames of a crop.
+    """
     return int(_repeats(lengths, crop_frames).sum())
 
 
@@ -67,10 +72,13 @@ def mask(crops: Tensor, axis: int, widest: int, source: torch.Generator) -> Tens
     """Hide one random stretch of each crop, of random width up to `widest`, behind its mean.
 
     Args:
-        crops: (batch, 1, n_mels, crop_frames) float32; overwritten.
+        crops: (batch, 1, n_mels, crop_frames) float32.
         axis: 2 hides mel bands, 3 hides frames.
         widest: the largest number of rows or columns to hide; 0 hides none.
         source: the step's generator.
+
+    Returns:
+        The crops with their stretch hidden, of the same shape.
 
     Source: SpecAugment, Park et al. 2019.
     """

@@ -127,6 +127,7 @@ def _go_on(job: Job) -> dict[str, Any]:
                     record.end_step()
                 record.heed_stop()
             last = record.save()
+            record.heed_stop()
         described = {"device": chosen.type, "device_name": device.describe(chosen)}
     result = described | record.result() | {"checkpoint": last.name, "key": job.settings.key}
     job.lock.check()
@@ -250,7 +251,7 @@ class _Record:
         """Say how far the training is, and what of it is saved; reads only."""
         step, (saved, _) = self.trainer.step, self.saved
         kept = "saved" if step == saved else f"saved up to step {saved}"
-        return f"at step {step} of {self.trainer.n_steps}, {kept}"
+        return f"at step {step} of {self.trainer.n_steps}, {kept if saved else 'nothing saved yet'}"
 
     def result(self) -> dict[str, Any]:
         """Sum the training up for `training.json`."""

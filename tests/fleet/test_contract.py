@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from fleet.contract import (
     CONTRACT_PATH,
-    GPU_LOCKS,
     GRACE_SECONDS,
     OUTAGE_SECONDS,
     ContractError,
@@ -161,9 +160,3 @@ def test_compose_gives_every_queue_a_service_and_its_grace():
     for name in queues():
         assert re.search(rf"^  {name}-worker:$", compose, re.M)
     assert re.search(rf"^      QUEUES: {' '.join(queues())} ", compose, re.M)
-
-
-def test_the_gpus_locks_are_where_music_genre_keeps_them():
-    from music_genre.config import THIS_MACHINE  # neither package may import the other
-
-    assert str(THIS_MACHINE.gpu_locks) == GPU_LOCKS

@@ -5,6 +5,7 @@ worker and API is walked in tests/embedded.
 """
 
 import os
+import re
 import signal
 import sys
 import time
@@ -319,3 +320,9 @@ def test_airflows_and_celerys_variables_stay_with_the_worker(monkeypatch):
     assert "secret@host" not in printed
     assert "MUSIC_GENRE_ARTIFACTS=/artifacts" in printed
     assert command_environment({"AIRFLOW_HOME": "x", "HOME": "y"}) == {"HOME": "y"}
+
+
+def test_a_training_ends_by_itself_before_it_is_killed():
+    text = (Path(__file__).parents[2] / "music_genre" / "store" / "signals.py").read_text()
+    (grace,) = re.findall(r"^GRACE: Final = ([\d.]+)$", text, re.MULTILINE)
+    assert float(grace) < TERM_GRACE_SECONDS

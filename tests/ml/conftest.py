@@ -44,7 +44,7 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no busy machine end the tests' own process, in which trainings are stopped too."""
     monkeypatch.setattr("music_genre.store.signals.GRACE", 120.0)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from music_genre.audio.catalogue import scan
 from music_genre.config import FeatureConfig, SplitConfig
 from music_genre.dataset.split import read_split, split
+from music_genre.errors import InputError
 from music_genre.features.extraction import extract
 from music_genre.features.pictures import PICTURES
 from music_genre.store.tables import read_table, write_table
@@ -75,15 +76,19 @@ def test_images_that_extract_drew_are_known_for_what_they_are(
     assert read_split(dealt).features == FeatureConfig()
 
 
+@pytest.mark.parametrize("beside", [True, False])
 def test_pictures_from_elsewhere_have_the_groups_and_rejections_of_their_audio(
-    drawn: Drawn, tmp_path: Path
+    drawn: Drawn, tmp_path: Path, beside: bool
 ) -> None:
     pictures = tmp_path / "pictures"
     for file in drawn.images.glob("*/*"):
         track, _key, suffix = file.name.rsplit(".", 2)
         (pictures / file.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(file, pictures / file.parent.name / f"{track}.{suffix}")
-    shutil.copy(tmp_path / "music" / "tracks.csv", pictures)
+    if beside:
+        shutil.copy(tmp_path / "music" / "tracks.csv", tmp_path)
+    else:
+        shutil.copy(tmp_path / "music" / "tracks.csv", pictures)
     catalogue = Path(scan(pictures, tmp_path / "other", kind=PICTURES)["catalogue"])
     dealt = Path(split(catalogue, None, tmp_path / "other", SplitConfig())["split"])
     assert read(dealt) == drawn.audio
@@ -102,6 +107,72 @@ def test_images_without_their_catalogue_still_join_copies_and_can_hear_audio(
     assert sum(len(group) == 2 for group in found.groups) == 1
     soundfile.write(tmp_path / "x.wav", tone("bass", 7), SAMPLE_RATE)
     assert run("predict", "--run", tmp_path / "run", tmp_path / "x.wav").code == 0
+
+
+def test_images_of_several_catalogues_are_those_of_the_one_that_names_them_all(
+    drawn: Drawn, tmp_path: Path, run: Run
+) -> None:
+    words = ("--images_path", drawn.images, "--checkpoints_path", tmp_path / "run", *FAST)
+    music = tmp_path / "music"
+    (music / "bass" / "bass.00000.wav").unlink()
+    fewer = Path(scan(music, drawn.store)["catalogue"])
+    assert read(Path(run("train-using-image-features", *words).result["split"])) == drawn.audio
+    soundfile.write(music / "bass" / "new.wav", tone("bass", 77), SAMPLE_RATE)
+    other = Path(scan(music, drawn.store)["catalogue"])
+    extract(other, drawn.store, FeatureConfig())
+    refused = run("train-using-image-features", *words)
+    assert refused.code == 65
+    assert "none of 3 catalogues beside it lists all its images" in refused.error
+    (fewer / "catalogue.json").write_text("damaged")
+    assert "none of 2 catalogues" in run("train-using-image-features", *words).error
+
+
+def test_a_table_of_other_music_beside_the_folder_is_none_of_its_pictures(
+    tmp_path: Path, run: Run
+) -> None:
+    rows = [{"path": "genres_original/rock/a.wav", "track_id": "a"}]
+    write_table(tmp_path / "tracks.csv", rows, list(rows[0]))
+    pictures = write_pictures(tmp_path / "images")
+    scanned = ("scan", "--pictures", pictures, "--artifacts", tmp_path / "store")
+    assert run(*scanned).result["n_tracks"] == 10
+    shutil.copy(tmp_path / "tracks.csv", pictures)
+    assert "names 1 files and none of those" in run(*scanned).error
+
+
+def test_pictures_of_an_artist_stay_together_and_links_out_of_the_folder_are_rejected(
+    tmp_path: Path,
+) -> None:
+    pictures = write_pictures(tmp_path / "images")
+    (pictures / "blues" / "blues0.png").rename(tmp_path / "elsewhere.png")
+    (pictures / "blues" / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    rows = [
+        {"path": f"blues/blues{number}.png", "track_id": str(number), "artist": f"{number // 3}"}
+        for number in range(1, 5)
+    ]
+    write_table(pictures / "tracks.csv", rows, list(rows[0]))
+    shutil.copy(pictures / "jazz" / "jazz0.png", pictures / "blues")
+    catalogue = Path(scan(pictures, tmp_path, kind=PICTURES)["catalogue"])
+    config = SplitConfig(group_by="artist")
+    found = read(Path(split(catalogue, None, tmp_path, config)["split"]))
+    assert frozenset({"blues/blues1", "blues/blues2"}) in found.groups
+    assert frozenset({"jazz/jazz0", "blues/jazz0"}) in found.groups
+    assert found.rejections["blues/link"].startswith("a link that leads out of the folder")
+
+
+def test_a_picture_that_changed_since_the_scan_is_refused(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "images")
+    catalogue = Path(scan(pictures, tmp_path, kind=PICTURES)["catalogue"])
+    shutil.copy(pictures / "jazz" / "jazz1.png", pictures / "jazz" / "jazz0.png")
+    with pytest.raises(InputError, match=r"jazz0\.png: has .*; scan again"):
+        split(catalogue, None, tmp_path, SplitConfig())
+
+
+def test_a_run_folder_among_the_genres_is_no_genre(tmp_path: Path, run: Run) -> None:
+    pictures = write_pictures(tmp_path / "images")
+    words = ("--images_path", pictures, "--checkpoints_path", pictures / "run", *FAST)
+    trained = run("train-using-image-features", *words).result
+    assert trained["reused"] is False
+    assert run("train-using-image-features", *words).result["reused"] is True
 
 
 def write_pictures(folder: Path) -> Path:
@@ -174,7 +245,7 @@ def test_a_model_of_pictures_predicts_pictures_and_says_so_of_audio(
     assert [Path(each["path"]).name for each in named[:2]] == ["blues0.png", "blues1.png"]
     assert len(named) == 10
     assert set(named[0]["probabilities"]) == {"blues", "jazz"}
-    assert audio["error"].startswith("no picture, and the model was trained on pictures")
+    assert audio["error"].startswith("no picture; the model learned pictures from elsewhere")
     assert broken["error"].startswith("not a picture")
     assert outcome.code == 65
 
@@ -187,3 +258,10 @@ def test_an_image_has_the_probabilities_of_its_audio(
     found = run("predict", "--run", trained, "--json", sound, image).stdout.splitlines()
     ours, theirs = (json.loads(line)["probabilities"] for line in found)
     assert ours == theirs
+
+
+def test_a_model_of_audio_takes_no_other_picture(trained: Path, tmp_path: Path, run: Run) -> None:
+    Image.new("RGB", (600, 600)).save(tmp_path / "cover.jpg")
+    refused = run("predict", "--run", trained, tmp_path / "cover.jpg")
+    assert refused.code == 65
+    assert "no image that extract drew" in refused.stderr

@@ -364,6 +364,23 @@ def test_a_stop_during_validation_saves_the_steps_before_it(
     assert_same_training(tmp_path, uninterrupted)
 
 
+def test_a_stop_during_the_last_save_is_heeded_too(
+    prepared: Prepared, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save
+
+    def stopped(run: Path, state: dict[str, Any]) -> Path:
+        signal.raise_signal(signal.SIGTERM)
+        return save(run, state)
+
+    monkeypatch.setattr(checkpoint, "save", stopped)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM at step 18 of 18, saved;"):
+        loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    monkeypatch.undo()
+    loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
+    assert_same_training(tmp_path, uninterrupted)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_steps_of_six_seconds_stopped_at_twenty_moments_end_with_the_same_weights(

@@ -116,7 +116,7 @@ def test_the_demo_music_is_what_its_table_says():
     [
         (
             '"/var/tmp/music-genre-gpus"',
-            ("deploy/containers/stack.py", "music_genre/config.py", "tests/gpu_trainings.py"),
+            ("fleet/contract.py", "music_genre/config.py", "tests/gpu_trainings.py"),
         ),
         ("/var/tmp/music-genre-gpus", ("docker-compose.yml", "docs/least-privilege.md")),
         ('"MUSIC_GENRE_LARGER_GPU"', ("fleet/workers/worker.py", "music_genre/model/device.py")),
