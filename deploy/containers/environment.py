@@ -196,12 +196,19 @@ def _fault(name: str, value: str) -> str:
         return "is empty"
     if len(value) < least:
         return f"has {len(value)} characters, fewer than {least}"
+    if name == "FERNET_KEY":
+        return _fernet_fault(value)
     if not _SAFE.fullmatch(value):
         return "has characters that cannot stand in an address (allowed: A-Z a-z 0-9 _ = . ~ -)"
     if word := _PLACEHOLDER.search(value):
         return f"is a placeholder: it holds {word[0]!r}"
-    if name == "FERNET_KEY" and not _is_fernet_key(value):
-        return "is no key of 32 bytes in URL-safe base64"
+    return ""
+
+
+def _fernet_fault(value: str) -> str:
+    """Say what is wrong with a Fernet key, or with the new and the old one, while they change."""
+    if not all(map(_is_fernet_key, value.split(","))):
+        return "is no key of 32 bytes in URL-safe base64, nor several with commas between"
     return ""
 
 

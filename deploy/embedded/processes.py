@@ -184,7 +184,7 @@ def _control_secrets(state: State) -> dict[str, str]:
         "AIRFLOW__CORE__FERNET_KEY": keys.fernet_key,
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(launch.scheduled),
         "MUSIC_GENRE_DAILY": str(int(launch.daily)),
-        "AIRFLOW__DAG_PROCESSOR__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(
             state.logs / "dag-processor-files"
         ),
     }

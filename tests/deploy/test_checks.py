@@ -73,6 +73,16 @@ def test_a_machine_that_has_all_of_it_passes(answering, monkeypatch):
     assert faults() == {}
 
 
+@pytest.mark.parametrize("fraction", ["", ".5", ".123456789"])
+@pytest.mark.parametrize("zone", ["Z", "+00:00"])
+def test_an_engines_time_is_read_with_and_without_a_fraction(
+    answering, monkeypatch, fraction, zone
+):
+    monkeypatch.setattr(checks, "MIN_DISK_GIB", 0)
+    answering(engine(SystemTime=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}{fraction}{zone}"))
+    assert faults() == {}
+
+
 @pytest.mark.parametrize(
     ("info", "name", "found", "remedy"),
     [

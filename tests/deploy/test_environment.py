@@ -59,6 +59,7 @@ def test_what_is_there_stays_and_what_is_missing_is_added(path):
         ("ADMIN_PASSWORD", "please-CHANGE-ME-before-you-go-to-production", "is a placeholder"),
         ("JWT_SECRET", "abcdefghijklmnopqrstuvwxyz012345", "has 32 characters, fewer than 64"),
         ("FERNET_KEY", "sixteen-and-more-characters", "no key of 32 bytes"),
+        ("FERNET_KEY", f"{'A' * 43}=,old-and-no-key", "nor several with commas between"),
     ],
 )
 def test_a_secret_that_is_none_is_refused_by_name_and_not_shown(path, name, value, fault):
@@ -68,6 +69,13 @@ def test_a_secret_that_is_none_is_refused_by_name_and_not_shown(path, name, valu
         environment.ensure(path)
     assert not value or value not in str(refused.value)
     assert path.read_bytes() == before
+
+
+def test_while_fernet_keys_are_rotated_there_are_two(path):
+    new, old = (environment.SECRETS["FERNET_KEY"]() for _ in range(2))
+    with_secrets(path, FERNET_KEY=f"{new},{old}")
+    environment.ensure(path)
+    assert environment.read(path)["FERNET_KEY"] == f"{new},{old}"
 
 
 def test_a_bad_secret_of_a_database_is_to_be_restored(path):
