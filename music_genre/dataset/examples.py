@@ -96,8 +96,8 @@ def pair(
     examples, missing = [], []
     rejections = list(catalogue.rejections)
     tracks = catalogue.tracks
+    drawn_here = None if catalogue.has_pictures else settings
     for track, group in zip(tracks, group_tracks(tracks, group_by), strict=True):
-        drawn_here = settings if not catalogue.has_pictures else None
         name = track.path if drawn_here is None else image_path(track, drawn_here)
         image = images_dir / name
         if image.exists():

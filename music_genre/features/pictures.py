@@ -108,7 +108,8 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the storage's, not Pillow's
             raise
-        raise PictureError(path, f"not a picture ({str(error).splitlines()[0]})") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PictureError(path, f"not a picture ({reason})") from None
 
 
 def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
