@@ -64,7 +64,7 @@ with DAG(
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params=parameters(),
     doc_md=__doc__,
-    tags=["music-genre"],
+    tags=["music-genre", "needs DOCKER=1"],
 ):
     images = in_container(
         "create-image-features-from-audio",

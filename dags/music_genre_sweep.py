@@ -1,7 +1,7 @@
 """Train one model for each of some torchvision names and seeds, on as many GPUs as there are.
 
 The way to the split is that of `music_genre_training`, and so are its artifacts: what one has made,
-the other finds. `candidates` lists the trainings; `train` and `evaluate` are mapped over them, so
+the other finds. `plan` lists the trainings; `train` and `evaluate` are mapped over them, so
 each training takes a GPU slot of its own, the rest wait in the pool, and one that fails ends its
 own candidate alone. The grid's map index names model and seed. All candidates are measured on one
 split. To choose by the test accuracy would be to fit the test set: compare `validation_accuracy`,
@@ -27,12 +27,12 @@ from fleet.pipeline import (
     train,
 )
 
-THIS = "ti.xcom_pull('candidates')[ti.map_index]"
+THIS = "ti.xcom_pull('plan')[ti.map_index]"
 NAME = f"{{{{ {THIS}['model'] }}}}, seed {{{{ {THIS}['seed'] }}}}"
 
 
 @task(queue="cpu")
-def candidates(params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def plan(params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """List all trainings: every model with every seed."""
     wanted = params or {}
     return [
@@ -86,6 +86,6 @@ with DAG(
     doc_md=__doc__,
     tags=["music-genre"],
 ):
-    listed = candidates()
+    listed = plan()
     preprocess(models=given("models", " | join(',')")) >> listed
     candidate.expand_kwargs(listed)

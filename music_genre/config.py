@@ -37,7 +37,7 @@ def check_model(name: str) -> None:
     if name not in known_models():
         near = ", ".join(difflib.get_close_matches(name, known_models(), n=4, cutoff=0.4))
         raise InputError(
-            f"--model {name}: torchvision has no such model; near names: {near or 'resnet18'}"
+            f"model {name}: torchvision has no such model; near names: {near or 'resnet18'}"
         )
 
 

@@ -48,6 +48,7 @@ def _lines(label: str, every: float) -> Progress:
     def show(done: int, total: int, note: str = "", /) -> None:
         nonlocal last
         if note:
+            last = time.monotonic()
             logger.info(note)
         elif time.monotonic() - last >= every:
             last = time.monotonic()

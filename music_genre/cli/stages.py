@@ -29,6 +29,9 @@ from music_genre.store import signals
 
 logger = logging.getLogger(__name__)
 
+SECONDS_WITHOUT_AN_EPOCH = 30.0
+"""Where an epoch takes longer, a log says in between how far the training is."""
+
 
 @click.command()
 @click.option("--audio", type=address, help="Folder that holds the genre folders.")
@@ -117,7 +120,7 @@ def train(
     machine = take_machine(settings)
     if settings["optimizer"] == "sdg":
         logger.info("--optimizer sdg is taken to mean sgd")
-    with shown_progress("train", every=float("inf")) as progress:
+    with shown_progress("train", every=SECONDS_WITHOUT_AN_EPOCH) as progress:
         return train(
             split_dir,
             store,

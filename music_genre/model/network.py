@@ -69,7 +69,7 @@ def build(name: str, n_genres: int, n_mels: int, crop_frames: int, seed: int) ->
         except (RuntimeError, ValueError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"--model {name}: cannot take crops of {n_mels} x {crop_frames} ({reason}); "
+                f"model {name}: cannot take crops of {n_mels} x {crop_frames} ({reason}); "
                 f"try --crop-frames {n_mels}"
             ) from None
     return network.to(memory_format=torch.channels_last)

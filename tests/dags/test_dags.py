@@ -96,7 +96,7 @@ def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags, seeds):
     sweep = dags["music_genre_sweep"]
     given = {name: param.value for name, param in sweep.params.items()}
     given |= {"models": ["resnet18", "vit_b_16"], "seeds": seeds}
-    listed = sweep.get_task("candidates").python_callable(params=given)
+    listed = sweep.get_task("plan").python_callable(params=given)
     assert [(each["model"], each["seed"]) for each in listed] == [
         *(("resnet18", "3"), ("resnet18", "4")),
         *(("vit_b_16", "3"), ("vit_b_16", "4")),
@@ -108,7 +108,7 @@ def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags, seeds):
 
 def test_the_stages_of_a_sweep_follow_each_other(dags):
     order = [task.task_id for task in dags["music_genre_sweep"].topological_sort()]
-    stages = ["pull", "scan", "extract", "split", "candidates", "train", "evaluate"]
+    stages = ["pull", "scan", "extract", "split", "plan", "train", "evaluate"]
     assert order == ["check", *stages]
     for earlier, later in itertools.pairwise(order):
         assert dags["music_genre_sweep"].get_task(later).upstream_task_ids == {earlier}

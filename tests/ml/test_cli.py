@@ -25,6 +25,7 @@ from PIL import Image
 
 from music_genre import __version__
 from music_genre.cli import commands
+from music_genre.cli.progress import shown_progress
 from music_genre.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -367,7 +368,7 @@ CHECK = ("--data", "{audio}", "--models", "resnet18, vgg11", "--epochs", "3")
     ("wrong", "code", "message"),
     [
         ((), 0, ""),
-        (("--models", "resnet18,resnt18"), 65, "--model resnt18: torchvision has no such model;"),
+        (("--models", "resnet18,resnt18"), 65, "model resnt18: torchvision has no such model;"),
         (("--models", "zzz"), 65, "near names: resnet18"),
         (("--epochs", "0"), 64, "not in the range x>=1"),
         (("--learning-rate", "nan"), 65, "not a finite number"),
@@ -431,3 +432,15 @@ def test_the_store_may_come_from_the_environment(
 
 if __name__ == "__main__" and sys.argv[1:] == ["--write"]:
     REFERENCE.write_text(reference(), "utf-8")
+
+
+def test_a_log_says_how_far_a_long_epoch_is_and_not_a_short_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = iter((0, 20, 25, 50, 56, 56))
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    caplog.set_level("INFO")
+    with shown_progress("train", every=30) as progress:
+        for done, note in ((5, ""), (6, "epoch=1"), (9, ""), (10, "")):
+            progress(done, 12, note)
+    assert caplog.messages == ["epoch=1", "train: 10 of 12"]

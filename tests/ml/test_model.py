@@ -42,12 +42,12 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone() ->
 
 
 def test_an_unknown_model_is_refused_with_near_names() -> None:
-    with pytest.raises(InputError, match=r"--model resnet17: .*near names: .*resnet1"):
+    with pytest.raises(InputError, match=r"model resnet17: .*near names: .*resnet1"):
         model.build("resnet17", 7, 128, 128, 0)
 
 
 def test_a_model_that_cannot_take_the_crop_says_so() -> None:
-    with pytest.raises(InputError, match="--model alexnet: cannot take crops of 128 x 8"):
+    with pytest.raises(InputError, match="model alexnet: cannot take crops of 128 x 8"):
         model.build("alexnet", 7, 128, 8, 0)
 
 

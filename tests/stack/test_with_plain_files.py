@@ -32,11 +32,11 @@ def left(run) -> str:
 def started(stack, left, plain) -> ComposeStack:
     # Models go to the volume now: a repository of versions goes on with the remote that it has.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
+    plain.compose("rm", "--stop", "--force")  # all that it has; the proxy's profile is not among it
     up = deploy("up", "--project", NAME, "--env-file", str(plain.env_file), "--daily")
     assert up.returncode == 0, up.stdout + up.stderr
     assert re.search(r"music_genre_training runs next at \d{4}-\d\d-\d\dT00:00:00Z", up.stderr)
     assert "gpu: CPU" in up.stdout
-    plain.compose("up", "-d", "--no-build", "--force-recreate", "--wait")
     stack = ComposeStack(plain)
     wait_until(lambda: ask(stack.is_healthy))
     return stack
