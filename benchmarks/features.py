@@ -33,21 +33,21 @@ N_SONGS = 40
 ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA", "BLIS")
 }
-"""The same for all: threads of BLAS help none of them and cost all of them."""
+"""Set for every pipeline: BLAS threads help none of them and cost all of them."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process and its children took."""
+    """What a process and its children used."""
 
     cpu: float
     """Seconds of user and system time."""
     wall: float
     """Seconds."""
     rss: float
-    """MiB of the largest process at its largest."""
+    """Peak of the largest process, in MiB."""
     pss: float
-    """MiB of all processes together at their largest, shared pages counted once."""
+    """Peak of all processes together, in MiB; shared pages count once."""
 
     def __add__(self, other: "Cost") -> "Cost":
         most_rss, most_pss = max(self.rss, other.rss), max(self.pss, other.pss)
@@ -77,16 +77,16 @@ def measure(*command: str | Path) -> Cost:
 
 
 class Memory:
-    """The memory of a process tree, looked at often at first, later twice a second.
+    """The memory of a process tree, sampled often at first, later twice a second.
 
-    Looking takes the processor from what is measured. Not ru_maxrss: a child's begins with this
-    program's own.
+    Samples are few because they take CPU time from what is measured. ru_maxrss would be wrong: a
+    child's starts with this program's own.
     """
 
     rss = pss = 0.0
 
     def watch(self, pid: int) -> None:
-        """Keep the greatest until the process ends, in MiB."""
+        """Record the peaks, in MiB, until the process ends."""
         began = time.monotonic()
         while Path("/proc", str(pid), "smaps_rollup").exists():
             try:
@@ -100,7 +100,7 @@ class Memory:
 
 
 def kilobytes(file: Path, name: str) -> int:
-    """Read a line of /proc; 0 of a process that has ended but was not yet waited for."""
+    """Read a line of /proc; 0 for a process that has ended but was not yet waited for."""
     found = [line for line in file.read_text().splitlines() if line.startswith(name)]
     return int(found[0].split()[1]) if found else 0
 
@@ -132,7 +132,7 @@ def make_music(folder: Path, n_tracks: int) -> None:
         encoded = folder / "ogg" / f"{name}.ogg"
         if number < len(music):
             soundfile.write(encoded, song, SAMPLE_RATE)
-        else:  # encoding takes longer than all that is measured here
+        else:  # encoding takes longer than everything measured here
             (first,) = (folder / "ogg").glob(f"*/{number % len(music):05}.ogg")
             shutil.copy(first, encoded)
     for name, n_songs in (("one", 1), ("two_hours", 240)):
@@ -145,7 +145,7 @@ def make_music(folder: Path, n_tracks: int) -> None:
 
 @contextmanager
 def emptied(folder: Path) -> Iterator[Path]:
-    """Give a new folder and remove it."""
+    """Make a folder, and remove it at the end."""
     folder.mkdir()
     yield folder
     shutil.rmtree(folder)
@@ -173,7 +173,7 @@ def rival(name: str, audio: Path, output: Path) -> Cost:
 
 
 def check_agreement(audio: Path, folder: Path) -> str:
-    """Compare our images with librosa's; also compiles and loads all that is done only once.
+    """Compare our images with librosa's; also does all one-time compiling and loading.
 
     Returns:
         How well they agree, in words.
@@ -208,7 +208,7 @@ def one_round(audio: Path, folder: Path) -> dict[str, Cost]:
 
 
 def compare(audio: Path, folder: Path, n_tracks: int, n_rounds: int) -> None:
-    """Print the rows of one format, of each pipeline its best round: noise only ever adds."""
+    """Print one format's rows: each pipeline's best round, because noise only adds cost."""
     rounds = [one_round(audio, folder) for _ in range(n_rounds)]
     costs = {
         name: min((each[name] for each in rounds), key=lambda cost: cost.cpu) for name in rounds[0]

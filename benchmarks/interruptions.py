@@ -3,11 +3,11 @@
     .venv/ml/bin/python benchmarks/interruptions.py --times 20
 
 One training runs to its end. Then, for kill -9 and for SIGTERM, the same training is interrupted
-at random moments, resumed by the same command each time, and its last weights are compared with
-the first ones bit for bit. Every second moment is counted from the start of the process, so that
-loading and resuming are hit too; the others from a checkpoint. Exits 1 where a training went on
-from step 0, lost more than a checkpoint's interval (and the time of a save), took over 4 s to stop,
-ended with another code, or has other weights.
+at random moments and resumed by the same command each time. Its last weights are compared bit for
+bit with those of the first training. Every second moment is counted from the start of the process,
+so that loading and resuming are hit too; the others from a checkpoint. Exits 1 if a training
+restarted at step 0, lost more than a checkpoint's interval (and the time of a save), took over 4 s
+to stop, ended with an unexpected code, or has different weights.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from training import DEMO_MUSIC, ROOT, prepare
 from music_genre.model import checkpoint
 
 START_SECONDS = 15.0
-"""A process that is signalled so long after its start may be importing, loading or training."""
+"""Latest signal after a process's start; it may be importing, loading or training by then."""
 SAVE_SECONDS = 2.0
 
 
 @dataclass
 class Tally:
-    """What was seen of one way to interrupt."""
+    """Observations of one way to interrupt."""
 
     name: str
     resumed_at: list[int] = field(default_factory=list)
@@ -88,7 +88,7 @@ def interrupt(
     """Signal a training some time after it began, or after its next checkpoint.
 
     Returns:
-        False where it ended before.
+        False if the training ended before that.
     """
     before = newest(run)
     while after_checkpoint and newest(run) == before and process.poll() is None:
@@ -108,7 +108,7 @@ def interrupt(
 
 
 def resumed_at(stderr: str) -> int:
-    """Read at which step a training went on."""
+    """Read the step at which a training resumed."""
     found = re.search(r"resuming at step (\d+) of", stderr)
     return int(found[1]) if found else 0
 
@@ -131,7 +131,7 @@ def try_signal(
         if not interrupt(process, run, number, delay, tally, after_checkpoint=counted):
             raise SystemExit(f"{number.name}: the training ended too soon; give more --epochs")
         _, stderr = process.communicate()
-        if turn and "resuming" in stderr:  # the first began anew; some were hit before they resumed
+        if turn and "resuming" in stderr:  # not the first start, nor one hit before it resumed
             tally.resumed_at.append(resumed_at(stderr))
     process = start(split, run, given)
     _, stderr = process.communicate()

@@ -2,9 +2,10 @@
 
     .venv/ml/bin/python benchmarks/streaming.py --times 100
 
-Images are generated: as large as those of 30 s tracks, 1,000 of them as in GTZAN, and --times as
-many under names of their own. The small set is trained for some epochs, resident and streamed; the
-large one, streamed, for --seconds while the trainer's memory is sampled.
+The small set has 1,000 generated images, as many as GTZAN, each as large as a 30 s track's. The
+large set has --times as many: the same images under more names. The small set is trained on for
+some epochs, resident and streamed. The large set is trained on, streamed, for --seconds while the
+trainer's memory is sampled.
 """
 
 import argparse
@@ -31,7 +32,7 @@ N_GENRES, N_TRACKS = 10, 1000
 SHAPE = (128, 1293)
 """Rows and columns of a 30 s track's image."""
 EPOCHS = 8
-"""Of the small set; their median is compared."""
+"""Epochs on the small set; their median speeds are compared."""
 
 
 def write_images(folder: Path, times: int) -> None:
@@ -72,10 +73,10 @@ def newest_step(run: Path) -> tuple[int, float]:
 
 
 def train_large(split: Path, store: Path, given: argparse.Namespace) -> tuple[list[float], float]:
-    """Train for a while, from the first checkpoint on.
+    """Train for --seconds, counted from the first checkpoint.
 
     Returns:
-        Samples of memory in MiB, one a second; images a second, checkpoints included.
+        Samples of memory in MiB, one per second; images per second, checkpoints included.
     """
     arguments = [str(part) for part in command(split, store, "streamed", given)]
     process = subprocess.Popen(

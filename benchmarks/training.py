@@ -2,11 +2,11 @@
 
     .venv/ml/bin/python benchmarks/training.py --models resnet18 shufflenet_v2_x0_5 --epochs 10
 
-Both train the same model on the same tracks, with the same batch and the same size of crops, and
-see as many images an epoch: the rival gets each track's image cut into pieces, as scripts for
-GTZAN do. Accuracy is that of tracks of the same test split. "No data" are the same steps as ours on
-one batch that lies in memory. On a GPU the last column is the share of the process's time in which
-it computed, by `nvidia-smi`: the start of Python and of CUDA is in it.
+Both train the same model on the same tracks, with the same batch and crop size, and see equally
+many images per epoch: the rival gets each track's image cut into pieces, as scripts for GTZAN do.
+Accuracy is per track of the same test split. "No data" repeats our steps on one batch in memory. On
+a GPU the last column is the share of the process's time in which the GPU computed, by `nvidia-smi`;
+this time includes the start of Python and of CUDA.
 """
 
 import argparse
@@ -43,7 +43,7 @@ SYNTHETIC_STEPS, WARM_UP_STEPS = 30, 5
 
 
 class Timed(NamedTuple):
-    """What some work returned, and what it took."""
+    """The result of some work, and its cost."""
 
     result: dict[str, Any]
     seconds: float
@@ -53,7 +53,7 @@ class Timed(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a training came to."""
+    """The measures of a training."""
 
     images_per_second: float
     accuracy: float
@@ -81,7 +81,7 @@ def music_genre(*arguments: str | Path) -> dict[str, Any]:
 
 
 def timed(work: Callable[[], dict[str, Any]], given: argparse.Namespace) -> Timed:
-    """Do some work in child processes; returns its result, wall and CPU seconds, GPU's share."""
+    """Run work in child processes; returns its result, wall and CPU seconds, and GPU share."""
     began, before = time.monotonic(), os.times()
     with tempfile.TemporaryFile("w+") as readings:
         watch = _watch_gpu(readings) if given.device == "cuda" else None
@@ -101,7 +101,7 @@ def timed(work: Callable[[], dict[str, Any]], given: argparse.Namespace) -> Time
 
 
 def _watch_gpu(readings: IO[str]) -> subprocess.Popen[str]:
-    """Have the driver's own program write the first GPU's utilisation five times a second."""
+    """Start nvidia-smi, which writes the first GPU's utilisation five times a second."""
     asked = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     words = ["nvidia-smi", *asked, "--id=0", "--loop-ms=200"]
     return subprocess.Popen(words, stdout=readings, text=True)
@@ -116,7 +116,7 @@ def prepare(audio: Path, store: Path) -> Path:
 
 
 def write_pieces(split_dir: Path, folder: Path, crop_frames: int) -> None:
-    """Cut the split's images into crops, in folders as ImageFolder reads them."""
+    """Cut the split's images into crops, in the folder layout that ImageFolder reads."""
     split = dataset.read_split(split_dir)
     for example in split.examples:
         place = folder / example.split / example.genre
@@ -128,7 +128,7 @@ def write_pieces(split_dir: Path, folder: Path, crop_frames: int) -> None:
 
 
 def ours(split: Path, store: Path, given: argparse.Namespace, model: str) -> Outcome:
-    """Train and evaluate by the command line."""
+    """Train and evaluate through the command line."""
     options = ("--epochs", str(given.epochs), "--batch-size", str(given.batch_size))
     sizes = ("--crop-frames", str(given.crop_frames), "--device", given.device)
     common = ("--split", split, "--artifacts", store, "--model", model)
@@ -149,7 +149,7 @@ def theirs(pieces: Path, given: argparse.Namespace, model: str) -> Outcome:
 
 
 def synthetic(given: argparse.Namespace, model_name: str) -> tuple[float, str]:
-    """Do our update steps on one batch that is there; returns images a second, the precision."""
+    """Do our update steps on one batch in memory; returns images per second and the precision."""
     chosen = device.choose(given.device)
     config = TrainConfig(model=model_name)
     network = model.build(model_name, 7, ROWS, given.crop_frames, 0).to(chosen)
@@ -172,7 +172,7 @@ def synthetic(given: argparse.Namespace, model_name: str) -> tuple[float, str]:
 
 
 def wait(chosen: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until a GPU has finished its queued work."""
     if chosen.type == "cuda":
         torch.cuda.synchronize()
 

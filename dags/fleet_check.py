@@ -1,7 +1,8 @@
-"""Ask every queue of the contract for a sign of life: which worker serves it, on what it computes.
+"""Check every queue of the contract: which worker serves it, and what that worker computes on.
 
-One task a queue, `music-genre device` on whichever worker takes it; its result names cores, free
-memory and the GPU, or says that there is none. `make up` runs it after each start.
+One task per queue runs `music-genre device` on whichever worker takes it. Its result names the
+cores, the free memory and the GPU, or says that there is no GPU. `make up` runs this DAG after each
+start.
 """
 
 from datetime import timedelta

@@ -1,17 +1,17 @@
-"""Train and evaluate a music-genre model, the Docker way: each task is a container of one image.
+"""Train and evaluate a music-genre model, the Docker way: the work runs in containers of one image.
 
-`check` (refuses what cannot work, on the **cpu** queue) → `create-image-features-from-audio` (a
-mel-spectrogram image of every track) →
-`train-using-image-features` (split, training, evaluation), each the first program's own command
-line in the image `music-genre-classif`, on the **gpu** queue; → `publish` (bytes to the DVC remote,
-then a commit that names them) on the **cpu** queue.
+`check` (refuses input that cannot work) on the **cpu** queue → `create-image-features-from-audio`
+(a mel-spectrogram image of every track) → `train-using-image-features` (split, training,
+evaluation) on the **gpu** queue → `publish` (bytes to the DVC remote, then a commit that names
+them) on the **cpu** queue. Each task on the **gpu** queue is a container of the image
+`music-genre-classif` and runs the first program's own command line.
 
-Paused until you want it: `music_genre_training` does the same work, and only a stack started with
-`make up DOCKER=1` has the engine for containers. A container that outlived its worker is followed
-by the task's next try; one that was stopped goes on from its checkpoint.
+Paused by default: `music_genre_training` does the same work, and only a stack started with
+`make up DOCKER=1` can start containers. If a container outlives its worker, the task's next try
+follows it; if a container was stopped, the next try continues from its checkpoint.
 
-It takes as long as `music_genre_training`, which says how long that is, and trains anew each time.
-What it publishes is what that DAG publishes: a model with its metrics, tagged in the repository.
+It takes as long as `music_genre_training` (see there) and trains from scratch each time. It
+publishes what that DAG publishes: a model with its metrics, tagged in the repository.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""An example of what may follow a new model: it runs whenever one was published, and tells of it.
+"""An example of a DAG that follows a new model: it runs whenever one was published, and logs it.
 
-The schedule is the asset `music_genre_model`, whose event carries what `publish` returned. A run of
-`music_genre_training` that found nothing new has no such event.
+Its schedule is the asset `music_genre_model`, whose event carries what `publish` returned. A run of
+`music_genre_training` that found nothing new creates no such event.
 """
 
 import logging

@@ -1,14 +1,17 @@
-"""Train one model for each of some torchvision names and seeds, on as many GPUs as there are.
+"""Train one model for each pair of torchvision name and seed, on as many GPUs as there are.
 
-The way to the split is that of `music_genre_training`, and so are its artifacts: what one has made,
-the other finds. `plan` lists the trainings; `train` and `evaluate` are mapped over them, so
-each training takes a GPU slot of its own, the rest wait in the pool, and one that fails ends its
-own candidate alone. The grid's map index names model and seed. All candidates are measured on one
-split. To choose by the test accuracy would be to fit the test set: compare `validation_accuracy`,
-which the last line of each `train`'s log has (`result:`). Nothing is published.
+The tasks up to the split, and their artifacts, are those of `music_genre_training`: each DAG finds
+what the other has made. `plan` lists the trainings. `train` and `evaluate` are mapped over them, so
+each training takes its own GPU slot and the rest wait in the pool. If one fails, only its own
+candidate ends. The map index in the grid names model and seed.
 
-Each candidate takes as long as one run of `music_genre_training`, the images apart: with resnet18
-an epoch of the demo music took 20 s on two cores; an H200 trained 1,990 crops a second.
+All candidates are evaluated on one split. Choosing by test accuracy would fit the test set: compare
+`validation_accuracy` instead, in the last line of each `train` log (`result:`). Nothing is
+published.
+
+Apart from making the images, each candidate takes as long as one run of `music_genre_training`:
+with resnet18 an epoch of the demo music took 20 s on two cores; an H200 trained 1,990 crops a
+second.
 """
 
 from datetime import timedelta
@@ -59,7 +62,7 @@ LIST: dict[str, Any] = {"minItems": 1, "uniqueItems": True}
 """A list names at least one thing, and each once."""
 SEEDS = Param(
     "0, 1, 2, 3",
-    type=["string", "array"],  # a form's field for a list of numbers alone is an editor of JSON
+    type=["string", "array"],  # for a list of numbers alone the form shows a JSON editor
     pattern=r"^ *[0-9]{1,9}( *, *[0-9]{1,9})* *$",
     items={"type": "integer", **SEED},
     title="Seeds",

@@ -1,17 +1,17 @@
 """Train and evaluate a music-genre model: each task is one command on a worker.
 
-`check` (refuses what cannot work) → `pull` (the data at their version) → `scan` (catalogue) →
-`extract` (mel-spectrogram images, in shards side by side) → `split` (by recording) on the **cpu**
-queue; → `train` (a torchvision CNN) → `evaluate` (accuracy with its interval, confusion matrix) on
-the **gpu** queue; → `publish` (bytes to the DVC remote, and a commit that says what the model comes
-from) on the **cpu** queue.
+`check` (refuses input that cannot work) → `pull` (the data at their version) → `scan` (catalogue) →
+`extract` (mel-spectrogram images, in parallel shards) → `split` (by recording) on the **cpu** queue
+→ `train` (a torchvision CNN) → `evaluate` (accuracy with its interval, confusion matrix) on the
+**gpu** queue → `publish` (bytes to the DVC remote, and a commit that records what the model was
+made from) on the **cpu** queue.
 
-Most of the time is the training's. With resnet18 an epoch of the demo music took 20 s on two cores;
+Training takes most of the time. With resnet18 an epoch of the demo music took 20 s on two cores;
 an H200 trained 1,990 crops a second. A 30 s track has ten crops.
 
-A step whose inputs and settings are unchanged finds its former output and does no work, so a daily
-run over the same music is short and publishes nothing. Results lie in the artifacts folder, at the
-addresses that each task returns.
+A step whose inputs and settings are unchanged reuses its earlier output and does no work, so a
+daily run over the same music is short and publishes nothing. Results are in the artifacts folder,
+at the addresses that the tasks return.
 """
 
 from datetime import timedelta

@@ -1,1 +1,1 @@
-"""Brings a stack up on a machine: plain Python in a small environment of its own."""
+"""Bring a stack up on a machine: plain Python in a small environment of its own."""

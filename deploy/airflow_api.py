@@ -1,4 +1,4 @@
-"""The few calls of Airflow's REST API and of Flower's that bringing a stack up needs."""
+"""The few calls to the REST APIs of Airflow and Flower that bringing a stack up needs."""
 
 import base64
 import http.client
@@ -26,7 +26,7 @@ class AirflowApi:
         self._token = ""
 
     def health(self) -> dict[str, str]:
-        """Each component's status: `healthy`, `unhealthy` or None where it never ran.
+        """Each component's status: `healthy`, `unhealthy`, or None if it never ran.
 
         Raises:
             OSError: the api-server does not answer yet.
@@ -35,7 +35,7 @@ class AirflowApi:
         return {name: part["status"] for name, part in answer.items()}
 
     def warm_up(self) -> None:
-        """Have the api-server build what workers call, which it does at the first call only.
+        """Make the api-server build the API for workers, which it does only at the first call.
 
         That took 5.6 s on two cores, longer than a worker waits for an answer by default (5 s).
 
@@ -48,13 +48,13 @@ class AirflowApi:
         """GET a resource below `/api/v2/`.
 
         Raises:
-            DeployError: refused; the message has the status and the reason.
-            OSError: no answer, a broken one, or the server's own fault (5xx).
+            DeployError: the request was refused; the message has the status and the reason.
+            OSError: no answer, an incomplete one, or a server error (5xx).
         """
         return self._authorised(path, None)
 
     def exists(self, path: str) -> bool:
-        """Whether a resource is there."""
+        """Whether a resource exists."""
         try:
             self.get(path)
         except NotFoundError:
@@ -77,11 +77,11 @@ class AirflowApi:
 
 
 class NotFoundError(DeployError):
-    """The resource is not there (404)."""
+    """The resource does not exist (404)."""
 
 
 class ConflictError(DeployError):
-    """The resource is there already (409)."""
+    """The resource exists already (409)."""
 
 
 def online_workers(address: str, username: str, password: str) -> set[str]:
@@ -127,5 +127,5 @@ def _call(
 _REFUSALS: dict[int, type[DeployError]] = {404: NotFoundError, 409: ConflictError}
 
 
-# Loopback is never reached through a proxy, whatever the environment names.
+# Loopback is never reached through a proxy, whatever proxy the environment names.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -18,7 +18,7 @@ LEFT = {
     "up": "what was started goes on: `make up` again, or `make down`",
     "up-local": "what was started goes on: `make up-local` again, or `make down-local`",
 }
-"""What becomes of a stack whose start or stop is interrupted; the other commands change none."""
+"""The state of a stack after an interrupted start or stop; the other commands change no stack."""
 
 
 class _Commands(click.Group):

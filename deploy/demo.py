@@ -1,4 +1,4 @@
-"""Run the training DAG on a started stack, with live progress, and tell what came of it."""
+"""Run the training DAG on a started stack, with live progress, and report the result."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ class Run:
         return self._stack.logs_of(self.dag_id, self.run_id)
 
     def state(self) -> str:
-        """queued, running, success or failed."""
+        """The run's state: queued, running, success or failed."""
         return str(self._get("")["state"])
 
     def rows(self) -> list[TaskRow]:
@@ -112,7 +112,7 @@ def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = TRAINING_DAG
     body = {"dag_run_id": run_id, "logical_date": None, "conf": parameters}
 
     def post() -> None:
-        # A conflict: an earlier call of ours got through and its answer did not.
+        # A conflict: an earlier call of ours succeeded, but its answer was lost.
         with contextlib.suppress(ConflictError):
             stack.api.post(path("dags", dag_id, "dagRuns"), body)
 
@@ -123,8 +123,8 @@ def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = TRAINING_DAG
 def unfinished(stack: Stack, parameters: dict[str, Any]) -> Run | None:
     """Find the run with these parameters that an interrupted demo left, if there is one.
 
-    Airflow goes on with it as soon as the stack is up; a second one would only wait behind it for
-    the GPU's slot.
+    Airflow continues it as soon as the stack is up; a second run would only wait behind it for the
+    GPU slot.
     """
     _wait_for_dag(stack, TRAINING_DAG)
     query = "?state=queued&state=running&order_by=run_after&limit=100"
@@ -210,7 +210,7 @@ def show_workers(run: Run, console: Console) -> None:
 
 
 def summarise(run: Run, console: Console) -> None:
-    """Print the table, the accuracy with its interval, and where everything lies.
+    """Print the table, the accuracy with its interval, and where everything is stored.
 
     Raises:
         DeployError: a task ran on a worker of another queue.

@@ -1,5 +1,5 @@
-"""The one fault that the command line turns into one line and exit 1."""
+"""The one error that the command line turns into one line and exit 1."""
 
 
 class DeployError(Exception):
-    """Something is in the way; the message says what, which, found and the remedy."""
+    """A command cannot go on; the message names the problem, the item, the finding, the remedy."""

@@ -1,4 +1,4 @@
-"""What the commands say on the way: progress on standard error, addresses on standard output."""
+"""What the commands print: progress on standard error, addresses on standard output."""
 
 import contextlib
 import sys
@@ -12,7 +12,7 @@ from deploy.places import ADMIN, TRAINING_DAG
 from deploy.running import Stack
 
 PARSE_SECONDS = 30.0
-"""A started dag-processor reads all files within a few."""
+"""A started dag-processor reads all files within a few seconds."""
 
 
 def report(line: str) -> None:
@@ -52,7 +52,7 @@ def tell_schedule(stack: Stack, daily: bool) -> None:
 
 
 def _scheduled_dag(stack: Stack) -> dict[str, Any]:
-    """Ask for the training until its file was read with the schedule; empty if that takes long."""
+    """Poll the training DAG until it is parsed with its schedule; empty if that takes too long."""
     give_up_at = time.monotonic() + PARSE_SECONDS
     while time.monotonic() < give_up_at:
         with contextlib.suppress(OSError, DeployError):

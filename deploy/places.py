@@ -1,4 +1,4 @@
-"""Where things are, and what both stacks call the same."""
+"""Paths, and the names that both stacks share."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ AIRFLOW_PYTHON = ENVIRONMENTS / "airflow" / "bin" / "python"
 DEMO_MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
 ADMIN = "admin"
 PORTS = {"WEB_PORT": 8080, "FLOWER_PORT": 5555}
-"""Of Airflow and of Flower, where none is chosen."""
+"""The default ports of Airflow and Flower."""
 TRAINING_DAG = "music_genre_training"

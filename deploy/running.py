@@ -1,4 +1,4 @@
-"""A started stack, embedded or of containers: what is asked of it is the same."""
+"""A started stack, embedded or of containers, with one interface for both."""
 
 import time
 from abc import ABC, abstractmethod
@@ -11,7 +11,7 @@ from deploy.places import ADMIN
 from fleet.contract import queues
 
 START_SECONDS = 180.0
-"""The slowest start seen on two busy cores took a third of it."""
+"""The slowest start seen on two busy cores took a third of this."""
 T = TypeVar("T")
 
 
@@ -20,7 +20,7 @@ class Stack(ABC):
 
     Args:
         web: Airflow's port.
-        flower: Flower's.
+        flower: Flower's port.
     """
 
     logs: str
@@ -34,7 +34,7 @@ class Stack(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """See that each component stays up.
+        """Check that each component stays up.
 
         Raises:
             DeployError: one does not.
@@ -61,10 +61,10 @@ class Stack(ABC):
             time.sleep(0.3)
 
     def answer(self, ask: Callable[[], T]) -> T:
-        """Ask the api-server, and again while it is being started anew.
+        """Ask the api-server; ask again while it restarts.
 
         Raises:
-            DeployError: refused, a component does not stay up, or `START_SECONDS` have passed.
+            DeployError: it refuses, a component does not stay up, or `START_SECONDS` have passed.
         """
         give_up_at = time.monotonic() + START_SECONDS
         while True:
@@ -80,7 +80,7 @@ class Stack(ABC):
                 time.sleep(0.5)
 
     def is_healthy(self) -> bool:
-        """Whether Airflow's four components beat and a worker serves each queue."""
+        """Whether Airflow's four components are healthy and a worker serves each queue."""
         self.api.warm_up()
         health = self.api.health()
         names = ("metadatabase", "scheduler", "dag_processor", "triggerer")
@@ -96,7 +96,7 @@ class Stack(ABC):
 
 
 def ask(is_ready: Callable[[], bool]) -> bool:
-    """Whether it is ready; what cannot be asked is not."""
+    """Whether it is ready; if it cannot be asked, it is not."""
     try:
         return is_ready()
     except (OSError, ValueError, DeployError):

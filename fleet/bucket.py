@@ -1,4 +1,4 @@
-"""Make the S3 bucket of a store on this machine. Harmless when repeated."""
+"""Create the bucket of an S3 store on this machine. Idempotent."""
 
 import os
 import time
@@ -9,11 +9,11 @@ from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionEr
 
 BUCKET_VARIABLE = "S3_BUCKET"
 START_SECONDS = 60.0
-"""How long a store that is just starting is waited for."""
+"""How long to wait for a store that is just starting."""
 
 
 def ensure_bucket() -> None:
-    """See that the bucket is there, or make it.
+    """Create the bucket if it does not exist.
 
     Raises:
         SystemExit: the store does not answer, or refuses.

@@ -1,4 +1,4 @@
-"""The old address of Celery's settings, for one release: `fleet.workers.celery_app`."""
+"""Old location of Celery's settings, kept for one release; now `fleet.workers.celery_app`."""
 
 from fleet.workers.celery_app import CELERY_CONFIG
 

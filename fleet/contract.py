@@ -1,6 +1,6 @@
-"""The queue contract of `deploy/queues.toml`, and every number that follows from it.
+"""The queue contract of `deploy/queues.toml` and every number derived from it.
 
-Standard library only: the deploy environment, every worker and every DAG parse import it.
+Standard library only, because the deploy environment, every worker and every DAG parse import it.
 """
 
 import math
@@ -17,27 +17,27 @@ _RESOURCES = ("cpu", "gpu")
 _COUNTED = ("cores", "gpus")
 
 GRACE_SECONDS = 60
-"""From SIGTERM to SIGKILL of a worker: it hands its tasks back within a few."""
+"""From a worker's SIGTERM to its SIGKILL; it hands its tasks back within a few seconds."""
 HEARTBEAT_SECONDS = 2
-"""A supervisor may see its task's end only after one interval, its slot kept busy (measured)."""
+"""A supervisor may notice its task's end one interval late; the slot stays busy (measured)."""
 OUTAGE_SECONDS = 240
-"""A task outlives an api-server that is away for so long."""
+"""A running task survives an api-server outage of this length."""
 MARGIN_SECONDS = 3600
-"""Between the end of the longest task and the redelivery of its message."""
+"""Time between the end of the longest possible task and the redelivery of its message."""
 LEAST_QUEUED_SECONDS = 600
-"""Airflow's own default."""
+"""Airflow's own default of `task_queued_timeout`."""
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 """Names the GPU that a task computes on."""
 STACK_LABEL = "music-genre.stack"
-"""On the container of a task: the Compose project that it belongs to."""
+"""Label on a task's container: the Compose project that it belongs to."""
 GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
 """Where `music-genre` keeps its GPU locks by default, on the host and in every container."""
 PUBLISHING_POOL = "publishing"
-"""Holds one slot: one task at a time pushes to the repository of versions."""
+"""Has one slot, so that one task at a time pushes to the repository of versions."""
 
 
 class ContractError(ValueError):
-    """The contract is missing or says something that nobody could follow."""
+    """The contract is missing or invalid."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Queue:
     """One queue and how a worker serves it."""
 
     name: str
-    """What tasks write in `queue=`; also the Redis list's name."""
+    """The value of a task's `queue=`; also the name of the Redis list."""
     purpose: str
     """What its tasks do."""
     resource: str
-    """`cpu`, or `gpu`: its tasks compute on a GPU where there is one."""
+    """`cpu`, or `gpu`: its tasks compute on a GPU if the machine has one."""
     slots: int | str
     """Tasks a worker runs at a time: a number, or as many as its machine has `cores` or `gpus`."""
     memory_gib: float
@@ -61,17 +61,17 @@ class Queue:
     priority: int
     """Weight of its tasks in the pool."""
     larger: str = ""
-    """The queue for tasks that this one's GPUs are too small for; empty for none."""
+    """The queue with larger GPUs, for tasks that do not fit on this one's; empty for none."""
 
     @property
     def execution_timeout(self) -> timedelta:
-        """The longest that a task may run."""
+        """The longest time that a task may run."""
         return timedelta(minutes=self.longest_run_minutes)
 
     def n_slots(self, *, n_cores: int, n_gpus: int, memory_gib: float) -> int:
-        """Count the tasks that a worker runs at a time on a machine with so much of everything.
+        """Count the tasks that a worker runs at a time on a machine of this size.
 
-        On GPUs never more than there are, whatever the contract says: a task has its own.
+        On GPUs never more than there are, whatever the contract says: each task has its own GPU.
         """
         wanted = {"cores": n_cores, "gpus": n_gpus}.get(str(self.slots), self.slots)
         fitting = int(memory_gib / self.memory_gib)
@@ -84,15 +84,17 @@ def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
     """Read the contract: queue name → queue, in the file's order.
 
     Raises:
-        ContractError: the file is missing, is no TOML, names no queue, or a queue has an unknown
-            key, lacks one, or has a value that it cannot have.
+        ContractError: the file is missing, is not valid TOML or names no queue; or a queue has an
+            unknown key, a missing key or an invalid value.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8")).get("queues", {})
     except FileNotFoundError as error:
         raise ContractError(f"queue contract {path} is missing; restore it from Git") from error
     except tomllib.TOMLDecodeError as error:
-        raise ContractError(f"queue contract {path} is not valid TOML: {error}; mend it") from error
+        raise ContractError(
+            f"queue contract {path} is not valid TOML: {error}; correct it"
+        ) from error
     if not isinstance(tables, Mapping) or not tables:
         raise ContractError(f"queue contract {path} names no queue; add a [queues.NAME] table")
     contract = {name: _queue(name, table, path) for name, table in tables.items()}
@@ -103,12 +105,12 @@ def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
 
 @cache
 def queues() -> Mapping[str, Queue]:
-    """The queues of this checkout's contract, read once a process."""
+    """The queues of this checkout's contract, read once per process."""
     return read_contract()
 
 
 def pools(contract: Mapping[str, Queue]) -> Mapping[str, list[Queue]]:
-    """The pools in which tasks wait: name → the queues whose slots they share."""
+    """The pools in which tasks wait: name → the queues that share its slots."""
     found: dict[str, list[Queue]] = {}
     for queue in contract.values():
         if queue.pool:
@@ -117,14 +119,14 @@ def pools(contract: Mapping[str, Queue]) -> Mapping[str, list[Queue]]:
 
 
 def settings(contract: Mapping[str, Queue]) -> Mapping[str, str]:
-    """Airflow's settings that follow from the contract, each by the name of its variable.
+    """Airflow settings that follow from the contract: variable name → value.
 
-    - A message is delivered again after `visibility_timeout`: later than any task can end.
-    - Tasks without a pool wait in Redis while others run, and must not be taken for lost; tasks
-      with one wait in the pool. The same number is the life of a message's token.
-    - A task goes on while the api-server is away for `OUTAGE_SECONDS`: it may miss so many
-      heartbeats, is not taken for dead, and its token, renewed when a fifth of its life is left,
-      still holds.
+    - A message is redelivered after `visibility_timeout`, which is longer than any task can run.
+    - Tasks without a pool wait in Redis while others run, and must not be treated as lost; tasks
+      with a pool wait there. The same number is the lifetime of the token in a message.
+    - A task survives an api-server outage of `OUTAGE_SECONDS`: it may miss that many heartbeats
+      and is not declared dead. Its token is renewed when a fifth of its lifetime is left, so it
+      stays valid too.
     """
     longest = max(queue.longest_run_minutes for queue in contract.values()) * 60
     in_redis = [q.longest_run_minutes * 60 for q in contract.values() if not q.pool]
@@ -150,7 +152,7 @@ def queues_env() -> str:
 
 
 def _queue(name: str, table: Any, path: Path) -> Queue:
-    """Check one table and make a queue of it."""
+    """Check one table and build a queue from it."""
     where = f"queue {name!r} in {path}"
     known = {field.name for field in fields(Queue)} - {"name"}
     found = set(table) if isinstance(table, Mapping) else {type(table).__name__}
@@ -194,7 +196,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _check_larger(queue: Queue, contract: Mapping[str, Queue], path: Path) -> None:
-    """See that the larger queue is there, is for GPUs, and leads on to no circle."""
+    """Check that the larger queue exists and is a gpu queue, and that the chain has no cycle."""
     seen = [queue.name]
     while queue.larger:
         if queue.larger not in contract or contract[queue.larger].resource != "gpu":

@@ -1,4 +1,4 @@
-"""The old address of the Docker operator, for one release: it is in `fleet.operators.docker`."""
+"""Old location of the Docker operator, kept for one release; now `fleet.operators.docker`."""
 
 from fleet.operators.docker import ResumableDockerOperator
 

@@ -1,4 +1,4 @@
-"""The old address of the health checks, for one release: `python -m fleet.workers.health`."""
+"""Old location of the health checks, kept for one release; now `fleet.workers.health`."""
 
 from fleet.workers.health import main
 

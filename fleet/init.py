@@ -1,4 +1,4 @@
-"""Make a metadata database ready: schema up to date, one admin user. Harmless when repeated."""
+"""Prepare the metadata database: migrate the schema, create the admin user. Idempotent."""
 
 import os
 from importlib.metadata import version
@@ -9,16 +9,16 @@ import psycopg2
 from fleet.contract import PUBLISHING_POOL, pools, queues
 
 ADMIN = "admin"
-PASSWORD_VARIABLE = "MUSIC_GENRE_ADMIN_PASSWORD"  # noqa: S105 (a name, no password)
+PASSWORD_VARIABLE = "MUSIC_GENRE_ADMIN_PASSWORD"  # noqa: S105 (a name, not a password)
 PACKAGES = ("apache-airflow", "apache-airflow-providers-fab")
-"""Whose versions the schema depends on; the contract's pools are made with it."""
+"""The schema depends on their versions; the contract's pools are created along with it."""
 
 
 def initialise() -> None:
-    """Do the work where these versions of Airflow have not done it yet.
+    """Prepare the database unless these versions of Airflow have already done so.
 
-    Importing Airflow takes seconds of a start in which all components want the processor; asking
-    the database takes a tenth of one.
+    Asking the database first takes a tenth of a second. Importing Airflow takes seconds, during a
+    start in which all components compete for the CPU.
 
     Raises:
         SystemExit: the password is not set, or the user could not be created.
@@ -48,10 +48,10 @@ def _is_done(cursor: Any, versions: str) -> bool:
 
 
 def _migrate(password: str) -> None:
-    """Migrate the schema, sync the roles, create pools and the admin user where they are missing.
+    """Migrate the schema, sync the roles, and create missing pools and the admin user.
 
-    The password comes by environment, because a command line shows in the process list; the
-    password of a user who exists stays as it is.
+    The password comes from the environment, because the process list shows command lines. An
+    existing user's password is not changed.
     """
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
     from airflow.utils import db

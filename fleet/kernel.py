@@ -1,4 +1,4 @@
-"""What Linux is asked for by prctl(2)."""
+"""Attributes of this process that Linux sets by prctl(2)."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What the training DAGs share: the form's parameters, and the way from audio to a split."""
+"""What the training DAGs share: the form's parameters, and the tasks from audio to a split."""
 
 import difflib
 import os
@@ -13,18 +13,18 @@ from fleet.contract import PUBLISHING_POOL, queues
 from fleet.operators.command import CommandOperator
 
 DATA_SET = Asset("music_genre_data_set")
-"""Has an event when there is audio that was never catalogued before."""
+"""Gets an event when there is audio that was never catalogued before."""
 FEATURES = Asset("music_genre_features")
-"""Has an event when there are images, or a split of them, that there were not before."""
+"""Gets an event when there are new images or a new split of them."""
 PUBLISHED_MODEL = Asset("music_genre_model")
-"""Has an event when a model was published; its extras are the model's name, commit and metrics."""
+"""Gets an event when a model is published; its extras are the model's name, commit and metrics."""
 S3_CONNECTION = "music_genre_s3"
-"""Airflow connection that opens the DVC remote; where it is not defined, the worker's own
-credentials do."""
-N_SHARDS = 4  # extract's tasks; more than the CPU workers' slots only waits
+"""Airflow connection with the DVC remote's credentials; if it is not defined, the worker's own
+credentials apply."""
+N_SHARDS = 4  # extract's tasks; more than the CPU workers' slots would only wait
 GPU_QUEUES = [queue.name for queue in queues().values() if queue.resource == "gpu"]
 MODELS = Path(__file__).parent.parent / "music_genre" / "torchvision_models.txt"
-"""Names that forms offer; `music-genre check` reads the same file, and names near ones."""
+"""Names that the forms offer; `music-genre check` reads the same file to suggest similar names."""
 MODEL: dict[str, Any] = {"pattern": "^[a-z0-9_]+$"}
 SEED: dict[str, Any] = {"minimum": 0, "maximum": 999_999_999}
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
@@ -47,7 +47,7 @@ def whole_number(default: int, title: str, text: str, limits: dict[str, Any]) ->
 
 
 def model() -> Param:
-    """The parameter that names what is trained."""
+    """The parameter that names the model to train."""
     text = (
         "A torchvision classification model: empty the field to see all. Larger ones take longer "
     )
@@ -57,18 +57,18 @@ def model() -> Param:
 
 
 def seed() -> Param:
-    """The parameter by which trainings of the same settings differ."""
+    """The parameter that tells apart trainings with the same settings."""
     return whole_number(0, "Seed", "Sets the initial weights and the order of the crops.", SEED)
 
 
 def split_seed() -> Param:
-    """The parameter that deals recordings to train, validation and test."""
+    """The parameter that assigns recordings to train, validation and test."""
     text = "Decides which recordings are in the test set. Keep it to compare runs."
     return whole_number(0, "Seed of the split", text, SEED)
 
 
 def training_parameters(optimizers: Sequence[str] = OPTIMIZERS) -> dict[str, Param]:
-    """What every training is told, however it runs."""
+    """The parameters of every training, however it runs."""
     epochs = {"minimum": 1, "maximum": 10_000}
     criteria = ("cross_entropy", "focal")
     larger = "Choose a queue of larger GPUs if the model runs out of memory."
@@ -82,9 +82,9 @@ def training_parameters(optimizers: Sequence[str] = OPTIMIZERS) -> dict[str, Par
 
 
 def parameters(**own: Param) -> dict[str, Param]:
-    """The form of a run: what all trainings have, with a DAG's own after the data address.
+    """The form of a run: the parameters of all trainings, a DAG's own after the data address.
 
-    What may be empty is null there: Airflow's form takes an empty text for one that is missing.
+    Optional fields are null, because Airflow's form treats an empty string as a missing value.
     """
     data = Param(
         os.environ.get("MUSIC_GENRE_AUDIO", "/data/genres_original"),
@@ -118,17 +118,17 @@ def parameters(**own: Param) -> dict[str, Param]:
 
 
 def given(name: str, then: str = "") -> str:
-    """Write a parameter of the run into a command, with what its template goes on with."""
+    """The template of a run parameter in a command; `then` continues its expression."""
     return f"{{{{ params.{name}{then} }}}}"
 
 
 def whole(name: str) -> str:
-    """Write a parameter that is an integer: JSON has 3.0 for 3 too, the command line has not."""
+    """The template of an integer parameter: JSON also has 3.0 for 3, the command line does not."""
     return given(name, " | int")
 
 
 def result_of(task_id: str, key: str, more: str = "") -> str:
-    """Write what a task before returned; nothing where it was marked and has no result."""
+    """The template of an earlier task's result; empty if that task was marked and has no result."""
     return f"{{{{ (ti.xcom_pull('{task_id}'{more}) or {{}}).get('{key}', '') }}}}"
 
 
@@ -145,7 +145,7 @@ def check(models: str, *options: str) -> CommandOperator:
 
     Args:
         models: the names to be trained, separated by commas.
-        options: what else later tasks are told.
+        options: other options of later tasks.
     """
     return CommandOperator(
         task_id="check",
@@ -156,10 +156,10 @@ def check(models: str, *options: str) -> CommandOperator:
 
 
 def refuse_unknown_names(context: Context) -> None:
-    """Fail a run whose configuration has an unknown name: Airflow ignores it.
+    """Fail a run whose configuration has an unknown name, which Airflow would ignore.
 
     Raises:
-        AirflowFailException: a name is unknown; a near one is named.
+        AirflowFailException: a name is unknown; the message suggests a similar one.
     """
     known = list(context["dag"].params)
     for name in context["dag_run"].conf or {}:
@@ -169,7 +169,7 @@ def refuse_unknown_names(context: Context) -> None:
 
 
 def preprocess(models: str) -> CommandOperator:
-    """Add `check` → `pull` → `scan` → `extract` (in shards side by side) → `split`, the last.
+    """Add `check` → `pull` → `scan` → `extract` (in parallel shards) → `split`, which it returns.
 
     Args:
         models: the names to be trained, separated by commas.
@@ -212,7 +212,7 @@ def train(model: Any, seed: Any, **arguments: Any) -> CommandOperator:
 
     Args:
         model: torchvision's name.
-        seed: of weights and order.
+        seed: for weights and order.
         arguments: the operator's.
     """
     words = ["music-genre", "train", "--split", result_of("split", "split")]
@@ -221,10 +221,10 @@ def train(model: Any, seed: Any, **arguments: Any) -> CommandOperator:
 
 
 def evaluate(more: str = "", **arguments: Any) -> CommandOperator:
-    """Add `evaluate` of what `train` returned.
+    """Add `evaluate` for the run that `train` returned.
 
     Args:
-        more: says which of several trainings.
+        more: selects one of several trainings.
         arguments: the operator's.
     """
     words = ["music-genre", "evaluate", "--run", result_of("train", "run", more)]
@@ -232,11 +232,11 @@ def evaluate(more: str = "", **arguments: Any) -> CommandOperator:
 
 
 def publish(run: str, data_version: str = "") -> CommandOperator:
-    """Add the task `publish` of a trained and measured model.
+    """Add the task `publish` for a trained and evaluated model.
 
     Args:
         run: address of the run folder.
-        data_version: what `pull` said of the data; empty where nothing was pulled.
+        data_version: the data's version as `pull` returned it; empty if nothing was pulled.
     """
     origin = ["--airflow-run", "{{ dag.dag_id }}/{{ run_id }}"]
     data = ["--data-version", data_version] if data_version else []

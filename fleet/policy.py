@@ -1,8 +1,9 @@
-"""Airflow's cluster policy: what every task must be, whoever wrote its DAG.
+"""Airflow's cluster policy: rules for every task, whoever wrote its DAG.
 
-Airflow finds these functions through `fleet/config/airflow_local_settings.py`. `task_policy` is
-called for each task when its file is parsed, by the dag-processor and by the worker that is about
-to run a task of it; `task_instance_mutation_hook` when a run's tasks are made.
+Airflow finds these functions through `fleet/config/airflow_local_settings.py`. It calls
+`task_policy` for each task when the DAG file is parsed: by the dag-processor, and by a worker that
+is about to run one of its tasks. It calls `task_instance_mutation_hook` when a run's task instances
+are created.
 """
 
 from typing import Any
@@ -17,9 +18,9 @@ GPU_QUEUE = "gpu_queue"
 
 
 def task_policy(task: Any) -> None:
-    """Refuse a queue that no worker serves; give what a task lacks.
+    """Refuse a queue that no worker serves; fill in what a task leaves out.
 
-    A queue that nobody serves would otherwise hang for half an hour and fail without a reason.
+    A task in such a queue would otherwise hang for half an hour and fail without a reason.
 
     Raises:
         AirflowClusterPolicyViolation: becomes the file's import error, in the UI and the API.
@@ -37,7 +38,7 @@ def task_policy(task: Any) -> None:
 
 
 def _take_pool(task: Any, queue: Queue) -> None:
-    """Give a task its queue's pool; refuse another, in which it would not wait for a GPU."""
+    """Set a task's pool to its queue's; refuse another pool, where it would not wait for a GPU."""
     if not queue.pool:
         return
     if task.pool not in (DEFAULT_POOL, queue.pool):
@@ -49,7 +50,7 @@ def _take_pool(task: Any, queue: Queue) -> None:
 
 
 def _limit_run(task: Any, queue: Queue) -> None:
-    """Give a task the queue's longest run; refuse a longer one, whose message would come again."""
+    """Give a task its queue's time limit; refuse a longer one: its message would be redelivered."""
     if task.execution_timeout is None:
         task.execution_timeout = queue.execution_timeout
     elif task.execution_timeout > queue.execution_timeout:
@@ -61,7 +62,7 @@ def _limit_run(task: Any, queue: Queue) -> None:
 
 
 def task_instance_mutation_hook(task_instance: Any, dag_run: Any = None) -> None:
-    """Send a gpu task where the run's parameter `gpu_queue` says."""
+    """Send a gpu task to the queue in the run parameter `gpu_queue`."""
     wanted = ((dag_run.conf if dag_run else None) or {}).get(GPU_QUEUE)
     own, other = queues().get(task_instance.queue), queues().get(str(wanted))
     if own and other and own.name != other.name and own.resource == other.resource == "gpu":

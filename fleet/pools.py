@@ -1,7 +1,7 @@
-"""Airflow's pools of the contract, with as many slots as live workers have.
+"""The contract's Airflow pools, with as many slots as the live workers have.
 
-So a task waits in its pool, where it is `scheduled`: priorities count, and no time-out of a queue
-or of a token runs.
+So a task waits in its pool, in the state `scheduled`: there priorities count, and neither the
+queued time-out nor the lifetime of a token has begun.
 """
 
 import sys
@@ -14,9 +14,9 @@ from airflow.models.pool import Pool
 from fleet.contract import PUBLISHING_POOL, Queue, pools, queues
 
 ANSWER_SECONDS = 3.0
-"""How long answers are collected; a live worker gives its in hundredths."""
+"""How long answers are collected; a live worker answers within hundredths of a second."""
 PATIENCE_SECONDS = 30.0
-"""How long a queue's workers may be silent, as while a busy machine starts."""
+"""How long a queue's workers may be silent, for example while a busy machine starts."""
 
 
 def sync_pools() -> None:
@@ -42,7 +42,7 @@ def sync_pools() -> None:
 
 
 def _ask_workers() -> dict[str, dict[str, Any]]:
-    """Ask until each queue that has a pool has a worker that answers, or patience ends."""
+    """Ask until a worker of each queue with a pool answers, or `PATIENCE_SECONDS` have passed."""
     from airflow.providers.celery.executors.celery_executor import app
 
     wanted = {queue.name for its_queues in pools(queues()).values() for queue in its_queues}
@@ -56,7 +56,7 @@ def _ask_workers() -> dict[str, dict[str, Any]]:
 
 
 def make_missing_pools() -> None:
-    """Make the pools that are not there, so that their tasks run before the first `sync_pools`."""
+    """Create missing pools, so that their tasks can run before the first `sync_pools`."""
     wanted = dict.fromkeys(pools(queues()), "not yet counted")
     for name, description in {**wanted, PUBLISHING_POOL: "one publishes at a time"}.items():
         if Pool.get_pool(name) is None:
@@ -64,12 +64,12 @@ def make_missing_pools() -> None:
 
 
 def describe(its_queues: list[Queue], workers: Mapping[str, Mapping[str, Any]]) -> tuple[int, str]:
-    """Count slots and put them into words; one that is no GPU says so, two of one GPU are one.
+    """Count and describe the slots; CPU slots are labelled, a GPU of two workers counts once.
 
     Args:
         its_queues: the queues of one pool.
-        workers: Celery's name of each live worker, `queue@host` → its `slots` and the `gpus` that
-            they own, by UUID.
+        workers: each live worker's Celery name, `queue@host` → its number of `slots` and the UUIDs
+            of their `gpus`.
     """
     names = {queue.name for queue in its_queues}
     mine = {name: workers[name] for name in sorted(workers) if name.partition("@")[0] in names}

@@ -1,7 +1,7 @@
-"""A schedule that makes up for nothing: what fell due while nobody could run it stays undone.
+"""A schedule without catch-up: a run that fell due while nothing could run it is dropped.
 
-Airflow's own timetables make the newest missed run at once: after a stop of the stack, after a
-pause of the DAG, and where a backfill's run is the DAG's newest (3.3.2).
+Airflow's own timetables start the newest missed run at once: after a stop of the stack, after a
+pause of the DAG, and if a backfill's run is the DAG's newest (3.3.2).
 """
 
 import os
@@ -14,12 +14,12 @@ from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction
 from airflow.timetables.trigger import CronTriggerTimetable
 
 GRACE = timedelta(minutes=10)
-"""A run is late by so much at most. The dag-processor asks anew each half minute, so without it a
-scheduler that is a second late would find that its run had been given up."""
+"""A run may be late by this much at most. The dag-processor recomputes the next run every half
+minute; without this grace, a scheduler that is a second late would find its run dropped."""
 
 
 class UpcomingCronTimetable(CronTriggerTimetable):
-    """Cron's times, of which the next is never in the past by more than `GRACE`."""
+    """A cron timetable whose next run is never more than `GRACE` in the past."""
 
     def next_dagrun_info(
         self,
@@ -27,7 +27,7 @@ class UpcomingCronTimetable(CronTriggerTimetable):
         last_automated_data_interval: DataInterval | None,
         restriction: TimeRestriction,
     ) -> DagRunInfo | None:
-        """Say when the next run is; a backfill, and a DAG that catches up, get all their times."""
+        """Return the next run; a backfill and a DAG with catch-up get all their times."""
         if not restriction.catchup:
             earliest = timezone.coerce_datetime(timezone.utcnow() - GRACE)
             if restriction.earliest is not None:
@@ -39,7 +39,7 @@ class UpcomingCronTimetable(CronTriggerTimetable):
 
 
 def daily() -> UpcomingCronTimetable | None:
-    """Midnight UTC, on a stack that was started with DAILY=1; else on demand alone."""
+    """Midnight UTC on a stack started with DAILY=1; otherwise None: runs start only on demand."""
     if os.environ.get("MUSIC_GENRE_DAILY") != "1":
         return None
     return UpcomingCronTimetable("0 0 * * *", timezone="UTC")
@@ -47,19 +47,20 @@ def daily() -> UpcomingCronTimetable | None:
 
 @hookimpl
 def on_starting(component: Any) -> None:
-    """Give up what fell due while the stack was down: the scheduler would run it first of all.
+    """Drop runs that fell due while the stack was down; the scheduler would start them first.
 
-    Called by Airflow before a part of the control plane starts its loop, and in each task's
-    process, which has no database.
+    Airflow calls this before a component of the control plane starts its loop. It also calls it in
+    each task's process, which has no database.
     """
     if hasattr(component, "job_type"):
         give_up_what_was_missed()
 
 
 def give_up_what_was_missed() -> None:
-    """Forget the next run of each DAG that is overdue.
+    """Clear the next run of each DAG whose next run is overdue.
 
-    The next parse of its file, within seconds, sets it by the DAG's own timetable, whichever it is.
+    The next parse of the DAG's file, within seconds, sets it again by the DAG's own timetable,
+    whichever it is.
     """
     from airflow.models.dag import DagModel
     from airflow.utils.session import create_session

@@ -9,9 +9,9 @@ from music_genre.cli import commands
 from music_genre.store import signals
 
 EXIT_CRASH = 70
-"""EX_SOFTWARE of sysexits.h: a fault of ours, or of memory or a driver, that a retry may pass.
+"""EX_SOFTWARE of sysexits.h: a fault of ours, of memory or of a driver; a retry may get past it.
 
-Python's own status for a crash is 1, which says nothing of what to do.
+Python's own status for a crash, 1, does not say what to do.
 """
 
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Connect a closed standard file to /dev/null, before another file gets its number."""
+    """Open /dev/null for each closed standard stream, before another file gets its descriptor."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -10,29 +10,29 @@ from typing import Any, Final
 from music_genre.errors import InputError
 
 OPTIMIZERS: Final = {"sgd": 0.03, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 3e-4}
-"""Optimizer -> the peak learning rate it gets where none is asked for."""
+"""Optimizer -> its default peak learning rate."""
 
 CRITERIA: Final = ("cross_entropy", "focal")
 GROUPINGS: Final = ("track", "artist")
 SPLITS: Final = ("train", "validation", "test")
 DEVICES: Final = ("auto", "cpu", "cuda")
 PICTURE_ROWS: Final = 128
-"""Height that pictures from elsewhere are scaled to."""
+"""Height in pixels to which pictures from other sources are scaled."""
 DATA_MODES: Final = ("auto", "resident", "streamed")
 MOST_SEED: Final = 2**63 - 1
 
 
 @cache
 def known_models() -> tuple[str, ...]:
-    """The names of torchvision's classification models, known without loading torch."""
+    """Return the names of torchvision's classification models without importing torch."""
     return tuple(Path(__file__).with_name("torchvision_models.txt").read_text().split())
 
 
 def check_model(name: str) -> None:
-    """See that torchvision has a model of this name.
+    """Check that torchvision has a model of this name.
 
     Raises:
-        InputError: it has none; near names are named.
+        InputError: it has none; the message lists similar names.
     """
     if name not in known_models():
         near = ", ".join(difflib.get_close_matches(name, known_models(), n=4, cutoff=0.4))
@@ -49,7 +49,7 @@ def setting(
     most: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """Define a field of settings; the command line makes an option of it."""
+    """Define a field of settings; the command line turns it into an option."""
     about = {"help": text, "least": least, "most": most, "choices": choices}
     return field(default=default, metadata=about)
 
@@ -72,7 +72,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How groups are dealt to train, validation and test."""
+    """How groups are assigned to train, validation and test."""
 
     seed: int = setting(0, "Which groups go where.", least=0, most=MOST_SEED)
     group_by: str = setting(
@@ -95,7 +95,7 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What is trained and how; machine matters (device, threads) are not part of it."""
+    """What is trained and how, without anything about the machine (device, threads)."""
 
     model: str = setting("resnet18", "Any torchvision classification model.")
     optimizer: str = setting(
@@ -136,7 +136,7 @@ class TrainConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} {value}: not a finite number; give one")
-        if self.optimizer == "sdg":  # as the first command lines of this program spelled it
+        if self.optimizer == "sdg":  # spelled so in early command lines
             object.__setattr__(self, "optimizer", "sgd")
         if not self.learning_rate:
             object.__setattr__(self, "learning_rate", OPTIMIZERS[self.optimizer])
@@ -144,19 +144,19 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training uses of this machine; none of it is part of what a run is.
+    """How training uses this machine; it is not part of a run's identity.
 
-    Devices round otherwise, so their weights differ in the last digits.
+    Devices round differently, so their weights differ in the last digits.
     """
 
     device: str = "auto"
     """auto, cpu or cuda."""
     data: str = "auto"
-    """Images resident in memory, streamed from a file, or auto: streamed where they do not fit."""
+    """resident: images in memory; streamed: from a file; auto: streamed if they do not fit."""
     checkpoint_seconds: float = 20.0
     """Longest time between checkpoints; 0: each step."""
     gpu_locks: Path = Path("/var/tmp/music-genre-gpus")  # noqa: S108
-    """Where GPUs' locks are, the same folder for all containers of a host."""
+    """Folder of the GPU locks; all containers of a host must share it."""
 
 
 THIS_MACHINE: Final = Machine()

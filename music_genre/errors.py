@@ -7,8 +7,8 @@ MusicGenreError
 └── TemporaryError    try again: exit code 75
     └── StoppedError  a signal asked this process to end; what was done is saved
 
-Exit codes are those of sysexits.h; usage errors, which are click's own, have 64. A message is one
-line: what, which, found, remedy.
+Exit codes follow sysexits.h; usage errors come from click and exit with 64. A message is one line:
+what, which, found, remedy.
 """
 
 import signal
@@ -33,9 +33,9 @@ class PictureError(InputError):
     """One picture cannot be used; a catalogue goes on without it.
 
     Args:
-        path: which.
-        reason: why.
-        remedy: what to do where it is needed all the same.
+        path: the picture.
+        reason: why it cannot be used.
+        remedy: what to do if it is needed anyway.
     """
 
     def __init__(self, path: Path, reason: str, remedy: str = "delete it and make it anew") -> None:
@@ -50,11 +50,12 @@ class TemporaryError(MusicGenreError):
 
 
 class StoppedError(TemporaryError):
-    """A signal asked this process to end; the same command goes on from where it was.
+    """A signal asked this process to end; the same command resumes the work.
 
     Args:
         message: what is saved.
-        by: the signal; after Ctrl-C a shell wants to see that it was obeyed.
+        by: name of the signal; after Ctrl-C the exit code is 130, so that a shell sees that the
+            signal was obeyed.
     """
 
     def __init__(self, message: str, by: str = "SIGTERM") -> None:

@@ -1,14 +1,14 @@
-"""How a stage says how far it is."""
+"""How a stage reports its progress."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told by a stage how far it is."""
+    """Callback to which a stage reports its progress."""
 
     def __call__(self, done: int, total: int, note: str = "", /) -> None:
-        """Take the units done, the units in all, and perhaps a line for people."""
+        """Report the units done, the total, and optionally a line for the user."""
 
 
 def silent(_done: int, _total: int, _note: str = "", /) -> None:
-    """Tell nobody."""
+    """Ignore the report."""

@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--soak",
         type=Path,
         metavar="FILE",
-        help="run what is marked soak, and nothing else, and add what came of it to a file",
+        help="run what is marked soak, and nothing else, and add the outcome to a file",
     )
 
 

@@ -32,7 +32,7 @@ VARYING = {"": {"images_per_second", "scanned_at", "seconds"}, "metrics.json": {
 """File, or any → the names of all values in it that differ from run to run: times and speeds, and
 what is made of the checkpoint's name."""
 OF_A_PROCESS = frozenset({".lock"})
-"""Files that say who was at it, not what came of it."""
+"""Files that say who was at it, not the outcome."""
 CHECKPOINT = re.compile(r"(checkpoint-\d+)\.[0-9a-f]{32}\.pt")
 """Its name has a hash of its bytes, which hold speeds; what it holds is compared."""
 MUST_BE_THERE = frozenset({".png", ".csv", ".json", ".pt"})

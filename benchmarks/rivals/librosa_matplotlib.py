@@ -1,6 +1,6 @@
 """Draw 432 x 288 pictures as GTZAN's own and most tutorials do: FOLDER of audio, OUTPUT folder.
 
-One figure serves all tracks: a new one for each, as tutorials have it, takes more time and memory.
+One figure serves all tracks: a new one for each, as in tutorials, takes more time and memory.
 """
 
 import sys

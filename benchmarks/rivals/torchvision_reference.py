@@ -1,7 +1,7 @@
 """Train as torchvision's reference script does: ImageFolder, DataLoader, its presets, its loop.
 
 Source: references/classification of pytorch/vision (train.py, presets.py), with the learning rate
-scaled by the batch as its README tells. Prints one JSON line: images a second, accuracy by track.
+scaled by the batch as its README says. Prints one JSON line: images a second, accuracy by track.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def train_one_epoch(
 def track_accuracy(
     model: nn.Module, data: ImageFolder, batch_size: int, workers: int, device: torch.device
 ) -> float:
-    """Average the probabilities of each track's images; returns the share of tracks right."""
+    """Average the probabilities of each track's images; returns the share of correct tracks."""
     model.eval()
     parts = []
     with torch.inference_mode():

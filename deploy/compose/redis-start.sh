@@ -1,14 +1,14 @@
 #!/bin/sh
-# Starts Redis with one user for each kind of process that speaks to it, and none for anybody else.
-# Passwords come by environment; what Redis reads lies in memory (/tmp is a tmpfs).
+# Starts Redis with one user for each kind of process that connects to it, and no other user.
+# Passwords come from the environment; the file that Redis reads is in memory (/tmp is a tmpfs).
 #
 #   scheduler   sends tasks to the queues and reads their results
 #   worker      takes tasks, keeps them while they run, writes results
-#   flower      looks: reads the queues' lengths, hears events, asks workers and reads their answers
+#   flower      watches: reads queue lengths, receives events, asks workers and reads their answers
 #
 # Keys are kombu's: the queues, _kombu.* (which queues an exchange fills, and until when), unacked*
 # (messages being worked on), *pidbox and celeryev* (questions to workers, events); and Celery's
-# results. Flower may not bind a queue of its own to the tasks' exchanges.
+# results. Flower may not bind its own queue to the tasks' exchanges.
 set -eu
 umask 077
 sha256() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
@@ -18,7 +18,7 @@ lengths=
 for queue in $QUEUES; do
     # A queue's list, and the lists of its lower priorities.
     queues="$queues ~$queue ~$queue??[369]"
-    lengths="$lengths %R~$queue %R~$queue??[369]"  # not what is in them: tasks' tokens are
+    lengths="$lengths %R~$queue %R~$queue??[369]"  # lengths only: messages contain tokens
 done
 channels='&/0.celery.pidbox &/0.celeryev/*'
 talk="~_kombu.* ~*.pidbox* ~celeryev.* $channels &/0.celeryev/worker.*"
@@ -34,8 +34,8 @@ user scheduler on #$(sha256 "$REDIS_SCHEDULER_PASSWORD") $talk $queues ~unacked*
 user worker on #$(sha256 "$REDIS_WORKER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
 user flower on #$(sha256 "$REDIS_FLOWER_PASSWORD") $look ~flower.unacked* $commands (+llen $lengths)
 END
-# The image's own start makes Redis listen beyond loopback; it is reached from the stack's networks
-# alone. A queued task outlives a crash (AOF) and is never evicted;
-# full, it refuses new ones before the container's limit would end it.
+# The image's entrypoint makes Redis listen beyond loopback; only the stack's networks reach it.
+# A queued task survives a crash (AOF) and is never evicted. When full, Redis refuses new tasks
+# before it exceeds the container's memory limit, which would kill it.
 exec docker-entrypoint.sh redis-server --aclfile /tmp/users.acl --appendonly yes --save '' \
     --maxmemory 384mb --maxmemory-policy noeviction --dir /data

@@ -1,1 +1,1 @@
-"""The stack of containers, by Docker Compose."""
+"""The stack of containers, run by Docker Compose."""

@@ -1,4 +1,4 @@
-"""What the Compose stack needs of a machine, each with what was found and the remedy."""
+"""What the Compose stack needs from a machine: each check with its finding and its remedy."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from deploy.places import DEMO_MUSIC, PORTS, REPOSITORY
 GIB = 1024**3
 MIN_ENGINE, MIN_COMPOSE, MIN_BUILDX = (20, 10), (2, 20), (0, 8)
 MIN_CORES, MIN_MEMORY_GIB, MIN_DISK_GIB, MIN_DISK_GIB_BUILT = 2, 6, 25, 3
-"""The stack takes 1.5 GiB when idle, a training on a CPU 1 to 2 more; the images take 9."""
+"""The idle stack takes 1.5 GiB, a training on a CPU 1 to 2 more; the images take 9 on disk."""
 LARGEST_IMAGE = "music-genre/gpu-worker"
 MAX_SKEW_SECONDS = 5
-"""Tokens are refused by a clock that differs by 10 s."""
+"""Tokens are refused if the clocks differ by 10 s."""
 
 
 class Finding(NamedTuple):
@@ -30,19 +30,19 @@ class Finding(NamedTuple):
     name: str
     found: str
     remedy: str = ""
-    """Empty where all is well."""
+    """Empty if all is well."""
 
 
 def check(environment: Mapping[str, str], held_ports: Callable[[], set[int]]) -> list[Finding]:
-    """Look at everything.
+    """Run all checks.
 
     Args:
         environment: the variables of .env.
-        held_ports: tells the ports that the stack holds itself; asked only where Compose can
+        held_ports: returns the ports that the stack itself uses; called only if Compose can
             answer.
 
     Raises:
-        DeployError: the engine does not answer, so nothing else can be asked.
+        DeployError: the engine does not answer, so nothing else can be checked.
     """
     info: dict[str, Any] = json.loads(docker("info", "--format", "{{json .}}"))
     compose = _plugin("Compose", "compose", "version", "--short", least=MIN_COMPOSE)
@@ -100,7 +100,7 @@ def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
 
 
 def _clock(engine_time: str) -> Finding:
-    # The engine writes nanoseconds, of which Python reads six digits, and none at a full second.
+    # The engine writes nanoseconds (Python reads only six digits), and none at a full second.
     without_fraction = re.sub(r"\.\d+", "", engine_time)
     skew = abs((datetime.fromisoformat(without_fraction) - datetime.now(UTC)).total_seconds())
     remedy = "" if skew <= MAX_SKEW_SECONDS else "set both clocks by NTP"
@@ -108,13 +108,13 @@ def _clock(engine_time: str) -> Finding:
 
 
 def _audio(environment: Mapping[str, str]) -> Finding:
-    """Look whether the CPU workers' user, who is nobody here, may read the music."""
+    """Check that the CPU workers' user, who has no account here, may read the music."""
     folder = Path(environment.get("AUDIO_DIR") or DEMO_MUSIC)
     remedy = "write the absolute path of a folder of genre folders as AUDIO_DIR in .env"
-    if not folder.is_absolute():  # Compose would take some of them for volumes' names
-        return Finding("AUDIO_DIR", f"{str(folder)!r} is no absolute path", remedy)
+    if not folder.is_absolute():  # Compose would read some of them as volume names
+        return Finding("AUDIO_DIR", f"{str(folder)!r} is not an absolute path", remedy)
     if not folder.is_dir():
-        return Finding("AUDIO_DIR", f"{folder} is no folder", remedy)
+        return Finding("AUDIO_DIR", f"{folder} is not a folder", remedy)
     genres = [folder, *(path for path in folder.iterdir() if path.is_dir())]
     if not any(path.is_file() for genre in genres[1:] for path in genre.iterdir()):
         remedy = "lay it out as <genre>/<track>.wav, or name another AUDIO_DIR in .env"
@@ -126,13 +126,13 @@ def _audio(environment: Mapping[str, str]) -> Finding:
 
 
 def _scripts() -> Finding:
-    """Look at what is mounted from the checkout; under umask 077 others cannot read it."""
+    """Check the files mounted from the checkout; under umask 077 other users cannot read them."""
     folder = REPOSITORY / "deploy" / "compose"
     return _readable("scripts", list(folder.iterdir()), folder)
 
 
 def _readable(name: str, paths: list[Path], folder: Path) -> Finding:
-    """Look whether all others may read files and enter folders."""
+    """Check that all other users may read the files and enter the folders."""
     for path in paths:
         wanted = 0o005 if path.is_dir() else 0o004
         if path.stat().st_mode & wanted != wanted:
@@ -150,7 +150,7 @@ def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
         return Finding(name, f"port {text} is the stack's")
     if not text.isdecimal() or not 0 < int(text) < 65536:
         return Finding(
-            name, f"{text!r} is no port", f"write a number below 65536 as {name} in .env"
+            name, f"{text!r} is not a port", f"write a number below 65536 as {name} in .env"
         )
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -163,7 +163,7 @@ def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
 
 
 def _schedule(environment: Mapping[str, str]) -> Finding:
-    """Say when the training runs; a value that is neither yes nor no would silently be no."""
+    """Say when the training runs; a value other than 1 or 0 would silently mean no."""
     text = environment.get("DAILY", "")
     if text not in ("", "0", "1"):
         return Finding("DAILY", f"{text!r} is neither 1 nor 0", "write 1 or 0 as DAILY in .env")
@@ -171,7 +171,7 @@ def _schedule(environment: Mapping[str, str]) -> Finding:
 
 
 def _docker_way(environment: Mapping[str, str]) -> Finding:
-    """Say what the profile `docker` means, and whether there is a socket to mount."""
+    """Say what the profile `docker` implies, and whether there is a socket to mount."""
     path = Path(environment.get("DOCKER_SOCKET") or "/var/run/docker.sock")
     try:
         found = path.is_socket()
@@ -179,7 +179,7 @@ def _docker_way(environment: Mapping[str, str]) -> Finding:
         found = False
     if not found:
         remedy = "write the engine's socket as DOCKER_SOCKET in .env"
-        return Finding("Docker way", f"{path} is no socket", remedy)
+        return Finding("Docker way", f"{path} is not a socket", remedy)
     return Finding("Docker way", f"authors of DAGs are root on this machine, by {path}")
 
 

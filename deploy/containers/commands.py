@@ -19,7 +19,7 @@ from deploy.places import REPOSITORY
 from deploy.running import Stack, ask
 
 CHECK_SECONDS = 120.0
-"""`fleet_check` takes 10 s; where trainings hold the GPUs, it waits behind them."""
+"""`fleet_check` takes 10 s; if trainings occupy the GPUs, it waits behind them."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 project_option = click.option(
@@ -38,7 +38,7 @@ env_option = click.option(
 
 
 def profile_options(command: Command) -> Command:
-    """Take which profiles to start."""
+    """Add the options that choose which profiles to start."""
     s3 = "Have the stack run an S3 service of its own and use it."
     docker = "Let tasks run in containers of their own; authors of DAGs are then root here."
     for name, text in (("docker", docker), ("s3", s3)):
@@ -58,7 +58,7 @@ def _port_option(name: str, server: str) -> Callable[[Command], Command]:
 def writing_env(
     write: Callable[[Project, Sequence[str], Mapping[str, str]], None],
 ) -> Callable[..., None]:
-    """Give a command what is written into .env: profiles, ports and the schedule."""
+    """Give a command the options that are written into .env: profiles, ports and the schedule."""
 
     @env_option
     @project_option
@@ -139,7 +139,7 @@ def up(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> 
 
 
 def _name_unread_dags(stack: Stack) -> None:
-    """Say which DAG files Airflow could not import, and where it says why."""
+    """Report which DAG files Airflow could not import, and where to see the reason."""
     found = stack.answer(lambda: stack.api.get("importErrors"))["import_errors"]
     if found:
         files = ", ".join(sorted(str(error["filename"]) for error in found))
@@ -147,7 +147,7 @@ def _name_unread_dags(stack: Stack) -> None:
 
 
 def _try_every_queue(stack: Stack) -> None:
-    """Run `fleet_check` and say what it saw; where its queues are busy, say that."""
+    """Run `fleet_check` and report its result, or that its queues are busy."""
     console = Console()
     run = demo_run.trigger(stack, {}, "fleet_check")
     if not demo_run.follow(run, stack, console, CHECK_SECONDS):
@@ -179,7 +179,7 @@ def logs(name: str) -> None:
     project = Project(name, Path())
     if not project.containers():
         raise DeployError(f"no stack {name} runs; start it with `make up`")
-    with contextlib.suppress(KeyboardInterrupt):  # the way to leave it
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the way to leave
         project.of_running("logs", "--follow", "--tail", "50")
 
 

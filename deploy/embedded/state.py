@@ -43,7 +43,7 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Launch:
-    """What a start of the stack was given: ports on loopback, and what runs without being asked."""
+    """The settings of a stack's start: ports on loopback, and whether runs start by themselves."""
 
     web: int
     flower: int
@@ -60,7 +60,7 @@ class State:
     """The folder of one embedded stack.
 
     Args:
-        folder: made with mode 0700 where it is missing.
+        folder: created with mode 0700 if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,12 +75,12 @@ class State:
         self.redis = self.folder / "redis"
         self.secrets_path = self.folder / "secrets.json"
         self.settings_path = self.folder / "airflow.env"
-        """Settings of one's own, if there are some; they go before the project's."""
+        """The user's own settings, if any; they override the project's."""
         self.supervisor_config = self.folder / "supervisord.conf"
         self.supervisor_pid = self.folder / "supervisord.pid"
 
     def prepare(self) -> None:
-        """Make what the stack needs in its folder, secrets too; to be called under the lock.
+        """Create what the stack needs in its folder, including secrets; call it under the lock.
 
         Raises:
             DeployError: the folder cannot be written, its disk is too full, or secrets were lost.
@@ -89,7 +89,7 @@ class State:
             self.folder.chmod(0o700)
             for folder in (self.task_logs, self.artifacts, self.airflow_home, self.redis):
                 folder.mkdir(parents=True, exist_ok=True)
-            # An empty file keeps Airflow from writing its defaults and keys of its own there.
+            # An empty file keeps Airflow from writing its defaults and its own keys there.
             (self.airflow_home / "airflow.cfg").touch(mode=0o600)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -114,7 +114,7 @@ class State:
         )
 
     def secrets(self) -> Secrets:
-        """Read the secrets back.
+        """Read the secrets.
 
         Raises:
             DeployError: the file is missing or damaged.
@@ -128,14 +128,14 @@ class State:
             ) from error
 
     def save_launch(self, launch: Launch) -> None:
-        """Keep it for the components and for later commands."""
+        """Save a start's settings for the components and for later commands."""
         write_private(self.folder / "launch.json", json.dumps(asdict(launch)))
 
     def launch(self) -> Launch:
-        """What the stack was given that was started last.
+        """Read the settings of the last start.
 
         Raises:
-            DeployError: none was started here.
+            DeployError: no stack was started here.
         """
         try:
             return Launch(**json.loads((self.folder / "launch.json").read_text()))
@@ -146,10 +146,10 @@ class State:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, made where it is missing, for one command at a time.
+        """Lock the folder for one command at a time; create it if it is missing.
 
         Raises:
-            DeployError: another one holds it, or it cannot be made.
+            DeployError: another command has locked it, or it cannot be created.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -172,10 +172,10 @@ class State:
 
 
 def choose_ports(web: int, flower: int) -> dict[str, int]:
-    """Take the asked ports for people, free ones for the rest; 0 asks for a free one.
+    """Take the requested ports for the web UIs and free ones for the rest; 0 means a free one.
 
     Raises:
-        DeployError: an asked port is taken.
+        DeployError: a requested port is taken.
     """
     asked = {"web": web, "flower": flower, "postgres": 0, "redis": 0, "supervisor": 0}
     held: list[socket.socket] = []

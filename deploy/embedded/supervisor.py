@@ -31,7 +31,7 @@ from deploy.places import REPOSITORY
 from fleet.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
 MAX_STARTS = 3
-"""A component that was started this often within one command of ours is given up."""
+"""A component is given up after this many starts within one command of ours."""
 
 
 @dataclass
@@ -46,11 +46,11 @@ class Process:
 
 
 def write_config(state: State) -> None:
-    """Write supervisord's configuration: each rank one group.
+    """Write supervisord's configuration, with one group per rank.
 
-    Groups are stopped one after the other, the highest priority first, the members of one side by
-    side: workers while the api-server still takes their last word, all others while their servers
-    still run.
+    Groups are stopped one after the other, highest priority first; a group's members are stopped in
+    parallel. So workers stop while the api-server still accepts their last reports, and all others
+    stop while their servers still run.
     """
     programs = components(state).values()
     groups = {
@@ -118,7 +118,7 @@ def log_path(state: State, component: str) -> Path:
 
 
 def exec_supervisord(state: State) -> None:
-    """Become supervisord, to whom every orphan of the stack comes (child subreaper)."""
+    """Become supervisord, which adopts every orphan of the stack (child subreaper)."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     words = [sys.executable, "-m", "supervisor.supervisord", "-c", str(state.supervisor_config)]
     os.execve(words[0], words, base_environment())
@@ -128,7 +128,7 @@ def exec_component(state: State, name: str) -> None:
     """Become one component, which dies with supervisord.
 
     Raises:
-        DeployError: supervisord died before the kernel knew of the bond.
+        DeployError: supervisord died before the parent-death signal was set.
     """
     component = components(state)[name]
     prctl(PR_SET_PDEATHSIG, getattr(signal, f"SIG{component.death_signal}"))
@@ -165,7 +165,7 @@ class Supervisor:
             return False
 
     def start_all(self) -> None:
-        """Start all that does not run yet, without waiting.
+        """Start everything that does not run yet, without waiting.
 
         Raises:
             DeployError: supervisord is gone.
@@ -191,10 +191,10 @@ class Supervisor:
             ) from error
 
     def check(self) -> None:
-        """See that no component has died for good.
+        """Check that no component has died for good.
 
         Raises:
-            DeployError: one was given up, or was started again and again.
+            DeployError: one was given up, or keeps restarting.
         """
         for process in self.processes():
             starts = self._starts.setdefault(process.name, set())
@@ -247,7 +247,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something; empty where there is none."""
+    """The last line of a log that is not blank; empty if there is none."""
     try:
         lines = path.read_text(errors="replace").split("\n")
     except OSError:

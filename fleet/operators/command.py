@@ -1,8 +1,8 @@
-"""Runs the work as a task: one command in a fresh process.
+"""Run the work as a task: one command in a fresh process.
 
-A process of its own has none of the faults of torch in a forked Celery child (CUDA after fork,
-daemonic children, locks held across a fork), can be signalled and watched, and keeps the ML
-packages away from Airflow's.
+A separate process avoids the problems of torch in a forked Celery child (CUDA after fork, daemonic
+children, locks held across a fork). It can be signalled and watched, and it keeps the ML packages
+apart from Airflow's.
 """
 
 import os
@@ -32,23 +32,23 @@ _AIRFLOWS_OWN = ("AIRFLOW", "_AIRFLOW", "CELERY", "FLOWER")
 class CommandOperator(BaseOperator):
     """Run one command; its last line on standard output, a JSON object, is the task's result.
 
-    Every other line goes to the task log, one that begins with `error:` as an error. Exit statuses
-    are those of sysexits.h. 0: done. 65 (mend the input), 64 and 2 (usage): failed, no retry. 75:
-    rescheduled, which spends no retry. Anything else, 1 and signals included, is a crash: failed,
-    retried while retries are left.
+    Every other line goes to the task log; one that begins with `error:` is logged as an error.
+    Exit statuses are those of sysexits.h. 0: done. 65 (fix the input), 64 and 2 (usage): failed, no
+    retry. 75: rescheduled, without using up a retry. Anything else, including 1 and signals, is a
+    crash: failed, retried while retries are left.
 
-    SIGTERM is passed on; a command that outlives its grace is killed with all its descendants.
-    However a command ends that had to end because its worker stops, its task is rescheduled.
-    The command sees the worker's environment without Airflow's and Celery's variables, so no
-    broker address or token reaches it.
+    SIGTERM is passed on; a command that outlives its grace period is killed with all its
+    descendants. If the command fails because its worker stops, the task is rescheduled, whatever
+    the exit status. The command sees the worker's environment without Airflow's and Celery's
+    variables, so no broker address or token reaches it.
 
     Args:
         command: program and arguments, templated; no shell, so nothing in a run's parameters is
             ever interpreted.
-        asset: what the command makes. Its event carries the result; there is none where the
-            result says `"reused": true`, for then nothing new was made.
-        s3_connection: id of the Airflow connection whose credentials the command gets; where
-            there is none, it has the worker's.
+        asset: what the command makes. Its event carries the result; there is no event if the
+            result has `"reused": true`, because nothing new was made.
+        s3_connection: id of the Airflow connection whose credentials the command gets; if there
+            is no such connection, the command gets the worker's.
     """
 
     template_fields: Sequence[str] = ("command",)
@@ -72,11 +72,11 @@ class CommandOperator(BaseOperator):
         """Run the command to its end.
 
         Raises:
-            AirflowFailException: a final exit status, exit 0 with a result that is none, or a
+            AirflowFailException: a final exit status, exit 0 with an invalid result, or a
                 connection without credentials.
-            AirflowRescheduleException: exit 75, or ended because its worker stops.
-            AirflowTaskTerminated, AirflowSkipException: ended because its task was marked or timed
-                out.
+            AirflowRescheduleException: exit 75, or stopped because its worker stops.
+            AirflowTaskTerminated, AirflowSkipException: stopped because its task was marked or
+                timed out.
             AirflowException: any other exit.
         """
         die_with_parent()
@@ -103,13 +103,13 @@ class CommandOperator(BaseOperator):
         return result
 
     def on_kill(self) -> None:
-        """Pass SIGTERM on; `execute` goes on and sees how the command ends."""
+        """Pass SIGTERM on; `execute` keeps running and sees how the command ends."""
         self._must_end = True
         if self._process is not None:
             self._process.terminate()
 
     def _on_stdout(self, line: str) -> None:
-        """Hold the newest line back: the last one is the result, those before it are text."""
+        """Hold back the newest line: the last one is the result, earlier ones are log text."""
         if not line.strip():
             return
         if self._last_line:
@@ -131,7 +131,7 @@ def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def worker_name() -> str:
-    """The Celery worker that runs this task, such as `gpu@host`; the host outside of Celery."""
+    """The Celery worker that runs this task, such as `gpu@host`; outside Celery, the host."""
     from celery import current_task  # kept out of DAG parsing
 
     return str(current_task.request.hostname) if current_task else os.uname().nodename

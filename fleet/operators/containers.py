@@ -1,4 +1,4 @@
-"""The containers of the Docker way: what each is called and given, and whether it is wanted."""
+"""The containers of the Docker way: their names, their settings, and which are still needed."""
 
 import contextlib
 import hashlib
@@ -22,16 +22,16 @@ from fleet.contract import STACK_LABEL, VISIBLE_VARIABLE
 from fleet.operators.process import TERM_GRACE_SECONDS, Lines, LineSink
 
 ENGINE_AWAY_SECONDS = 120.0
-"""An engine that restarts is waited for; one that is away for longer fails the try."""
+"""How long to wait for an engine that restarts; if it is away for longer, the try fails."""
 LOOK_AGAIN_SECONDS = 1.0
 EXIT_REMOVED = 137
-"""A container that somebody has removed was killed for that."""
+"""Exit status of a container that somebody has removed: removal kills it."""
 ENGINE_AWAY = (RequestException, HTTPError, struct.error)
 LABEL = "music-genre"
 _OF_THE_COMMAND = ("MUSIC_GENRE_", "OMP_NUM_THREADS", VISIBLE_VARIABLE)
-"""What a command needs of the worker's environment: no credentials are among it."""
+"""Prefixes of the worker's variables that a command needs; credentials are not among them."""
 _STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
-"""Of fixed width, so that text that is greater is later."""
+"""The width is fixed, so a greater stamp is a later one."""
 _WAITED_FOR = {
     *("deferred", "queued", "restarting", "running", "scheduled"),
     *("up_for_reschedule", "up_for_retry"),
@@ -39,18 +39,18 @@ _WAITED_FOR = {
 
 
 def container_name(stack: str, ti: Any) -> str:
-    """Name a task's container: the same for all its tries, another for every other task."""
+    """Name a task's container: the same for all tries of a task, different for other tasks."""
     words = [stack, ti.dag_id, ti.run_id, ti.task_id, ti.map_index]
     return f"{LABEL}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]}"
 
 
 def digest(image: str, words: Sequence[str]) -> str:
-    """Tell commands apart."""
+    """Hash an image and a command, to tell commands apart."""
     return hashlib.sha256(json.dumps([image, *words]).encode()).hexdigest()
 
 
 def labels_of(stack: str, ti: Any, command: str) -> dict[str, str]:
-    """Say on a container what it is for."""
+    """Build the labels that say which task a container is for."""
     values = {
         "dag": ti.dag_id,
         "run": ti.run_id,
@@ -68,7 +68,7 @@ def stack_of(worker: Mapping[str, Any]) -> str:
 
 
 def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[dict[str, Any]]:
-    """Take mounts from the worker's container, so that no path of the host stands in a DAG.
+    """Copy mounts from the worker's container, so that DAGs need no paths of the host.
 
     Raises:
         AirflowFailException: the worker has no such mount.
@@ -77,7 +77,7 @@ def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[
     if missing := set(volumes) - set(found):
         raise AirflowFailException(
             f"the worker's container has no mount at {sorted(missing)}, has {sorted(found)}; "
-            "mend `volumes`, or the worker's service in docker-compose.yml"
+            "correct `volumes`, or the worker's service in docker-compose.yml"
         )
     return [
         {
@@ -91,7 +91,7 @@ def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[
 
 
 def container_environment(worker: Mapping[str, str], *given: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a container: what a command needs of the worker's, then what is given."""
+    """A container's environment: the worker's variables that a command needs, then those given."""
     kept = {name: value for name, value in worker.items() if name.startswith(_OF_THE_COMMAND)}
     for each in given:
         kept.update(each)
@@ -99,7 +99,7 @@ def container_environment(worker: Mapping[str, str], *given: Mapping[str, str]) 
 
 
 def is_worth_following(found: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a container does, or has done, this very command."""
+    """Whether a container runs exactly this command, or has run it successfully."""
     state, command = found["State"], f"{LABEL}.command"
     if found["Config"]["Labels"].get(command) != labels[command]:
         return False
@@ -107,7 +107,7 @@ def is_worth_following(found: Mapping[str, Any], labels: Mapping[str, str]) -> b
 
 
 def is_waited_for(ti: Any, labels: Mapping[str, str]) -> bool:
-    """Ask Airflow whether a container's task is still to end; one that was cleared is."""
+    """Ask Airflow whether a container's task has not ended yet; a cleared task has not."""
     dag, run, task, index = (
         labels.get(f"{LABEL}.{key}", "") for key in ("dag", "run", "task", "map-index")
     )
@@ -117,7 +117,7 @@ def is_waited_for(ti: Any, labels: Mapping[str, str]) -> bool:
 
 
 def slot_device() -> list[DeviceRequest] | None:
-    """Ask for the GPU of this slot; for none where it computes on the CPU."""
+    """Request this slot's GPU; None if the slot computes on the CPU."""
     gpu = os.environ.get(VISIBLE_VARIABLE)
     return [DeviceRequest(device_ids=[gpu], capabilities=[["gpu"]])] if gpu else None
 
@@ -131,12 +131,12 @@ class LogFollower:
         self._seen = b""
 
     def follow(self) -> None:
-        """Hand on what is new until the stream ends."""
+        """Pass new lines to the sink until the stream ends."""
         seen = self._seen
         since = _seconds(seen)
         for entry in self._engine.logs(self._name, stream=True, timestamps=True, since=since):
             stamp, _, text = entry.partition(b" ")
-            if not _STAMP.fullmatch(stamp):  # the engine's own word, of a log that is damaged
+            if not _STAMP.fullmatch(stamp):  # the engine's own message about a damaged log
                 self._lines.feed(entry)
             elif stamp > seen:
                 self._seen = max(self._seen, stamp)
@@ -149,17 +149,17 @@ class Container:
 
     Args:
         engine: docker-py's client.
-        name: the container's.
-        sink: takes its lines.
+        name: the container's name.
+        sink: receives its lines.
     """
 
     def __init__(self, engine: Any, name: str, sink: LineSink) -> None:
         self._engine, self.name, self._sink = engine, name, sink
 
     def watch(self) -> dict[str, Any]:
-        """Hand on the container's lines until it has ended; returns its state.
+        """Pass the container's lines to the sink until it ends; returns its state.
 
-        A stream may break while the container runs: HAProxy cuts a silent one after ten minutes.
+        The stream may break while the container runs: HAProxy cuts it after ten silent minutes.
         """
         follower = LogFollower(self._engine, self.name, self._sink)
         away_since = 0.0
@@ -180,7 +180,7 @@ class Container:
             time.sleep(LOOK_AGAIN_SECONDS)
 
     def last_line(self) -> str:
-        """Read the last line on standard output; the engine's own `tail` counts both outputs."""
+        """Read the last line of standard output; the engine's own `tail` counts both outputs."""
         last = deque([""], maxlen=1)
         lines = Lines(lambda line: last.append(line) if line.strip() else None)
         for chunk in self._engine.logs(self.name, stderr=False, stream=True, follow=False):
@@ -189,19 +189,19 @@ class Container:
         return last[0]
 
     def inspect(self) -> dict[str, Any] | None:
-        """Read what it is like; none where there is none."""
+        """Inspect the container; None if it does not exist."""
         try:
             return dict(self._engine.inspect_container(self.name))
         except NotFound:
             return None
 
     def stop(self) -> None:
-        """Have the engine send SIGTERM and, after the grace, SIGKILL, even if we are gone."""
+        """Have the engine send SIGTERM and, after the grace period, SIGKILL, even if we die."""
         with contextlib.suppress(APIError, *ENGINE_AWAY):
             self._engine.stop(self.name, timeout=int(TERM_GRACE_SECONDS))
 
     def remove(self) -> None:
-        """Remove a container; one that stays for now is a later task's to remove."""
+        """Remove the container; if that fails, a later task removes it."""
         try:
             self._engine.remove_container(self.name, force=True)
         except NotFound:
@@ -211,7 +211,7 @@ class Container:
 
 
 def _seconds(stamp: bytes) -> int | None:
-    """The second of a stamp of the engine's log, which is in UTC."""
+    """Convert a UTC time stamp of the engine's log to Unix seconds; None if it is empty."""
     if not stamp:
         return None
     return int(datetime.fromisoformat(f"{stamp[:19].decode()}+00:00").timestamp())

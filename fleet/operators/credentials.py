@@ -1,6 +1,7 @@
-"""What opens an S3, from an Airflow connection, as variables for a command.
+"""The S3 credentials of an Airflow connection, as environment variables for a command.
 
-Variables of a process are read by its own user alone; a command line and a rendered field by all.
+Only a process's own user can read its environment; everybody can read its command line and
+Airflow's rendered fields.
 """
 
 from airflow.sdk import Connection
@@ -10,29 +11,29 @@ _OTHER_SOURCES = ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FI
 
 
 def with_s3_connection(environment: dict[str, str], connection_id: str) -> dict[str, str]:
-    """Put a connection's credentials in the place of those that an environment holds.
+    """Replace the credentials in an environment with those of a connection.
 
-    Airflow's own reading of a connection of type `aws` decides: login and password, else a role
-    to assume (`role_arn`), each with the session token that belongs to it. Address and region
-    are replaced where the connection's extras name them. It expires with its token: a task asks
-    anew.
+    Airflow itself interprets the connection of type `aws`: login and password, else a role to
+    assume (`role_arn`), each with its session token. Endpoint and region are replaced if the
+    connection's extras name them. The credentials expire with their token; each task asks for
+    new ones.
 
     Args:
-        environment: of a command.
+        environment: the command's environment.
         connection_id: the connection's id.
 
     Returns:
-        The new environment; `environment` itself where there is no such connection.
+        The new environment; `environment` itself if there is no such connection.
 
     Raises:
-        AirflowFailException: the connection holds no credentials and none are found beside it,
+        AirflowFailException: the connection holds no credentials and none are found elsewhere,
             or its role is refused.
     """
     try:
         Connection.get(connection_id)
     except AirflowNotFoundException:
         return environment
-    # Costs a task a second, and most have no connection.
+    # This import costs a second, and most tasks have no connection.
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
     from botocore.exceptions import ClientError
 
@@ -41,8 +42,8 @@ def with_s3_connection(environment: dict[str, str], connection_id: str) -> dict[
         has_credentials = hook.get_session().get_credentials() is not None
     except ClientError as error:
         raise AirflowFailException(
-            f"the Airflow connection {connection_id}: its role_arn is refused ({error}); mend its "
-            "extras, or the credentials that assume the role"
+            f"the Airflow connection {connection_id}: its role_arn is refused ({error}); correct "
+            "its extras, or the credentials that assume the role"
         ) from None
     if not has_credentials:
         raise AirflowFailException(

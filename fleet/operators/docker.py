@@ -1,8 +1,8 @@
-"""The Docker way to run the work: a task is one command in a container of its own.
+"""The Docker way to run the work: a task is one command in its own container.
 
-The provider's DockerOperator leaves its container behind when its worker dies and starts a second
-one beside it at the retry. Here a task's container has a name that follows from the task, so the
-engine itself refuses a second, and a retry follows the one that is there.
+When a worker dies, the provider's DockerOperator leaves its container behind, and the retry starts
+a second one beside it. Here the container's name is derived from the task, so the engine itself
+refuses a second one, and a retry follows the existing container.
 """
 
 import contextlib
@@ -52,26 +52,26 @@ _DECIDED_HERE = {
     *("log_opts_max_file", "log_opts_max_size", "mount_tmp_dir", "port_bindings", "privileged"),
     *("retrieve_output", "retrieve_output_path", "skip_on_exit_code", "tmp_dir", "tty", "xcom_all"),
 }
-"""Arguments of the provider's operator that would have no meaning, or undo what this one is for."""
+"""The provider's arguments that are meaningless here or would defeat this operator's purpose."""
 
 
 class ResumableDockerOperator(DockerOperator):
     """Run one command in a container; its last line on standard output is the task's result.
 
-    The container has the mounts that `volumes` names of the worker's own, its limits, the slot's
-    GPU, and no network unless `network_mode` says so. A retry follows the container of the try
-    before, takes the result of one that has succeeded, and replaces any other. SIGTERM stops it,
-    with time for a checkpoint. What exit statuses mean: see `CommandOperator`.
+    The container gets the worker's mounts named in `volumes`, the worker's limits, the slot's GPU,
+    and no network unless `network_mode` is given. A retry follows the previous try's container if
+    it still runs, takes its result if it has succeeded, and otherwise replaces it. SIGTERM stops
+    the container, with time for a checkpoint. For exit statuses see `CommandOperator`.
 
     Args:
         command: program and arguments, templated; no shell.
         volumes: mount points of the worker's container that this one gets too.
-        asset: what the command makes, as `CommandOperator` has it.
-        arguments: the provider's, but for those in `_DECIDED_HERE`; `private_environment` holds
-            what is secret, `environment` what may be seen.
+        asset: what the command makes; see `CommandOperator`.
+        arguments: the provider's, except those in `_DECIDED_HERE`. Secrets belong in
+            `private_environment`, everything else in `environment`.
 
     Raises:
-        TypeError: an argument is one of those.
+        TypeError: an argument is in `_DECIDED_HERE`.
     """
 
     template_fields: Sequence[str] = ("image", "command")
@@ -89,21 +89,21 @@ class ResumableDockerOperator(DockerOperator):
             raise TypeError(f"{type(self).__name__} decides {sorted(refused)} itself; leave it out")
         defaults = {"network_mode": "none", "mount_tmp_dir": False, "timeout": REQUEST_SECONDS}
         super().__init__(**{**defaults, "outlets": alias_of(asset), **arguments})
-        self.command = command  # type: ignore[assignment] # theirs may be one text for a shell
+        self.command = command  # type: ignore[assignment] # theirs may be one string for a shell
         self.volumes, self.asset = volumes, asset
         self._container: Container | None = None
         self._must_end = False
         tell_why_last(self)
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        """Start or follow the task's container, and see it to its end.
+        """Start or follow the task's container, and wait until it ends.
 
         Raises:
-            AirflowFailException: a final exit status, exit 0 with a result that is none, or a
-                container that can never start.
-            AirflowRescheduleException: exit 75, or ended because its worker stops.
-            AirflowTaskTerminated, AirflowSkipException: ended because its task was marked or timed
-                out.
+            AirflowFailException: a final exit status, exit 0 with an invalid result, or a container
+                that can never start.
+            AirflowRescheduleException: exit 75, or stopped because its worker stops.
+            AirflowTaskTerminated, AirflowSkipException: stopped because its task was marked or
+                timed out.
             AirflowException: any other end, or the engine does not answer.
         """
         die_with_parent()
@@ -126,26 +126,26 @@ class ResumableDockerOperator(DockerOperator):
     def _run(
         self, container: Container, words: list[str], context: Context, worker: Any
     ) -> dict[str, Any]:
-        """See the task's container to its end; returns its state."""
+        """Run the task's container until it ends; returns its state."""
         try:
             self._ensure(container, words, context, worker)
             if self._must_end:  # SIGTERM came before there was a container to stop
                 container.stop()
             return container.watch()
-        except AirflowTaskTimeout:  # what `on_kill` asks for may not be heard any more
+        except AirflowTaskTimeout:  # a stop by `on_kill` might come too late
             container.stop()
             container.remove()
             raise
 
     def on_kill(self) -> None:
-        """Stop the container; `execute` goes on and sees how it ends."""
+        """Stop the container; `execute` keeps running and sees how it ends."""
         self._must_end = True
         if self._container:
             threading.Thread(target=self._container.stop, daemon=True).start()
 
     @contextlib.contextmanager
     def _engine_errors(self) -> Iterator[None]:
-        """Say in one line what the engine refuses, or that it is away."""
+        """Report in one line what the engine refuses, or that it does not answer."""
         try:
             yield
         except APIError as error:
@@ -159,7 +159,7 @@ class ResumableDockerOperator(DockerOperator):
             ) from error
 
     def _find_worker(self) -> Any:
-        """Read from the engine what the container is like that this worker runs in."""
+        """Inspect the container that this worker runs in."""
         try:
             engine = self.cli
         except AirflowException as error:
@@ -178,7 +178,7 @@ class ResumableDockerOperator(DockerOperator):
     def _ensure(
         self, container: Container, words: list[str], context: Context, worker: Any
     ) -> None:
-        """Have the task's container run, or have ended well; whatever else has its name goes."""
+        """Ensure that the task's container runs or has succeeded; remove any other of its name."""
         labels = labels_of(stack_of(worker), context["ti"], digest(self.image, words))
         if found := container.inspect():
             follows, status = is_worth_following(found, labels), found["State"]["Status"]
@@ -228,7 +228,7 @@ class ResumableDockerOperator(DockerOperator):
             ) from error
 
     def _host_settings(self, worker: Any) -> dict[str, Any]:
-        """What the container has of the machine: where nothing is said, no more than the worker."""
+        """The container's share of the machine; by default no more than the worker has."""
         self._normalize_mounts()
         limits = worker["HostConfig"]
         return {
@@ -238,13 +238,13 @@ class ResumableDockerOperator(DockerOperator):
             "dns_search": self.dns_search,
             "extra_hosts": self.extra_hosts,
             "ipc_mode": self.ipc_mode,
-            "cpu_shares": round(self.cpus * 1024),  # as `docker run` has it for 1.0
+            "cpu_shares": round(self.cpus * 1024),  # 1.0: 1024, as in `docker run`
             "mem_limit": self.mem_limit or limits["Memory"],
             "shm_size": self.shm_size or limits["ShmSize"],
             "ulimits": self.ulimits,
             "cap_add": self.cap_add,
             "read_only": True,
-            "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 # in memory, the container's own
+            "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 # in memory, private to the container
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
             "log_config": LOG,

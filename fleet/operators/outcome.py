@@ -21,22 +21,22 @@ from airflow.sdk.exceptions import (
 logger = logging.getLogger(__name__)
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 EXITS_FINAL = {2, 64, 65}
-"""EX_USAGE and EX_DATAERR of sysexits.h, and what most programs say for EX_USAGE. Not 1: it is
-what an exception of Python or a failed line of a shell ends with, a lost connection say."""
+"""EX_USAGE and EX_DATAERR of sysexits.h, and 2, most programs' status for a usage error. Not 1: a
+Python exception or a failed shell command exits with it, for example after a lost connection."""
 TRY_AGAIN_AFTER = timedelta(seconds=10)
 TRY_AGAIN_FOR = timedelta(hours=1)
-"""A command that asks to be tried again for longer, on a full disk say, fails instead."""
+"""A command that asks to be tried again for longer, as on a full disk, fails instead."""
 _OVER = {"failed", "removed", "skipped", "success", "upstream_failed"}
 FIRST_ASKED = "first asked to be tried again"
 MAX_RESULT_BYTES = 48 * 1024
-"""XComs go through the api-server into Postgres; addresses belong there, not data."""
+"""XComs go through the api-server into Postgres, so they should hold addresses, not data."""
 
 
 class Told:
     """Writes a command's lines to the log and keeps its last line if that is an error.
 
     Args:
-        log: the task's.
+        log: the task's logger.
     """
 
     def __init__(self, log: Any) -> None:
@@ -44,12 +44,12 @@ class Told:
         self.why = ""
 
     def line(self, text: str) -> None:
-        """Log a line; one that begins with `error:` is an error, and the reason until another."""
+        """Log a line; one that begins with `error:` is an error, and the reason if it is last."""
         self.why = text if text.startswith("error:") else ""
         self._write(text)
 
     def output(self, text: str) -> None:
-        """Log a line of standard output, which may come late and is no reason."""
+        """Log a line of standard output; it may come late, so it does not affect the reason."""
         self._write(text)
 
     def _write(self, text: str) -> None:
@@ -58,9 +58,9 @@ class Told:
 
 
 def tell_why_last(operator: Any) -> None:
-    """Make an operator repeat the reason of a failure below Airflow's own lines.
+    """Make an operator log the reason of a failure again, after Airflow's own lines.
 
-    The UI shows the end of a failed task's errors; without this, that is a stack of Airflow's code.
+    The UI shows a failed task's last errors; without this they are a traceback of Airflow's code.
     """
     for kind in ("on_failure_callback", "on_retry_callback"):
         setattr(operator, kind, [*getattr(operator, kind), _tell_why])
@@ -74,25 +74,25 @@ def _tell_why(context: Context) -> None:
 
 
 def quoted(words: Sequence[str]) -> str:
-    """Write a command as messages name it, and as a shell takes it."""
+    """Format a command for messages, so that it can be pasted into a shell."""
     return f"`{shlex.join(words)}`"
 
 
 def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> None:
-    """Raise what an exit status asks for; nothing for 0.
+    """Raise the exception that an exit status calls for; none for 0.
 
     Args:
-        status: of the command; negative is the signal that ended it.
-        ended: says which command ended how.
-        context: the task's.
-        must_end: whether it was told to end, by SIGTERM.
+        status: the command's exit status; negative is the signal that ended it.
+        ended: text that says which command ended and how.
+        context: the task's context.
+        must_end: whether it was told to end by SIGTERM.
 
     Raises:
         AirflowTaskTerminated: told to end because its task was marked failed.
         AirflowSkipException: told to end because its task was marked, timed out or cleared.
-        AirflowRescheduleException: told to end by a worker that stops, or exit 75 within
-            `TRY_AGAIN_FOR`; spends no retry.
-        AirflowFailException: an exit status of `EXITS_FINAL`; no retry would help.
+        AirflowRescheduleException: told to end because its worker stops, or exit 75 within
+            `TRY_AGAIN_FOR`; does not use up a retry.
+        AirflowFailException: an exit status in `EXITS_FINAL`; a retry would not help.
         AirflowException: any other end.
     """
     if status == 0:
@@ -110,11 +110,11 @@ def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> N
 
 
 def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
-    """Read the last line that a command printed, its result.
+    """Parse a command's result: the last line that it printed.
 
     Raises:
-        AirflowFailException: it is no JSON object, too long for an XCom, or has a value that
-            Airflow cannot keep.
+        AirflowFailException: it is not a JSON object, is too long for an XCom, or has a value
+            that Airflow cannot store.
     """
     try:
         result = json.loads(line)
@@ -136,9 +136,9 @@ def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _unfit(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Name what JSON, Postgres or Airflow's client would refuse after the work is done.
+    """Yield the values that JSON, Postgres or Airflow's client would refuse after the work is done.
 
-    Seen with Airflow 3.3.2: each ends in a retry that does all the work again.
+    Seen with Airflow 3.3.2: each of them leads to a retry that does all the work again.
     """
     if isinstance(value, dict):
         for name, each in value.items():
@@ -158,13 +158,13 @@ def _unfit(value: Any, key: str) -> Iterator[tuple[str, str]]:
 def alias_of(asset: Asset | None) -> list[AssetAlias]:
     """The outlets of a task that may make an asset.
 
-    An alias, for an asset among the outlets would have an event whatever the result is.
+    It is an alias, because an asset among the outlets would get an event whatever the result is.
     """
     return [AssetAlias(asset.name)] if asset else []
 
 
 def announce(asset: Asset | None, result: dict[str, Any], context: Context) -> None:
-    """Make the asset's event, which carries the result; none where nothing new was made."""
+    """Emit the asset's event, which carries the result; no event if nothing new was made."""
     if asset and not result.get("reused"):
         context["outlet_events"][AssetAlias(asset.name)].add(asset, extra=result)
 
@@ -172,8 +172,8 @@ def announce(asset: Asset | None, result: dict[str, Any], context: Context) -> N
 def _may_try_again(context: Context) -> bool:
     """Whether the first exit 75 of this try is less than `TRY_AGAIN_FOR` ago.
 
-    The task's state store keeps the time, because XComs are cleared at each start. Reschedules by
-    a worker that stops do not count. True if Airflow does not answer.
+    The task's state store keeps the time, because XComs are cleared at each start. Reschedules
+    by a stopping worker do not count. True if Airflow does not answer.
     """
     store, this_try, now = context["task_state_store"], context["ti"].try_number, datetime.now(UTC)
     try:
@@ -187,7 +187,7 @@ def _may_try_again(context: Context) -> bool:
 
 
 def _state_by_now(context: Context) -> str:
-    """The state that Airflow has for this task now; running if it does not answer."""
+    """This task's current state in Airflow; `running` if Airflow does not answer."""
     ti = context["ti"]
     key = ti.task_id if ti.map_index is None or ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
     try:

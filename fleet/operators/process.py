@@ -1,9 +1,9 @@
 """Run one command so that neither it nor anything it started can outlive us.
 
-What was measured on Airflow 3.3.2 and shapes this file: Airflow's own kill is SIGTERM, five
-seconds, SIGKILL; a child in a session of its own survives it; and after `kill -9` of a task's
-supervisor the task's processes live on. So the command is the leader of a session, carries a
-parent-death signal, and its orphans come to us (child subreaper) to be ended.
+Measured on Airflow 3.3.2, and the reason for this design: Airflow kills a task by SIGTERM, then
+SIGKILL after five seconds; a child in its own session survives that; and after `kill -9` of a
+task's supervisor the task's processes live on. So the command leads its own session and has a
+parent-death signal, and we adopt its orphans (child subreaper) in order to kill them.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from fleet.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 TERM_GRACE_SECONDS = 4.0
 """From SIGTERM to SIGKILL: the trainer saves and ends within 3.5 s, Airflow kills us after 5."""
 STATE_SECONDS = 30.0
-"""How often a line that is written over, a progress bar, is handed on as it stands."""
+"""How often the current state of an overwritten line (a progress bar) is passed on."""
 MAX_LINE_BYTES = 64 * 1024
-"""A longer line is handed on in pieces, so memory stays flat whatever a command prints."""
+"""A longer line is passed on in pieces, so memory stays flat whatever a command prints."""
 _READ_BYTES = 64 * 1024
 
 LineSink = Callable[[str], None]
 
 
 class Lines:
-    """Cuts a stream of bytes into lines of text, each handed on as it comes.
+    """Splits a stream of bytes into lines of text and passes each on as it arrives.
 
-    What stands before a carriage return is written over: of such a line its newest state counts.
+    A carriage return overwrites the text before it, so only a line's newest state counts.
     """
 
     def __init__(self, sink: LineSink) -> None:
@@ -43,7 +43,7 @@ class Lines:
         self._shown = ""
 
     def feed(self, chunk: bytes) -> None:
-        """Hand on the lines that a chunk ends, and pieces of one that is too long."""
+        """Pass on the lines that a chunk completes, and pieces of a line that is too long."""
         *lines, rest = (self._pending + chunk).split(b"\n")
         if b"\r" in rest:
             rest = b"\r" + _newest(rest) + (b"\r" if rest.endswith(b"\r") else b"")
@@ -52,14 +52,14 @@ class Lines:
             self._sink(_text(piece))
 
     def show_state(self) -> None:
-        """Hand on how a line stands that is being written over, if it has changed."""
+        """Pass on the state of a line that is being overwritten, if it has changed."""
         state = _text(self._pending)
         if b"\r" in self._pending and state not in ("", self._shown):
             self._shown = state
             self._sink(state)
 
     def flush(self) -> None:
-        """Hand on a last line that has no end."""
+        """Pass on a last line that has no line end."""
         if self._pending:
             self._sink(_text(self._pending))
             self._pending = b""
@@ -71,7 +71,7 @@ def _cut(line: bytes) -> list[bytes]:
 
 
 def _newest(line: bytes) -> bytes:
-    """What is left to be seen of a line in which carriage returns begin anew."""
+    """The text that remains visible after a line's carriage returns."""
     return next((part for part in reversed(line.split(b"\r")) if part), b"")
 
 
@@ -80,7 +80,7 @@ def _text(line: bytes) -> str:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, and to give it its orphans.
+    """Have the kernel kill this process when its parent dies, and make it its orphans' parent.
 
     Raises:
         OSError: the kernel refused (prctl(2)).
@@ -116,17 +116,17 @@ class CommandProcess:
         )
 
     def terminate(self) -> None:
-        """Send SIGTERM to the command and start its grace; safe in a signal handler."""
+        """Send SIGTERM to the command and start its grace period; safe in a signal handler."""
         if self._kill_at is None:
             self._kill_at = time.monotonic() + TERM_GRACE_SECONDS
             self._process.send_signal(signal.SIGTERM)
 
     def stream(self, on_stdout: LineSink, on_stderr: LineSink) -> int:
-        """Hand on every line until the command ends, then end what it left behind.
+        """Pass on every line until the command ends, then kill what it left behind.
 
-        A descendant that keeps a pipe open does not hold us: once the command is gone, what is in
-        the pipes is read and its tree is killed. So is the tree of a command that outlives its
-        grace after `terminate`.
+        A descendant that keeps a pipe open does not block us: once the command is gone, its
+        process tree is killed and the pipes are drained. The tree is also killed if the command
+        outlives its grace period after `terminate`.
 
         Returns:
             The exit status; negative is the signal that ended it, as in subprocess.
@@ -148,9 +148,9 @@ class CommandProcess:
             self.kill_tree()
 
     def kill_tree(self) -> None:
-        """Kill the command and all its descendants, orphans that came to us included.
+        """Kill the command and all its descendants, including orphans that we adopted.
 
-        Returns once they are gone, or after 2 s where the kernel cannot end one (state D).
+        Returns once they are gone, or after 2 s if the kernel cannot kill one (state D).
         """
         give_up_at = time.monotonic() + 2.0
         while (victims := self._living()) and time.monotonic() < give_up_at:
@@ -160,16 +160,16 @@ class CommandProcess:
             time.sleep(0.01)
 
     def _living(self) -> list[psutil.Process]:
-        """Our descendants that run, but for those that were there before the command.
+        """Our running descendants, except those that were there before the command.
 
-        Looks only: reaping is left to `subprocess`, which must see the command's exit status.
+        Does not reap them: `subprocess` must do so, to see the command's exit status.
         """
         children = psutil.Process().children(recursive=True)
         return [child for child in children if child.pid not in self._not_ours and _runs(child)]
 
 
 class _Pipes:
-    """The command's two outputs, cut into lines as they come."""
+    """The command's two output pipes, split into lines as data arrives."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class _Pipes:
         self._selector.register(fd, selectors.EVENT_READ)
 
     def read_ready(self, timeout: float, until: int) -> bool:
-        """Read what has come within the timeout; say whether `until` became ready."""
+        """Read what arrives within the timeout; returns whether `until` became ready."""
         ended = False
         for key, _ in self._selector.select(timeout):
             if key.fd == until:
@@ -205,7 +205,7 @@ class _Pipes:
         return ended
 
     def drain(self) -> None:
-        """Read on until the pipes are empty, and hand on the last unfinished lines."""
+        """Read until the pipes are empty, and pass on the last unfinished lines."""
         for fd in [fd for fd in self._lines if fd in self._selector.get_map()]:
             while self._read(fd):
                 pass

@@ -1,6 +1,6 @@
-"""Where Airflow looks for plugins; what this one brings is in `fleet/timetable.py`.
+"""Where Airflow looks for plugins; the code of this one is in `fleet/timetable.py`.
 
-Airflow loads the file as a module of its bare name, so it must not be called like a package.
+Airflow loads this file as a module under its bare name, so it must not have a package's name.
 """
 
 from airflow.plugins_manager import AirflowPlugin
@@ -9,7 +9,7 @@ from fleet import timetable
 
 
 class MusicGenrePlugin(AirflowPlugin):
-    """The timetable of the daily DAGs, and what keeps to it at a start."""
+    """The timetable of the daily DAGs, and the listener that drops missed runs at a start."""
 
     name = "music_genre"
     timetables = [timetable.UpcomingCronTimetable]  # noqa: RUF012 (as Airflow declares it)

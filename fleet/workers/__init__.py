@@ -1,1 +1,1 @@
-"""What Celery's workers are and do beyond Celery."""
+"""What our Celery workers do beyond plain Celery."""

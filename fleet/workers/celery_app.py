@@ -1,6 +1,6 @@
-"""Celery's settings. With them comes what a worker does beyond them, one module an idea.
+"""Celery's settings, and the modules that extend a worker, one per topic.
 
-Airflow imports this module, by `[celery] celery_config_options`, in every process that speaks to
+Airflow imports this module, through `[celery] celery_config_options`, in every process that uses
 Celery: the scheduler, which sends tasks, the workers and Flower.
 """
 
@@ -11,6 +11,6 @@ from fleet.workers import control, messages, slots, stopping
 CONNECTED = (control, messages, slots, stopping)
 """Modules that listen to Celery's signals."""
 
-# A task's argument is its workload, with the token that lets it report as that task. Events and
-# the answers of `inspect` carry arguments to whoever listens, Flower to begin with.
+# A task's argument is its workload, including the token with which it reports as that task. Events
+# and `inspect` answers carry arguments to every listener, for example Flower.
 CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, "task_send_sent_event": False}

@@ -1,4 +1,4 @@
-"""Remote control of workers: what they may be asked and told, and what their answers keep back."""
+"""Remote control of workers: the allowed commands, and what the answers leave out."""
 
 import os
 from typing import Any
@@ -9,8 +9,8 @@ from celery.worker.request import Request
 
 from fleet.workers.gpus import SLOTS_VARIABLE, slot_gpus
 
-# Whoever may ask workers may end a task or a worker, and no more: queue and slots are the
-# contract's, and `election` would have a worker send tasks for others.
+# Whoever can reach the workers may end a task or a worker, and no more: queue and slots come from
+# the contract, and `election` would let others make a worker send tasks.
 ALLOWED = {
     *("active", "active_queues", "clock", "conf", "hello", "ping", "query_task", "registered"),
     *("report", "reserved", "revoked", "scheduled", "stats"),
@@ -22,13 +22,13 @@ for name in Panel.data.keys() - ALLOWED:
 
 @signals.before_task_publish.connect
 def hide_arguments(headers: dict[str, Any], **_: Any) -> None:
-    """Put a word in the place of the arguments' text, which events carry."""
+    """Replace the text of the arguments, which events carry, with a placeholder."""
     headers["argsrepr"] = headers["kwargsrepr"] = "hidden"
 
 
 @signals.worker_init.connect
 def hide_arguments_from_inspect(**_: Any) -> None:
-    """Have `inspect active` and its like answer with that text too."""
+    """Make `inspect active` and similar commands answer with that placeholder too."""
     info = Request.info
     Request.info = lambda request, **_: info(request, safe=True)
 

@@ -1,6 +1,6 @@
-"""Flower behind its login: every page, the API, `/metrics`, the pictures.
+"""Flower with a login for everything: every page, the API, `/metrics` and the pictures.
 
-Flower 2.2 answers `/metrics`, `/healthcheck` and static files to anybody, login or not (tried).
+Flower 2.2 by itself serves `/metrics`, `/healthcheck` and static files without a login (tried).
 """
 
 import hmac
@@ -20,17 +20,17 @@ class Refusal(tornado.web.RequestHandler):
     """The answer to every request without the login."""
 
     def check_xsrf_cookie(self) -> None:
-        """Look for no cookie: there is nothing to forge."""
+        """Skip the check: a refusal leaves nothing to forge."""
 
     def prepare(self) -> None:
-        """Ask for it."""
+        """Ask for the login."""
         self.set_status(401)
         self.set_header("WWW-Authenticate", 'Basic realm="flower"')
         self.finish("Access denied")
 
 
 def is_allowed(request: tornado.httputil.HTTPServerRequest, login: str) -> bool:
-    """Whether a request carries the login, `name:password`, by basic authentication."""
+    """Whether a request carries the login, `name:password`, as basic authentication."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     try:
         decoded = b64decode(given, validate=True)
@@ -40,7 +40,7 @@ def is_allowed(request: tornado.httputil.HTTPServerRequest, login: str) -> bool:
 
 
 def run_flower(*words: str) -> None:
-    """Serve Flower with `airflow celery flower`'s options, in this process.
+    """Serve Flower in this process, with the options of `airflow celery flower`.
 
     Raises:
         SystemExit: no login is set.

@@ -1,7 +1,7 @@
-"""The NVIDIA GPUs of this machine, asked of the driver (NVML) without loading CUDA.
+"""The NVIDIA GPUs of this machine, listed by the driver (NVML) without loading CUDA.
 
-CUDA is never loaded in a worker: a process that forks after it cannot use it (CUDA's own limit,
-seen as "Cannot re-initialize CUDA in forked subprocess").
+A worker never loads CUDA, because processes forked afterwards cannot use it (a limit of CUDA, seen
+as "Cannot re-initialize CUDA in forked subprocess").
 """
 
 import logging
@@ -26,13 +26,13 @@ class Gpu:
 SLOTS_VARIABLE = "FLEET_SLOTS"
 """Says how many slots a worker has."""
 GPUS_VARIABLE = "FLEET_GPUS"
-"""Names the GPUs of a worker's slots by UUID, a comma between them."""
+"""The UUIDs of the GPUs of a worker's slots, separated by commas."""
 
 
 def list_gpus() -> list[Gpu]:
     """List the GPUs that this process may use, in the driver's order; none without a driver.
 
-    `CUDA_VISIBLE_DEVICES`, where it is set, names them by UUID or by the driver's number.
+    If `CUDA_VISIBLE_DEVICES` is set, it names them by UUID or by the driver's number.
     """
     try:
         pynvml.nvmlInit()
@@ -57,17 +57,17 @@ def list_gpus() -> list[Gpu]:
 
 
 def slot_gpus() -> list[str]:
-    """Name the GPUs of this worker's slots by UUID; none where they compute on the CPU."""
+    """List the UUIDs of the GPUs of this worker's slots; empty if they compute on the CPU."""
     return [uuid for uuid in os.environ.get(GPUS_VARIABLE, "").split(",") if uuid]
 
 
 def _begins(uuid: str, word: str) -> bool:
-    """Whether a word names a GPU by the beginning of its UUID, as CUDA lets it."""
+    """Whether a word names a GPU by the beginning of its UUID, as CUDA allows."""
     return word.startswith("GPU-") and uuid.startswith(word)
 
 
 def _gpu(index: int) -> Gpu | None:
-    """Ask for one GPU; a sick one is left out, so that the others work on."""
+    """Query one GPU; a faulty one is left out, so that the others stay in use."""
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         return Gpu(uuid=pynvml.nvmlDeviceGetUUID(handle), name=pynvml.nvmlDeviceGetName(handle))

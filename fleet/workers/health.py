@@ -1,13 +1,13 @@
-"""Health checks of the stack's containers, each of a few hundredths of a second.
+"""Health checks of the stack's containers; each takes a few hundredths of a second.
 
-Airflow's own checks by command line (`airflow jobs check`, `celery inspect ping`) import all of
-Airflow: 1.2 to 2 s of processor time each, and more than their time-out on a machine that is just
-bringing the stack up.
+Airflow's own command-line checks (`airflow jobs check`, `celery inspect ping`) import all of
+Airflow: 1.2 to 2 s of CPU time each, and more than their time-out while the machine starts the
+stack.
 
-What follows `python -m fleet.workers.health`:
+Arguments of `python -m fleet.workers.health`:
 
-    http PORT PATH [STATUS]   the server answers, with 200 or that
-    job TYPE                  this host's Airflow job of that type beats
+    http PORT PATH [STATUS]   the server answers with STATUS, by default 200
+    job TYPE                  this host's Airflow job of that type sends heartbeats
     alive                     this worker has sent a heartbeat to the broker
 """
 
@@ -26,7 +26,7 @@ ALIVE_SECONDS = 20
 
 
 def http(port: str, path: str, wanted: str = "200") -> str:
-    """Ask a server on this host; returns what is wrong, or nothing."""
+    """Send a request to a server on this host; returns what is wrong, or an empty string."""
     connection = HTTPConnection("127.0.0.1", int(port), timeout=5)
     connection.request("GET", path)
     status = connection.getresponse().status
@@ -52,7 +52,7 @@ def job(kind: str) -> str:
 
 
 def alive() -> str:
-    """Look when the worker last touched its file."""
+    """Check when the worker last touched its file."""
     try:
         age = time.time() - Path(os.environ["FLEET_ALIVE_FILE"]).stat().st_mtime
     except FileNotFoundError:

@@ -1,8 +1,9 @@
-"""What becomes of a task's message between a worker's taking it and its task's end.
+"""What happens to a task's message from when a worker takes it until the task ends.
 
 A worker acknowledges a message when its task has ended. Until then kombu's Redis transport keeps it
-aside, with the time at which it was taken, and gives it out again after `visibility_timeout`: only
-then is a worker missed that died before it started the task. So workers hold messages by lease.
+aside, with the time at which it was taken, and redelivers it after `visibility_timeout`. If a
+worker dies between taking a message and starting its task, nobody notices before that. So workers
+hold messages by lease.
 """
 
 import functools
@@ -20,26 +21,26 @@ from httpx import ConnectError, ConnectTimeout, TransportError
 logger = logging.getLogger(__name__)
 RENEWAL_SECONDS = 5
 LEASE_SECONDS = 30
-"""A worker that is silent for so long has lost its messages to the others."""
+"""A worker that is silent for this long loses its messages to the others."""
 _MOOT: Mapping[int, str] = {
     HTTPStatus.FORBIDDEN: "its token has run out",
     HTTPStatus.NOT_FOUND: "its try is over",
     HTTPStatus.CONFLICT: "its task is not waiting",
 }
-"""Why the webserver refuses to start what was started, or given up, long before."""
+"""Why the webserver refuses to start a task that was started or given up long before."""
 
 
 class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no types
-    """Renews the leases of this worker's messages, and puts back those that other workers let go.
+    """Renews the leases of this worker's messages, and puts back those whose lease has expired.
 
-    A message that is put back while its task runs, because its worker was cut off from Redis, does
+    If a worker is cut off from Redis, its message may be put back while the task runs. This does
     no harm: the webserver refuses to start the task twice (see `unless_moot`).
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, consumer: Any) -> None:
-        """Begin, at the worker's start and whenever it has reached Redis again."""
+        """Begin when the worker starts and whenever it has reconnected to Redis."""
         channel = consumer.task_consumer.channel
         consumer.timer.call_repeatedly(RENEWAL_SECONDS, lambda: self._turn(channel))
 
@@ -50,15 +51,15 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no typ
 
 
 def renew(channel: Any, tags: Collection[str]) -> None:
-    """Have the leases of these messages begin now, by the clock of Redis."""
+    """Restart the leases of these messages now, by the clock of Redis."""
     with channel.conn_or_acquire() as client:
         now, _ = client.time()
-        if tags:  # XX: one that was acknowledged meanwhile stays away
+        if tags:  # XX: do not add a message acknowledged meanwhile
             client.zadd(channel.unacked_index_key, dict.fromkeys(tags, now), xx=True)
 
 
 def put_back(channel: Any) -> list[str]:
-    """Put the messages whose leases have run out back into their queues, and name them."""
+    """Put messages with expired leases back into their queues; returns their tags."""
     with channel.conn_or_acquire() as client:
         now, _ = client.time()
         index = channel.unacked_index_key
@@ -69,13 +70,14 @@ def put_back(channel: Any) -> list[str]:
 
 
 def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
-    """Ignore a message that comes again when nothing is left to do for it; put back one too early.
+    """Ignore a redelivered message that leaves nothing to do; put back one that comes too early.
 
-    Airflow ignores one whose task still runs, but asks for the token first: the refusal became
-    the end of the running task (seen with 3.3.2 and providers-celery 3.26.0). A task that does
-    not run is missed by the scheduler, by its heartbeat or the time-out of queued tasks.
-    Where the webserver cannot be reached, as while a stack starts, any message goes back and is
-    asked about again: a try was spent for it. Where its answer is lost, only one that came again.
+    Airflow ignores a redelivered message whose task still runs, but asks for the token first: the
+    refusal ended the running task (seen with 3.3.2 and providers-celery 3.26.0). If a task does
+    not run, the scheduler notices by its heartbeat or by the time-out of queued tasks.
+    If the webserver cannot be reached, as while a stack starts, any message is put back and tried
+    again; without this it used up a try. If the webserver's answer is lost or is a server error,
+    only a redelivered message is put back.
     """
 
     @functools.wraps(run)
@@ -99,14 +101,14 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
 
 @signals.worker_init.connect
 def hold_messages_by_lease(sender: Any, **_: Any) -> None:
-    """Add the leases, and wrap the task of all messages before pool processes take it over."""
+    """Add the leases, and wrap the task that all messages run before pool processes inherit it."""
     sender.app.steps["consumer"].add(Leases)
     task = sender.app.tasks["execute_workload"]
     task.run = unless_moot(task.run)
 
 
 def _status(error: ServerResponseError | TransportError) -> int:
-    """The answer's status; that of an unavailable server where there was none."""
+    """The answer's status; if there was no answer, that of an unavailable server."""
     if isinstance(error, ServerResponseError):
         return error.response.status_code
     return HTTPStatus.SERVICE_UNAVAILABLE

@@ -1,4 +1,4 @@
-"""A worker's pool processes, one a slot: the GPU of each, and what it must not inherit."""
+"""A worker's pool processes, one per slot: the GPU of each, and what it must not inherit."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ from fleet.workers.gpus import slot_gpus
 def own_gpu(**_: Any) -> None:
     """Give this pool process its GPU, which its tasks' commands inherit.
 
-    Processes are numbered from 0; one that takes a dead one's place takes its number too.
+    Processes are numbered from 0; the replacement of a dead process gets the same number.
     """
     if uuids := slot_gpus():
         os.environ[VISIBLE_VARIABLE] = uuids[billiard.current_process().index]
@@ -24,11 +24,12 @@ def own_gpu(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def let_go_of_the_workers_connections(**_: Any) -> None:
-    """Give up the connections that this pool process was forked with.
+    """Drop the connections that this pool process inherited by fork.
 
-    One that takes a dead one's place is forked from a worker that already speaks to Redis. Where
-    the worker is killed, Redis would send messages to it for as long as this process lives: lost.
-    What owns a connection may still close it: what it closes is /dev/null.
+    The replacement of a dead process is forked from a worker that is already connected to Redis.
+    If the worker is killed, Redis would send messages to that connection for as long as this
+    process lives, and they would be lost. Each connection is replaced by /dev/null, so that its
+    owner can still close it.
     """
     with Path(os.devnull).open("r+b", buffering=0) as nothing:
         for connection in psutil.Process().net_connections("tcp"):

@@ -1,4 +1,4 @@
-"""A worker's end, and the sign by which its health check knows that it lives."""
+"""Stopping a worker, and the file by which its health check knows that it is alive."""
 
 import contextlib
 import os
@@ -9,15 +9,15 @@ import psutil
 from celery import signals
 
 ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
-"""Names the file that a worker touches with each heartbeat that it could send to the broker."""
+"""Names the file that a worker touches after each heartbeat sent to the broker."""
 
 
 @signals.worker_shutting_down.connect
 def stop_tasks(**_: Any) -> None:
-    """Have a stopping worker stop its tasks, which go on elsewhere, instead of wait for their end.
+    """Make a stopping worker stop its tasks, which go on elsewhere, instead of waiting for them.
 
-    Each pool process that has a child runs a task, and passes SIGTERM on to it; one that has none
-    is idle, and Celery ends it.
+    A pool process that has a child runs a task and passes SIGTERM on to it. One without a child is
+    idle, and Celery ends it.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
         for supervisor in psutil.Process().children():
@@ -27,6 +27,6 @@ def stop_tasks(**_: Any) -> None:
 
 @signals.heartbeat_sent.connect
 def touch_alive_file(**_: Any) -> None:
-    """Leave a sign for the health check: the event loop turns, and the broker answers."""
+    """Tell the health check that the event loop runs and the broker answers."""
     if path := os.environ.get(ALIVE_VARIABLE):
         Path(path).touch()

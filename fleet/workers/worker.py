@@ -1,4 +1,4 @@
-"""Start a Celery worker for one queue of the contract, sized by what its machine has."""
+"""Start a Celery worker for one queue of the contract, sized for its machine."""
 
 import contextlib
 import os
@@ -12,16 +12,16 @@ from fleet.workers.gpus import GPUS_VARIABLE, SLOTS_VARIABLE, Gpu, list_gpus
 
 CGROUP = Path("/sys/fs/cgroup")
 ALONE = ("--skip-serve-logs", "--without-mingle", "--without-gossip")
-"""Workers need not know of each other, and by gossip one could have another send tasks."""
+"""Workers need not know each other, and through gossip one could make another send tasks."""
 THREADS_VARIABLE = "OMP_NUM_THREADS"
-"""A slot's share of the cores. Four trainings of two threads each on two cores spin, waiting for
-each other: they took 480 s, of one thread each 54 s (measured)."""
+"""A slot's share of the cores. With more threads than cores, threads spin while they wait for each
+other: four trainings on two cores took 480 s with two threads each, 54 s with one (measured)."""
 LARGER_VARIABLE = "MUSIC_GENRE_LARGER_GPU"
-"""Tells `music-genre` what to name to whom it says that its GPU is too small."""
+"""Tells `music-genre` what to suggest when it reports that a GPU is too small."""
 
 
 def run_worker(queue_name: str) -> None:
-    """Replace this process by the Airflow Celery worker that serves the queue.
+    """Replace this process with the Airflow Celery worker that serves the queue.
 
     Raises:
         ContractError: the contract has no such queue.
@@ -59,7 +59,7 @@ def worker_command(queue: Queue, n_slots: int) -> list[str]:
 
 
 def usable_cores() -> int:
-    """Count the cores of this process, or the container's quota (cgroup v2 or v1) where less."""
+    """Count this process's cores, or the container's quota (cgroup v2 or v1) if that is less."""
     cores = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
         quota, period = map(int, (CGROUP / "cpu.max").read_text().split())
@@ -73,7 +73,7 @@ def usable_cores() -> int:
 
 
 def memory_gib() -> float:
-    """Read the machine's memory, or the container's limit (cgroup v2 or v1) where that is less."""
+    """Read the machine's memory, or the container's limit (cgroup v2 or v1) if that is less."""
     total = psutil.virtual_memory().total
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
@@ -82,7 +82,7 @@ def memory_gib() -> float:
 
 
 def describe(queue: Queue, gpus: list[Gpu], n_slots: int) -> str:
-    """Say in one line what the worker serves, on what it computes, and how many tasks at a time."""
+    """Say in one line what the worker serves, what it computes on, and how many tasks it runs."""
     if queue.resource != "gpu":
         device = "the CPU"
     elif gpus:

@@ -1,1 +1,1 @@
-"""Files of audio: their headers, their samples, the catalogue of them."""
+"""Audio files: their headers, their samples and their catalogue."""

@@ -1,4 +1,4 @@
-"""A folder of genre folders becomes a catalogue of its files and a list of rejections."""
+"""Turn a folder of genre folders into a catalogue of its files and a list of rejections."""
 
 import logging
 import time
@@ -18,10 +18,10 @@ from music_genre.store import addresses, keys, records, tables
 logger = logging.getLogger(__name__)
 
 RECIPE = 2
-"""Raise when the same folder would give another catalogue."""
+"""Increase this when the same folder would give a different catalogue."""
 
 HASHING_SECONDS = 24 * 3600.0
-"""Processor time that hashing a file may take: more than any file needs, for it cannot hang."""
+"""CPU seconds that hashing a file may take: more than any needs, because hashing cannot hang."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Catalogue:
     tracks: list[Track]
     rejections: list[Rejection]
     scanned_at: float
-    """When its files were first looked at, in seconds since 1970."""
+    """When the scan that wrote it began, in seconds since 1970."""
 
 
 def scan(
@@ -62,17 +62,17 @@ def scan(
         store: the artifact folder; the catalogue gets a folder of its own in it.
         kind: what the files are; others are rejected.
         into: put the catalogue here instead.
-        progress: told (files done, files in all), while they are hashed and again while checked.
+        progress: called with (files done, total files), while hashing and again while checking.
 
     Returns:
-        The result: catalogue address, counts, genres, and whether it was there already.
+        The result: catalogue address, counts, genres, and whether it already existed.
 
     Raises:
-        InputError: the folder is missing, laid out otherwise, or holds no readable track.
+        InputError: the folder is missing, has another layout, or holds no readable track.
     """
     began = time.time()
     paths = find_files(folder, kind, without=store)
-    # A picture goes by another suffix than the audio that tracks.csv may name.
+    # A picture has another suffix than the audio file that tracks.csv may list.
     known = origins.read_table(folder, paths, any_suffix=kind is not AUDIO)
     tasks = [Task(kind, folder, path, known.get(path)) for path in paths]
     read = _in_workers(read_contents, tasks, lambda _: HASHING_SECONDS, progress)
@@ -97,12 +97,12 @@ def scan(
 
 
 def _place(kind: Kind) -> str:
-    """Name the entry of catalogue.json that says where the files are."""
+    """Return the key of catalogue.json under which the location of the files is stored."""
     return "audio" if kind is AUDIO else "pictures"
 
 
 def _write(tasks: list[Task], made: Path, progress: Progress) -> dict[str, Any]:
-    """Check every file and write both tables; returns the counts."""
+    """Check every file, write both tables and return the counts."""
     kind = tasks[0].kind
     inspected = _in_workers(
         inspect, tasks, lambda task: kind.patience(task.contents.n_bytes), progress
@@ -130,7 +130,7 @@ def read_catalogue(made: Path) -> Catalogue:
     """Read what `scan` wrote.
 
     Raises:
-        InputError: the folder is no catalogue.
+        InputError: the folder is not a catalogue.
     """
     record = records.read_record(made / "catalogue.json", "give the address that scan printed")
     has_pictures = "pictures" in record
@@ -148,8 +148,8 @@ def find_files(folder: Path, kind: Kind = AUDIO, without: Path | None = None) ->
 
     Args:
         folder: holds the genre folders.
-        kind: for the words of errors.
-        without: this folder is no genre.
+        kind: only for the wording of errors.
+        without: a folder to skip, because it is not a genre.
 
     Raises:
         InputError: the folder is missing or holds no genre folders with files.
@@ -171,7 +171,7 @@ def find_files(folder: Path, kind: Kind = AUDIO, without: Path | None = None) ->
 
 
 def _entries(genre: Path) -> list[Path]:
-    """List a genre's folder; one that may not be read stands for itself, and will be rejected."""
+    """List a genre's folder; return an unreadable folder itself, so that it is rejected later."""
     try:
         return _visible(genre)
     except OSError:

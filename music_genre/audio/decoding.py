@@ -1,4 +1,4 @@
-"""Decode audio files block by block, and refuse those that cannot be used with the reason."""
+"""Decode audio files block by block; reject unusable ones with the reason."""
 
 import math
 import os
@@ -17,55 +17,55 @@ from music_genre.audio import headers
 from music_genre.errors import AudioError
 
 MINIMUM_SECONDS = 1.0
-"""Shorter files are rejected: they hold less than half a crop."""
+"""Shorter files are rejected: they fill only a third of a default crop, or less."""
 SILENCE = 10 / 32768
 """Peaks below ten steps of 16-bit audio (-70 dB) are dither, not music."""
 LOUDEST = 1e10
-"""Peaks above it are no audio: their squares leave float32. 32-bit integers stay below."""
+"""Higher peaks are not audio: their squares overflow float32. 32-bit integers stay below."""
 SAMPLE_RATES = range(1_000, 1_000_001)
-"""Hz that a header may claim."""
+"""Sample rates in Hz that a header may announce."""
 MOST_CHANNELS = 64
 MOST_HOURS = 48
-"""Longer than any set; an image of it has half the pixels that can be read back."""
+"""Longer than any DJ set; an image of 48 hours can still be read back (limit: 54 hours)."""
 BLOCK_SAMPLES = 1 << 16
 """Samples read at a time, all channels together."""
 PATIENCE_SECONDS, PATIENCE_PER_BYTE = 8.0, 20 / 2**20
 
 
 def patience(n_bytes: int) -> float:
-    """Return the processor seconds that a file may take: a decoder that needs more hangs."""
+    """Return the CPU seconds that a file may take; a decoder that needs more counts as hung."""
     return PATIENCE_SECONDS + PATIENCE_PER_BYTE * n_bytes
 
 
 class Sound:
-    """An audio file that is open and whose header can be believed."""
+    """An open audio file whose header has passed the checks."""
 
     def __init__(self, file: soundfile.SoundFile, path: Path) -> None:
         self._file = file
         self._length_is_guessed = file.format == "MP3" and not headers.mp3_says_its_length(path)
         self.seconds: float = file.frames / file.samplerate
-        # Integers of 16 bits are read as they are (measured: 0.1 instead of 1.3 ms for 30 s); the
-        # factor that makes them floats costs nothing in a later product.
+        # 16-bit integers are not converted (measured: 0.1 instead of 1.3 ms for 30 s); scaling
+        # them to floats costs nothing as part of a later multiplication.
         narrow = file.subtype in {"PCM_16", "PCM_S8", "PCM_U8"}
         self.full_scale = 32768.0 if narrow else 1.0
         self._dtype = np.int16 if narrow else np.float32
 
     def tags(self) -> dict[str, str]:
-        """Return title, artist, album and others, where the file has them."""
+        """Return title, artist, album and other tags, as far as the file has them."""
         return dict(self._file.copy_metadata())
 
     def blocks(self, sample_rate: int) -> Iterator[NDArray[Any]]:
         """Decode, mix to mono and resample, block by block.
 
         Args:
-            sample_rate: Hz of the result; soxr's HQ quality converts to it.
+            sample_rate: Hz of the result; soxr converts to it at HQ quality.
 
         Yields:
-            (n_samples,) int16 or float32, `full_scale` being full scale, valid until the next.
+            (n_samples,) int16 or float32, relative to `full_scale`; valid until the next block.
 
         Raises:
-            AudioError: the file cannot be decoded, is shorter than it says, is silent or holds
-                samples that are not finite. Known at the last block only.
+            AudioError: the file cannot be decoded, is shorter than announced, is silent or holds
+                samples that are not finite. A file is known to be good only after the last block.
         """
         blocks = _checked(map(_mono, self._frames()), self.full_scale)
         if self._file.samplerate == sample_rate:
@@ -73,7 +73,7 @@ class Sound:
         return _resampled(blocks, self._file.samplerate, sample_rate)
 
     def _frames(self) -> Iterator[NDArray[Any]]:
-        """Yield (n_frames, n_channels) until all that the header announces were read."""
+        """Yield (n_frames, n_channels) blocks until all announced frames have been read."""
         n_channels = self._file.channels
         buffer = np.empty((BLOCK_SAMPLES // n_channels, n_channels), self._dtype)
         done, announced = 0, self._file.frames
@@ -95,8 +95,8 @@ def open_sound(path: Path) -> Iterator[Sound]:
     """Open an audio file and check its header.
 
     Raises:
-        AudioError: it is empty, no audio, or its header announces what cannot be.
-        OSError: it may not be read.
+        AudioError: it is empty, is not audio, or its header announces something impossible.
+        OSError: it cannot be read.
     """
     descriptor = _open(path)
     try:
@@ -104,8 +104,8 @@ def open_sound(path: Path) -> Iterator[Sound]:
     except soundfile.LibsndfileError as error:
         # libsndfile closed the descriptor.
         raise AudioError(f"not audio: {_reason(error)}") from None
-    # Else soundfile seeks to where it is after each block, which costs MP3 a fifth of its time
-    # (measured) and may land elsewhere in damaged files.
+    # Otherwise soundfile seeks to its current position after each block. That takes a fifth of the
+    # time for MP3 (measured) and may end at another position in damaged files.
     file.seekable = lambda: False
     with file:
         _check_header(file, path)
@@ -113,10 +113,10 @@ def open_sound(path: Path) -> Iterator[Sound]:
 
 
 def _open(path: Path) -> int:
-    """Open a plain file that holds something.
+    """Open a regular file that is not empty, and return its descriptor.
 
-    By descriptor: soundfile cannot pass names that are no UTF-8, and a file that may not be opened
-    stays an OSError. Opening a pipe would otherwise wait for a writer for ever.
+    A descriptor, because soundfile cannot open names that are not UTF-8, and because a file that
+    cannot be opened then raises OSError. Without O_NONBLOCK, opening a pipe could wait forever.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     found = os.fstat(descriptor)
@@ -128,12 +128,12 @@ def _open(path: Path) -> int:
 
 def _reason(error: soundfile.LibsndfileError) -> str:
     text = " ".join(error.error_string.split()).removeprefix("Error : ").rstrip(".")
-    # What libsndfile says of some damaged MP3s; the file is there, for it has been opened.
+    # libsndfile says this of some damaged MP3s; the file exists, because it has been opened.
     return "damaged" if text.startswith("File does not exist") else text
 
 
 def _check_header(file: soundfile.SoundFile, path: Path) -> None:
-    """Reject what the header alone gives away."""
+    """Reject a file that the header alone shows to be unusable."""
     rate, n_frames = file.samplerate, file.frames
     if rate not in SAMPLE_RATES:
         raise AudioError(f"its header announces {rate} samples a second; export it anew")
@@ -148,7 +148,7 @@ def _check_header(file: soundfile.SoundFile, path: Path) -> None:
         )
     seconds = n_frames / rate
     if seconds > MOST_HOURS * 3600:
-        # Also what libsndfile makes of a streamed FLAC, whose header leaves the length open.
+        # libsndfile also reports this for a streamed FLAC, whose header leaves the length open.
         raise AudioError(
             f"its header announces {seconds / 3600:.3g} hours, more than {MOST_HOURS}; export it "
             "anew or cut it"
@@ -164,7 +164,7 @@ def _mono(frames: NDArray[Any]) -> NDArray[Any]:
         return frames[:, 0]
     # Adding columns is far cheaper than numpy's mean over the short axis (measured: 5x).
     mono = frames[:, 0].astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # _checked finds what comes of it
+    with np.errstate(over="ignore", invalid="ignore"):  # _checked rejects the result
         for channel in range(1, n_channels):
             mono += frames[:, channel]
     mono *= np.float32(1 / n_channels)
@@ -172,7 +172,7 @@ def _mono(frames: NDArray[Any]) -> NDArray[Any]:
 
 
 def _checked(blocks: Iterator[NDArray[Any]], full_scale: float) -> Iterator[NDArray[Any]]:
-    """Pass blocks on, refusing samples that no loudspeaker could play."""
+    """Pass blocks on; reject samples that are not finite or too large, and silent files."""
     peak = 0.0
     for block in blocks:
         highest = max(float(block.max()), -float(block.min())) / full_scale
@@ -189,7 +189,7 @@ def _checked(blocks: Iterator[NDArray[Any]], full_scale: float) -> Iterator[NDAr
 def _resampled(
     blocks: Iterator[NDArray[Any]], rate: int, sample_rate: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Convert (n_samples,) blocks from one rate to another; as long as librosa makes them."""
+    """Convert (n_samples,) blocks to another rate; the total length equals librosa's."""
     stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
     n_in = n_out = 0
     for block in blocks:

@@ -1,6 +1,6 @@
 """What the headers of uncompressed audio files announce.
 
-libsndfile reads a truncated file short without a word, so these headers are read by hand.
+libsndfile silently returns less of a truncated file, so these headers are parsed here.
 """
 
 import os
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import IO
 
 UNKNOWN_SIZES = {0xFFFFFFFF, 0x7FFFF000}
-"""Programs that stream audio cannot know its size and write these: most of them, and SoX."""
+"""Placeholders for the unknown size of streamed audio: of most programs, and of SoX."""
 MOST_CHUNKS = 10_000
-"""A file of zeros would be empty chunks to its end: minutes of reading."""
+"""A limit, because a file of zeros looks like empty chunks to its end: minutes of reading."""
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 
 
 def data_bytes(path: Path) -> tuple[int, int]:
-    """Compare what a file's header says with what is there.
+    """Compare the audio size in a file's header with the bytes that are present.
 
     Returns:
-        (announced, present) bytes of audio; (0, 0) where the header does not say.
+        (announced, present) bytes of audio; (0, 0) if the header does not say.
 
     Source: RIFF MCI of 1991; EBU Tech 3306 (RF64); ITU-R BS.2088 (BW64); Sony's Wave64 of 2006;
         AIFF 1.3 and AIFF-C of 1991; the manual page audio(5) for .au; Apple's CAF 1.0.
@@ -32,13 +32,13 @@ def data_bytes(path: Path) -> tuple[int, int]:
 
 
 def mp3_says_its_length(path: Path) -> bool:
-    """Return whether an MP3's first frame holds its length; else decoders guess it by its size.
+    """Return whether an MP3's first frame holds its length; if not, decoders guess from its size.
 
-    Source: LAME's and Fraunhofer's info tags (Xing, Info, VBRI); ID3 2.4 for what stands before.
+    Source: LAME's and Fraunhofer's info tags (Xing, Info, VBRI); ID3 2.4 for the tag before.
     """
     with path.open("rb") as file:
         begin = file.read(10)
-        if begin[:3] == b"ID3":  # seven bits of its size in each byte
+        if begin[:3] == b"ID3":  # seven bits of the size in each byte
             file.seek(
                 sum(byte << 7 * place for place, byte in enumerate(begin[:5:-1])), os.SEEK_CUR
             )
@@ -47,7 +47,7 @@ def mp3_says_its_length(path: Path) -> bool:
 
 
 def _riff(file: IO[bytes]) -> int | None:
-    """Leave `file` at the audio of a WAV and return its bytes; None where it does not say."""
+    """Move `file` to the audio of a WAV and return its size in bytes; None if unknown."""
     long_size = 0
     file.seek(12)
     for chunk in _chunk_headers(file, 8):
@@ -55,7 +55,7 @@ def _riff(file: IO[bytes]) -> int | None:
         if chunk[:4] == b"data":
             unknown = size in UNKNOWN_SIZES
             return (long_size or None) if unknown else size
-        if chunk[:4] == b"ds64":  # after the file's own size, the audio's
+        if chunk[:4] == b"ds64":  # the size of the file, then of the audio
             long_size = int.from_bytes(file.read(16)[8:], "little")
             size -= 16
         file.seek(size + size % 2, os.SEEK_CUR)
@@ -80,7 +80,7 @@ def _chunk_headers(file: IO[bytes], n_bytes: int) -> Iterator[bytes]:
 
 
 def _chunks(file: IO[bytes], wanted: bytes) -> int | None:
-    """Find a chunk of big-endian sizes."""
+    """Find a chunk in a file whose sizes are big-endian."""
     file.seek(12)
     for chunk in _chunk_headers(file, 8):
         size = int.from_bytes(chunk[4:], "big")
@@ -95,7 +95,7 @@ def _w64(file: IO[bytes]) -> int | None:
         return None
     file.seek(40)
     for chunk in _chunk_headers(file, 24):
-        size = int.from_bytes(chunk[16:], "little") - 24  # counts its own header
+        size = int.from_bytes(chunk[16:], "little") - 24  # the size includes this header
         if chunk[:16] == W64_DATA:
             return size
         if size < 0:
@@ -133,4 +133,4 @@ READERS: dict[bytes, Callable[[IO[bytes]], int | None]] = {
     b".snd": _au,
     b"caff": _caf,
 }
-"""By the first four bytes."""
+"""The reader for each value of a file's first four bytes."""

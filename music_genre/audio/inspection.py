@@ -1,4 +1,4 @@
-"""Look into the files of a folder, and say of each what it is or why it cannot be used."""
+"""Inspect the files of a folder: describe each one, or say why it cannot be used."""
 
 import os
 import stat
@@ -20,10 +20,10 @@ SUFFIXES = frozenset(
 
 
 class Describe(Protocol):
-    """Looks into a file."""
+    """Inspects a file."""
 
     def __call__(self, path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:
-        """Return how many seconds it lasts, and its tags where they are wanted.
+        """Return its length in seconds, and its tags if requested.
 
         Raises:
             AudioError: it cannot be used.
@@ -33,21 +33,21 @@ class Describe(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """What a catalogue lists."""
+    """The kind of files that a catalogue lists."""
 
     name: str
-    """Of its files, in the plural."""
+    """What messages call such files, in the plural."""
     example: str
-    """How such a file's name may end."""
+    """A suffix without its dot, as an example in messages."""
     suffixes: frozenset[str]
-    """How their names may end."""
+    """The accepted suffixes, with their dots."""
     wrapper: str
-    """What GTZAN's copies call the folder around the genre folders."""
+    """The name of the folder around the genre folders in copies of GTZAN."""
     describe: Describe
     patience: Callable[[int], float]
-    """Processor seconds that a file of so many bytes may take."""
+    """Returns the CPU seconds that a file of a given number of bytes may take."""
     rejection: str = ""
-    """How the name of a text ends that says why a file could not be made; empty: there are none."""
+    """Suffix of texts that say why a file could not be made; empty if there are none."""
 
 
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:
@@ -79,7 +79,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds; empty where it cannot be read. Its inspection says why."""
+    """A file's checksum and size; empty if it cannot be read, and `inspect` then says why."""
 
     checksum: str = ""
     n_bytes: int = 0
@@ -140,18 +140,18 @@ def _track(task: Task) -> Track:
 
 
 def _check_place(task: Task) -> None:
-    """Refuse what its name and place give away, before anything of it is read.
+    """Reject a file for its name or place, before any of it is read.
 
     Raises:
-        AudioError: it is no file for us.
-        OSError: it cannot be looked at.
+        AudioError: it cannot be used.
+        OSError: it cannot be inspected.
     """
     file = task.file
-    # Not Path.resolve: it raises where links lead in a circle.
+    # Not Path.resolve, which raises if links form a loop.
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(task.folder)):
         raise AudioError("a link that leads out of the folder that is scanned; copy the file")
     if stat.S_ISDIR(file.stat().st_mode):
-        os.scandir(file).close()  # says why, where it cannot be listed
+        os.scandir(file).close()  # raises the reason if it cannot be listed
         raise AudioError(f"a folder; {task.kind.name} lie directly in a genre's folder")
     if file.suffix.lower() not in {*task.kind.suffixes, task.kind.rejection}:
         ends = " ".join(sorted(task.kind.suffixes))

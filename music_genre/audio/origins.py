@@ -1,4 +1,4 @@
-"""Which recording and which artist a file was cut from: by tracks.csv, else by its tags."""
+"""The recording and artist that a file was cut from: by tracks.csv, otherwise by its tags."""
 
 import os
 from pathlib import Path
@@ -7,28 +7,28 @@ from music_genre.errors import InputError
 from music_genre.store import tables
 
 Origin = tuple[str, str]
-"""(recording, artist); the artist is empty where unknown."""
+"""(recording, artist); the artist is empty if unknown."""
 
 
 def from_tags(tags: dict[str, str], path: str) -> Origin:
-    """Name recording and artist by the tags; a file without a title is its own recording."""
+    """Name recording and artist by tags; without artist or title, a file is its own recording."""
     artist, title = tags.get("artist", "").strip(), tags.get("title", "").strip()
     album = tags.get("album", "").strip()
     return (f"{artist} / {album} / {title}" if artist and title else path), artist
 
 
 def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -> dict[str, Origin]:
-    """Read tracks.csv: each of the paths that it names -> (recording, artist).
+    """Read tracks.csv: map each of the paths that it lists to (recording, artist).
 
     Args:
         audio_dir: the folder of the genre folders; the table is in it or beside it.
         paths: of the files, relative to the folder.
-        any_suffix: a row names whatever file has its genre and its name, apart from the suffix;
-            so a table of audio names its pictures too, and one beside the folder may be of others.
+        any_suffix: a row matches files of its genre and name with any suffix, so that a table of
+            audio also covers its pictures; a table beside the folder may then match no file.
 
     Raises:
-        InputError: it lacks a column or a value, or names none of the files: a split by
-            recording would then be one by file without a word.
+        InputError: it lacks a column or a value, or lists none of the files; a split by recording
+            would then silently become a split by file.
     """
     places = [folder / "tracks.csv" for folder in (audio_dir, audio_dir.parent)]
     table = next(filter(Path.is_file, places), None)
@@ -58,14 +58,14 @@ def _name(path: str, any_suffix: bool) -> str:
 
 
 def join_groups(groups: list[str], shared: list[str]) -> list[str]:
-    """Make one group of those that share something: a copy of the same file, a recording.
+    """Join groups whose files share something, such as their contents or a recording.
 
     Args:
-        groups: of each file.
-        shared: what each file shares with others of the same value.
+        groups: the group of each file.
+        shared: a value of each file; the groups of files with equal values are joined.
 
     Returns:
-        The group of each file; joined ones go by the first name in the alphabet.
+        The group of each file; joined groups take the alphabetically first of their names.
     """
     joined: dict[str, str] = {}
 

@@ -1,6 +1,6 @@
-"""Processes for work that may crash or hang, as decoders of damaged files do.
+"""Worker processes for tasks that may crash or hang, such as decoding damaged files.
 
-A worker that dies takes one task with it: the task fails with the reason, another worker goes on.
+If a worker dies, only one task fails, with the reason; another worker does the remaining tasks.
 """
 
 import mmap
@@ -23,13 +23,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 QUEUED = 2
-"""Tasks that a worker holds while many wait: the one it does, and the next, ready at once."""
+"""Tasks per worker while many wait: the current one, and the next to start without delay."""
 TRIES = 2
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What stands for the result of a task whose worker died."""
+    """Returned instead of the result of a task whose worker died."""
 
     reason: str
 
@@ -39,7 +39,7 @@ class _Worker:
     process: process.BaseProcess
     pipe: connection.Connection
     tasks: deque[int] = field(default_factory=deque)
-    """Numbers of the tasks it holds, in the order of its work."""
+    """Numbers of its tasks, in the order in which it does them."""
 
 
 class _Pool(Generic[Task, Result]):
@@ -53,10 +53,10 @@ class _Pool(Generic[Task, Result]):
         self.function, self.tasks, self.seconds = function, tasks, seconds
         self.n_workers = min(n_workers, len(tasks))
         self.stopping = mmap.mmap(-1, 1)
-        """Shared with the workers; not zero: begin nothing more."""
+        """Shared with the workers; if not zero, they start no more tasks."""
         self.waiting = deque(range(len(tasks)))
         self.suspects: deque[int] = deque()
-        """Tasks whose worker died once; each is tried again alone."""
+        """Tasks whose worker died once; each is retried alone."""
         self.tries: dict[int, int] = {}
         self.workers: list[_Worker] = []
 
@@ -71,7 +71,7 @@ class _Pool(Generic[Task, Result]):
                     yield outcome
 
     def start_worker(self) -> None:
-        """Fork a worker: it shares the imports, the filters and the tasks, so takes numbers."""
+        """Fork a worker; it inherits imports, filters and tasks, so it only needs task numbers."""
         ours, theirs = get_context("fork").Pipe()
         inherited = [ours, *(worker.pipe for worker in self.workers)]
         process = get_context("fork").Process(
@@ -84,11 +84,11 @@ class _Pool(Generic[Task, Result]):
         self.feed(worker)
 
     def feed(self, worker: _Worker) -> None:
-        """Give a worker its next tasks; let it end where there are none."""
+        """Give a worker its next tasks; let it end if there are none."""
         if self.suspects and not worker.tasks:
             self.give(worker, self.suspects.popleft())
         elif not any(number in self.tries for number in worker.tasks):
-            # The last tasks go to whoever is free.
+            # Do not queue the last tasks: any free worker may take them.
             most = QUEUED if len(self.waiting) > self.n_workers else 1
             while self.waiting and len(worker.tasks) < most:
                 self.give(worker, self.waiting.popleft())
@@ -97,7 +97,7 @@ class _Pool(Generic[Task, Result]):
 
     def give(self, worker: _Worker, number: int) -> None:
         worker.tasks.append(number)
-        with suppress(OSError):  # it has just died, as `receive` will find
+        with suppress(OSError):  # it has just died; `receive` will notice
             worker.pipe.send(number)
 
     def dismiss(self, worker: _Worker) -> None:
@@ -106,10 +106,10 @@ class _Pool(Generic[Task, Result]):
         self.workers.remove(worker)
 
     def receive(self, worker: _Worker) -> tuple[int, Result | Failure] | None:
-        """Take what a worker has to say: a result, an error, or that it is dead.
+        """Receive a worker's result or error, or notice that it is dead.
 
         Raises:
-            TemporaryError: it was killed, perhaps for memory.
+            TemporaryError: it was killed, perhaps for lack of memory.
             Exception: what the function raised.
         """
         try:
@@ -123,7 +123,7 @@ class _Pool(Generic[Task, Result]):
         return number, result
 
     def bury(self, worker: _Worker) -> tuple[int, Failure] | None:
-        """Replace a dead worker; its task failed or, the first time, is tried again alone."""
+        """Replace a dead worker; retry its task once, alone, then report it as failed."""
         number, *untouched = worker.tasks
         self.waiting.extendleft(reversed(untouched))
         self.dismiss(worker)
@@ -144,15 +144,15 @@ class _Pool(Generic[Task, Result]):
         return None
 
     def end(self) -> None:
-        """Let every worker finish the task in its hands, so that none is left half-written."""
+        """Let every worker finish its current task, so that no output is left half-written."""
         self.stopping[0] = 1
         for worker in [*self.workers]:
             self.dismiss(worker)
 
     def work(self, pipe: connection.Connection, inherited: list[connection.Connection]) -> None:
-        """Do tasks by their numbers until there are no more: the life of a worker."""
+        """Run as a worker: do tasks by their numbers until there are no more."""
         _begin()
-        # A pipe ends when nobody holds its other end; the parent's ends came along with the fork.
+        # A pipe ends when its other end is closed everywhere; the fork copied the parent's ends.
         for each in inherited:
             each.close()
         while True:
@@ -164,7 +164,7 @@ class _Pool(Generic[Task, Result]):
                 return
             _limit_processor_time(self.seconds(task))
             answer = self.answer(task)
-            with suppress(OSError):  # nobody wants it any more, as the next `recv` will find
+            with suppress(OSError):  # nobody reads it any more; the next `recv` will notice
                 pipe.send(answer)
 
     def answer(self, task: Task) -> tuple[bool, Result | Exception]:
@@ -185,14 +185,14 @@ def run(
 ) -> Iterator[tuple[int, Result | Failure]]:
     """Do each task in one of several processes.
 
-    This process must have no threads. There is always a worker, so that this process survives
-    whatever a task does.
+    This process must have no threads. Even one task is done in a worker, so that this process
+    survives whatever a task does.
 
     Args:
         function: its results and errors must be picklable.
-        tasks: need not be.
-        n_workers: processes at most.
-        seconds: processor time that a task may take; time spent waiting for a disk is free.
+        tasks: need not be picklable.
+        n_workers: the maximum number of processes.
+        seconds: returns the CPU seconds that a task may take; waiting for a disk does not count.
 
     Yields:
         (number of the task, its result or why its process died), in the order of completion.
@@ -218,20 +218,20 @@ def _why(status: int, seconds: float) -> str:
 
 
 def _begin() -> None:
-    """End by the default signals, and with the parent; leave no core dump of a crash.
+    """Let SIGTERM or the parent's death end this worker; ignore SIGINT and write no core dumps.
 
-    Where the parent died before this, the worker ends as its pipe does.
+    If the parent died before this call, the worker ends when its pipe closes.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Decoders speak of damage there without naming the file; results and errors take the pipe.
+    # Decoders report damage there without naming the file; results and errors use the pipe.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signals.set_parent_death_signal(signal.SIGTERM)
 
 
 def _limit_processor_time(seconds: float) -> None:
-    """Let the kernel end this process (SIGXCPU) after so much more processor time."""
+    """Have the kernel end this process (SIGXCPU) after this many more CPU seconds."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = int(time.process_time() + seconds) + 1
     if hard != resource.RLIM_INFINITY:

@@ -1,6 +1,6 @@
-"""The command line: one command per stage, its result as one JSON line, errors as one line.
+"""The command line: one command per stage; a result is one JSON line, an error one line.
 
-Stages are imported inside their commands, so that help answers without loading torch.
+Stages are imported inside their commands, so that help does not load torch.
 """
 
 from music_genre.cli.check import check

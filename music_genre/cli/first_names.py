@@ -1,4 +1,4 @@
-"""The two commands of the program that this one grew from, made of today's stages."""
+"""The two commands of this program's predecessor, built from today's stages."""
 
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def train_using_image_features(
 
 
 def _catalogued(images: Path, store: Path) -> tuple[Path, Path | None]:
-    """Return the catalogue of a folder of pictures, and the folder where `extract` drew them."""
+    """Return the catalogue of a folder of pictures, and the folder if `extract` drew them."""
     from music_genre.audio.catalogue import scan
     from music_genre.features.extraction import drawn_from
     from music_genre.features.pictures import PICTURES

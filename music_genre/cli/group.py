@@ -1,4 +1,4 @@
-"""The group of all commands: errors become one line and an exit code here, results one line."""
+"""The command group: turns errors into one line and an exit code, and results into one line."""
 
 import errno
 import json
@@ -23,22 +23,22 @@ LASTING = {
     *(errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.EINVAL),
 }
-"""Faults of storage that only the user can mend; others, such as a full disk, may pass."""
+"""Storage errors that only the user can fix; others, such as a full disk, may go away."""
 
 
 class Commands(click.Group):
     """Lists commands in the order of the data flow and turns errors into one line and a code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return the names as they were defined."""
+        """Return the names in the order of their definition."""
         return list(self.commands)
 
     def make_context(self, *given: Any, **options: Any) -> click.Context:
-        """Read what stands before the command's name."""
+        """Parse the options before the command's name."""
         try:
             return super().make_context(*given, **options)
         except click.UsageError as error:
-            error.exit_code = EXIT_USAGE  # type: ignore[misc] # where click takes it from
+            error.exit_code = EXIT_USAGE  # type: ignore[misc] # click reads it from there
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -52,7 +52,7 @@ class Commands(click.Group):
             _fail(ctx, error.exit_code, str(error))
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # who read the output has left; click ends without a word
+                raise  # the reader of the output has gone; click exits silently
             _fail(ctx, _code(error), f"{error.filename or 'storage'}: {error.strerror or error}")
 
 
@@ -66,7 +66,7 @@ def _fail(ctx: click.Context, code: int, message: str) -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """End at once; training, which has something to save, takes signals over."""
+    """End at once; training, which has something to save, handles signals itself."""
     signals.end_at_once(number)
 
 
@@ -75,7 +75,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-        # Underscores may stand for the hyphens of options, as in the program's first commands.
+        # Options accept underscores for hyphens, as the program's first commands did.
         "token_normalize_func": lambda token: (
             token if token in CRITERIA else token.replace("_", "-")
         ),
@@ -93,12 +93,12 @@ def commands() -> None:
     logging.getLogger("music_genre").setLevel(logging.INFO)
     for number in signals.heard():
         signal.signal(number, _stop)
-    # How long torch's threads spin before they sleep: long enough for the next of many small
-    # operations, too short to take the cores from others. Measured, shufflenet_v2_x0_5, images/s
-    # alone and beside two busy programs: 519 and 118; by GOMP's default 487 and 65; without
-    # spinning 213 and 141. Read when torch is loaded.
+    # How long torch's threads spin before they sleep: long enough to catch the next of many small
+    # operations, short enough to leave the cores to others. Measured with shufflenet_v2_x0_5,
+    # images/s alone and beside two busy programs: 519 and 118; with GOMP's default 487 and 65;
+    # without spinning 213 and 141. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Without it cuBLAS may add in another order each time. Read when CUDA begins.
+    # Without it, cuBLAS may add in a different order each time. Read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

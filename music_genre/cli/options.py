@@ -1,4 +1,4 @@
-"""The options that several commands take, and those that a stage's settings make."""
+"""Options that several commands share, and options made from a stage's settings."""
 
 from collections.abc import Callable
 from dataclasses import Field, fields
@@ -14,7 +14,7 @@ Command = Callable[..., Any]
 
 
 def taking(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Make one decorator of several options, which help lists in this order."""
+    """Combine several options into one decorator; help lists them in this order."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -26,13 +26,13 @@ def taking(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
 
 def address(text: str) -> Path:
     """Turn an address into a local path."""
-    if not text:  # of a variable that is not set, say; it would mean the current folder
+    if not text:  # from an unset variable, for example; would mean the current folder
         raise click.BadParameter("is empty; give a path (the task before may have no result).")
     return addresses.local_path(text)
 
 
 def shard(text: str) -> tuple[int, int]:
-    """Read one of n equal parts, written i/n."""
+    """Parse i/n, which means part i of n equal parts."""
     part, _, whole = text.partition("/")
     if not (part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole)):
         raise click.BadParameter(f"{text!r} is no part of a whole; write 2/4 for part 2 of 4.")
@@ -42,7 +42,7 @@ def shard(text: str) -> tuple[int, int]:
 def settings_of(
     config: type[Any], *, without: tuple[str, ...] = ()
 ) -> Callable[[Command], Command]:
-    """Make an option of every field of a stage's settings."""
+    """Make an option from every field of a stage's settings."""
 
     def decorate(command: Command) -> Command:
         for field in reversed(fields(config)):
@@ -129,5 +129,5 @@ weights_option = click.option(
 
 
 def take_machine(settings: dict[str, Any]) -> Machine:
-    """Take the machine's part out of a command's settings."""
+    """Remove the machine's settings from a command's, and return them."""
     return Machine(**{field.name: settings.pop(field.name) for field in fields(Machine)})

@@ -1,4 +1,4 @@
-"""How far a stage is: a bar on a terminal, lines elsewhere."""
+"""Progress of a stage: a bar on a terminal, lines elsewhere."""
 
 import logging
 import sys
@@ -11,15 +11,15 @@ from music_genre.progress import Progress
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
-"""How often a stage says how far it is where no terminal shows a bar."""
+"""How often a stage logs its progress if there is no terminal to show a bar."""
 BAR = "{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt}, {remaining} left"
 
 
 @contextmanager
 def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]:
-    """Show how far a stage is: a bar on a terminal, else a line now and then, or for each note.
+    """Show a stage's progress: a bar on a terminal, else a line now and then and for each note.
 
-    On a terminal notes and log lines stand above the bar, and stay.
+    On a terminal, notes and log lines appear above the bar and stay visible.
     """
     if not sys.stderr.isatty():
         yield _lines(label, every)
@@ -27,7 +27,7 @@ def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    tqdm.monitor_interval = 0  # no thread beside processes that fork
+    tqdm.monitor_interval = 0  # no monitor thread, because this process may fork
     with (
         tqdm(total=0, desc=label, bar_format=BAR, leave=False, file=sys.stderr) as bar,
         logging_redirect_tqdm(),

@@ -30,7 +30,7 @@ from music_genre.store import signals
 logger = logging.getLogger(__name__)
 
 SECONDS_WITHOUT_AN_EPOCH = 30.0
-"""Where an epoch takes longer, a log says in between how far the training is."""
+"""If an epoch takes longer, progress is logged in between."""
 
 
 @click.command()
@@ -189,7 +189,7 @@ def predict(
 def device(device: str) -> dict[str, Any]:
     """Name what training would compute on here."""
     found = {"cores": usable_cores(), "free_memory_gib": round(usable_memory() / 2**30, 1)}
-    if find_spec("torch") is None:  # as on workers that preprocess alone
+    if find_spec("torch") is None:  # as on workers that only preprocess
         return {"device": "cpu", "device_name": "CPU; torch is not installed", **found}
     from music_genre.model.device import choose, describe
 

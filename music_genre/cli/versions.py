@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def given_file(text: str) -> Path | None:
-    """Take a file; an empty one, as stands for a secret that nobody gave, is none."""
+    """Return a file's path; None if it is empty, because that means a secret was not given."""
     path = address(text)
     if not path.exists():
         raise click.BadParameter(f"{path} does not exist.")
@@ -70,7 +70,7 @@ access_options = taking(
 
 
 def take_access(options: dict[str, Any]) -> "Access | None":
-    """Make one of a command's options; none where neither address is given."""
+    """Make the access from a command's options; None if neither address is given."""
     from music_genre.versioning import Access
 
     git, remote = options["git"], options["remote"]

@@ -1,1 +1,1 @@
-"""Which track is in which split, and the crops that are taken of its image."""
+"""The split that each track is in, and the crops that are cut from its image."""

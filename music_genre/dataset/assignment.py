@@ -1,8 +1,8 @@
 """Lists that say which split each track is in: published ones by name, others as CSV files.
 
 `gtzan-fault-filtered` is the partition of GTZAN without repetitions and distortions and with
-artists kept apart: 443 tracks to train, 197 to validate, 290 to test on. Its file's licence stands
-beside it.
+artists kept apart: 443 tracks to train, 197 to validate, 290 to test on. The licence is beside its
+file.
 
 Source: Kereliuk, Sturm & Larsen, "Deep Learning and Music Adversaries", IEEE Transactions on
 Multimedia 17(11), 2015; as in torchaudio.datasets.GTZAN.
@@ -26,20 +26,20 @@ class Assignment:
     """A list of tracks and the split each is in."""
 
     source: str
-    """What messages call it: a published list's name or a file."""
+    """Its name in messages: that of a published list or of a file."""
     splits: dict[str, str]
     """Listed name -> split; a name is a path, a path without its suffix, or a file's stem."""
 
     def name_of(self, path: str) -> str | None:
-        """Return the name that a track is listed under; None where it is not."""
+        """Return the name that a track is listed under; None if it is not listed."""
         bare = PurePosixPath(path).with_suffix("")
         return next((name for name in (path, str(bare), bare.name) if name in self.splits), None)
 
     def deal(self, paths: Iterable[str]) -> dict[str, str]:
-        """Deal tracks as listed: path -> split, without those that are not listed.
+        """Assign tracks as listed: path -> split; leave out those that are not listed.
 
         Raises:
-            InputError: two tracks go by one listed name, or a split is left without tracks.
+            InputError: two tracks match one listed name, or a split is left without tracks.
         """
         taken: dict[str, str] = {}
         example = ""
@@ -75,7 +75,7 @@ def read(source: str) -> Assignment:
     """Read a published list by its name, or a CSV file with columns path or track, and split.
 
     Raises:
-        InputError: there is no such list, or it says no split or two of a track.
+        InputError: there is no such list, or it gives a track no split or two splits.
     """
     path = addresses.local_path(source)
     if source in PUBLISHED:

@@ -19,11 +19,11 @@ from music_genre.resources import usable_cores, usable_memory
 from music_genre.store import files, keys, locks
 
 RESIDENT_SHARE: Final = 1 / 3
-"""Of the free memory: what images may take of it; while they are stacked they take it twice."""
+"""Share of the free memory that images may take; while they are stacked they take twice that."""
 SAMPLED: Final = 16
-"""Images looked at to estimate the size of all."""
+"""Number of images read to estimate the size of all."""
 READ_AHEAD: Final = 4
-"""Images that each core may have read before they are laid down."""
+"""Images per core that may be read before the caller stores them."""
 
 
 class Images:
@@ -47,9 +47,9 @@ class Images:
         return self.ask(tracks, starts, crop_frames)()
 
     def ask(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Callable[[], Tensor]:
-        """Ask for one crop a row; one that passes its track's end goes on at its beginning.
+        """Request one crop per row; a crop that passes its track's end wraps around.
 
-        What takes long begins at once, and goes on while others compute.
+        Slow work begins at once and continues while the caller computes.
 
         Args:
             tracks: (batch,) int64 track numbers, on the CPU.
@@ -57,7 +57,7 @@ class Images:
             crop_frames: frames of a crop.
 
         Returns:
-            What waits for them: (batch, crop_frames, n_mels) uint8, for `normalise`.
+            A function that waits for them: (batch, crop_frames, n_mels) uint8, for `normalise`.
         """
 
         def gather() -> Tensor:
@@ -75,8 +75,8 @@ class Images:
 class StreamedImages(Images):
     """Images of many tracks in one file that is larger than memory.
 
-    Crops are read, not mapped: a mapping of a file that storage loses ends the process with
-    SIGBUS, and its pages count as this process's memory.
+    Crops are read, not mapped. If the storage loses a mapped file, SIGBUS ends the process; and
+    mapped pages count as this process's memory.
     """
 
     def __init__(self, path: Path, n_mels: int, lengths: Tensor, labels: Tensor) -> None:
@@ -87,7 +87,7 @@ class StreamedImages(Images):
         self._reader = ThreadPoolExecutor(1)
 
     def ask(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Callable[[], Tensor]:
-        """Begin to read one crop a row, as Images.ask says."""
+        """Start to read one crop per row, as described in Images.ask."""
         pin = self.device.type == "cuda"
         crops = torch.empty(
             (len(tracks), crop_frames, self.n_mels), dtype=torch.uint8, pin_memory=pin
@@ -103,8 +103,8 @@ class StreamedImages(Images):
         return wait
 
     def _read_crops(self, places: Iterable[tuple[int, int, int, NDArray[np.uint8]]]) -> None:
-        # Without torch: with a second thread of its own it has more than there are cores, and
-        # libgomp lets them sleep between operations, which halved the speed (measured).
+        # No torch calls here: this thread would get OpenMP threads of its own, more in all than
+        # cores, and libgomp then lets threads sleep between operations: half the speed (measured).
         for offset, length, start, crop in places:
             self._read_crop(offset, length, start, crop)
 
@@ -118,13 +118,13 @@ class StreamedImages(Images):
             done, start = done + len(part), 0
 
     def to(self, device: Any) -> "Images":
-        """Have crops copied to a device."""
+        """Set the device that crops are copied to."""
         self.device = torch.device(device)
         return self
 
 
 def normalise(crops: Tensor) -> Tensor:
-    """Turn (batch, crop_frames, n_mels) uint8 crops into what a model takes.
+    """Turn (batch, crop_frames, n_mels) uint8 crops into the input of a model.
 
     Returns:
         (batch, 1, n_mels, crop_frames) float32 in [-2, 2], on the crops' device.
@@ -150,10 +150,10 @@ def open_images(
         images_dir: where their images are.
         genres: names, in the order of the labels.
         n_mels: rows of an image.
-        device: where crops are wanted.
+        device: the device that crops are copied to.
         store: the artifact folder, where streamed images get a file of their own.
-        data_key: content key of the data set that the images are of.
-        mode: resident, streamed, or auto: streamed where they do not fit into memory.
+        data_key: content key of the data set that the images belong to.
+        mode: resident, streamed, or auto: streamed if they do not fit into memory.
 
     Raises:
         InputError: an image is missing or cannot be read.
@@ -172,7 +172,7 @@ def open_images(
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Read what memory images may go to, and through: a GPU's are stacked on the host first."""
+    """Return the bytes free for images; images for a GPU are stacked in the host's memory first."""
     host = usable_memory()
     return min(host, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else host
 
@@ -185,7 +185,7 @@ def estimate_bytes(paths: list[Path], n_mels: int) -> int:
 
 
 def read_images(paths: list[Path], n_mels: int) -> Iterator[NDArray[np.uint8]]:
-    """Read images by as many threads as cores; few of them are in memory at a time."""
+    """Read images with one thread per core; only a few images are in memory at a time."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         n_ahead = READ_AHEAD * usable_cores()
         for first in range(0, len(paths), n_ahead):
@@ -194,7 +194,7 @@ def read_images(paths: list[Path], n_mels: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def _are_complete(folder: Path, n_mels: int) -> bool:
-    """Tell whether a folder holds all frames; a copy of it may have been cut off."""
+    """Tell whether a folder holds all frames; a copied folder may be truncated."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         n_frames = int(np.load(folder / "lengths.npy").sum())
         return (folder / "frames.u8").stat().st_size == n_frames * n_mels
@@ -202,7 +202,7 @@ def _are_complete(folder: Path, n_mels: int) -> bool:
 
 
 def _write_frames(paths: list[Path], n_mels: int, folder: Path) -> Tensor:
-    """Lay images one behind the other in a file, once; returns (n_tracks,) int64 lengths."""
+    """Write images one after another to a file, once; return (n_tracks,) int64 lengths."""
     index = folder / "lengths.npy"
     with locks.folder_lock(folder):
         files.sweep(folder, locked=True)

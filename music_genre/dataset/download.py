@@ -1,4 +1,4 @@
-"""Download a large file: in parts after a cut, and whole under its name or not at all."""
+"""Download a large file; resume after a cut, and name the file only when it is complete."""
 
 import http.client
 import logging
@@ -17,9 +17,9 @@ from music_genre.store import files
 logger = logging.getLogger(__name__)
 
 SECONDS: Final = 30.0
-"""How long a server may be silent."""
+"""How long a server may be silent before the connection counts as broken."""
 ATTEMPTS: Final = 5
-"""How often it is asked again without a byte more."""
+"""Attempts in a row without a new byte before giving up."""
 BLOCK: Final = 1 << 20
 BROKEN: Final = (
     http.client.HTTPException,
@@ -27,27 +27,27 @@ BROKEN: Final = (
     TimeoutError,
     ConnectionError,
 )
-"""What the end of a connection raises."""
+"""Exceptions that a broken connection raises."""
 LASTING: Final = {400, 401, 403, 404, 405, 410, 451}
-"""Answers that no patience changes."""
+"""HTTP status codes that a retry does not change."""
 
 
 def download(address: str, into: Path, progress: Progress = silent) -> Path:
-    """Download a file, going on where an earlier attempt was cut off.
+    """Download a file, resuming where an earlier attempt was cut off.
 
     Args:
         address: https:// or http://.
-        into: the folder; the file has the name that the address ends in, and until it is whole
-            one that ends in .part.
-        progress: told (bytes, bytes in all).
+        into: the folder; the file gets the last name in the address, with .part appended until it
+            is complete.
+        progress: called with (bytes so far, total bytes).
 
     Returns:
         The file.
 
     Raises:
-        InputError: the address is none, or the server has no such file.
-        TemporaryError: the server does not answer, or cut the file off; what came is kept.
-        OSError: it cannot be written.
+        InputError: the address is invalid, or the server has no such file.
+        TemporaryError: the server does not answer, or cut the file off; the received part is kept.
+        OSError: the file cannot be written.
     """
     parts = urllib.parse.urlsplit(address)
     name = Path(urllib.parse.unquote(parts.path)).name
@@ -78,11 +78,11 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
 
 
 def _go_on(address: str, part: Path, progress: Progress) -> None:
-    """Append what is missing of a file.
+    """Append the missing part of a file.
 
     Raises:
         InputError: the server has no such file.
-        Exception: of urllib or http.client, when the connection breaks.
+        Exception: one of urllib or http.client, if the connection breaks.
     """
     have = _size(part)
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
@@ -93,7 +93,7 @@ def _go_on(address: str, part: Path, progress: Progress) -> None:
             _judge(address, error, part)
             return
     with answer, part.open("ab") as file:
-        if have and answer.status != http.client.PARTIAL_CONTENT:  # it sends all of it again
+        if have and answer.status != http.client.PARTIAL_CONTENT:  # it sends the whole file again
             file.truncate(0)
             have = 0
         total = have + int(answer.headers.get("Content-Length") or 0)
@@ -107,15 +107,15 @@ def _go_on(address: str, part: Path, progress: Progress) -> None:
 
 
 def _judge(address: str, error: urllib.error.HTTPError, part: Path) -> None:
-    """Tell a part that is whole already from faults."""
+    """Return if the part is already complete; raise for any other HTTP error."""
     whole = error.headers.get("Content-Range", "").rpartition("/")[2]
     if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
         if whole == str(_size(part)):
             return
-        part.unlink()  # of another file than the server's
+        part.unlink()  # it belongs to another file
         raise ConnectionError("the part on the disk is none of the server's file")
     if error.code in LASTING:
-        raise InputError(f"{address}: the server answers {error.code} {error.reason}; mend it")
+        raise InputError(f"{address}: the server answers {error.code} {error.reason}; correct it")
     raise ConnectionError(f"the server answers {error.code} {error.reason}")
 
 

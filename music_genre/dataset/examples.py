@@ -32,18 +32,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to deal."""
+    """What can be assigned to splits."""
 
     images_dir: Path
     features: FeatureConfig | None
-    """How the images were drawn; None where that is not known."""
+    """How the images were drawn; None if unknown."""
     examples: list[Example]
     rejections: list[Rejection]
     checksums: dict[str, str]
-    """Of pictures, by path; empty where the images' names hold content keys."""
+    """Of pictures, by path; empty if the images' names hold content keys."""
 
     def key(self, examples: list[Example]) -> str:
-        """Return the content key of some of the examples, however they are dealt."""
+        """Return the content key of some of the examples, whatever splits they are in."""
         undealt = [asdict(replace(example, split="")) for example in examples]
         contents = [self.checksums[e.path] for e in examples] if self.checksums else []
         return keys.content_key(undealt, contents, self.features and asdict(self.features))
@@ -54,7 +54,7 @@ def find(catalogue_dir: Path, images_dir: Path | None, group_by: str) -> Found:
 
     Args:
         catalogue_dir: what `scan` made.
-        images_dir: what `extract` made; None where the catalogue lists pictures.
+        images_dir: what `extract` made; None if the catalogue lists pictures.
         group_by: track or artist.
 
     Raises:
@@ -74,7 +74,7 @@ def find(catalogue_dir: Path, images_dir: Path | None, group_by: str) -> Found:
 def _find_images(
     catalogue_dir: Path, catalogue: Catalogue, images_dir: Path | None
 ) -> tuple[Path, FeatureConfig | None]:
-    """Return where a catalogue's images are, and how they were drawn where that is known."""
+    """Return where a catalogue's images are, and how they were drawn if that is known."""
     if catalogue.has_pictures:
         if images_dir is not None:
             raise InputError(f"{catalogue_dir}: lists the pictures itself; leave --images out")
@@ -116,9 +116,9 @@ def pair(
 
 
 def group_tracks(tracks: list[Track], group_by: str) -> list[str]:
-    """Name each track's group: its recording or artist, joined with those of the same contents."""
+    """Name each track's group: its recording or artist; tracks with equal contents share one."""
     by_artist = group_by == "artist"
     groups = [(track.artist or track.group) if by_artist else track.group for track in tracks]
-    if by_artist:  # clips of one recording may name it differently, or some not at all
+    if by_artist:  # clips of one recording may name different artists, or none
         groups = origins.join_groups(groups, [track.group for track in tracks])
     return origins.join_groups(groups, [track.checksum for track in tracks])

@@ -1,4 +1,4 @@
-"""Fetch GTZAN, on which genre classifiers are compared, and say what is wrong in it."""
+"""Fetch GTZAN, the data set that genre classifiers are compared on, and report its faults."""
 
 import gzip
 import hashlib
@@ -29,17 +29,17 @@ CHECKSUM: Final = "24347e0223d2ba798e0a558c4c172d9d4a19c00bb7963fe055d183dadb4ef
 """SHA-256 of the archive as its author offered it. Source: torchaudio.datasets.GTZAN."""
 DAMAGED: Final = (
     *(tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
-    *(EOFError, ValueError, RuntimeError),  # the last of an encrypted one
+    *(EOFError, ValueError, RuntimeError),  # RuntimeError: it is encrypted
 )
-"""What reading an archive raises that is not whole."""
+"""Exceptions that reading a damaged or incomplete archive raises."""
 FOLDER: Final = "genres_original"
 MEMBER: Final = re.compile(
     r"(?:^|/)(?:genres|genres_original)/([a-z]+)/(\1\.\d{5}\.(?:wav|au))\Z", re.ASCII
 )
-"""What is taken out of an archive; a name can lead nowhere else."""
+"""Members to extract; a name that matches cannot lead out of the folder."""
 N_TRACKS, N_GENRES = 1000, 10
 UNREADABLE: Final = "jazz.00054.wav"
-"""Of the archives with WAV files that went round, many hold no audio in it."""
+"""In many of the archives with WAV files in circulation, this file holds no audio."""
 FILTERED: Final = "gtzan-fault-filtered"
 
 
@@ -49,18 +49,18 @@ def fetch(
     """Bring GTZAN into a folder of genre folders.
 
     Args:
-        source: address of the archive, or one that is there already (.tar.gz, .tar, .zip).
+        source: address of the archive, or the path of a local one (.tar.gz, .tar, .zip).
         into: gets the folder `genres_original`; a downloaded archive stays beside it.
-        checksum: SHA-256 that the archive must have; by default that of the author's archive
-            where it is downloaded from `ADDRESS`, none for others.
-        progress: told (bytes, bytes in all) of the download.
+        checksum: SHA-256 that the archive must have; by default that of the author's archive if
+            it is downloaded from `ADDRESS`. Other archives are not checked by default.
+        progress: called with (bytes so far, total bytes) of the download.
 
     Returns:
         The result: audio address, counts, and the known faults.
 
     Raises:
-        InputError: the archive is another, damaged, or none of GTZAN.
-        TemporaryError: the download was cut off; the same call goes on.
+        InputError: the archive has another checksum, is damaged, or does not hold GTZAN.
+        TemporaryError: the download was cut off; the same call resumes it.
         OSError: the disk is full.
     """
     folder = into / FOLDER
@@ -73,7 +73,7 @@ def fetch(
             unpack(archive, folder)
         except InputError:
             if is_address:
-                archive.unlink()  # else it would be taken again
+                archive.unlink()  # otherwise the next call would use it again
             raise
     return {"audio": str(folder), **report(folder), "reused": reused}
 
@@ -83,8 +83,8 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
 
     Args:
         archive: the file.
-        checksum: 64 hexadecimal digits, or nothing to compare with.
-        remove: delete a file that has another, so that it is downloaded anew.
+        checksum: 64 hexadecimal digits; empty to skip the check.
+        remove: delete a file with another checksum, so that it is downloaded again.
     """
     if not archive.is_file():
         raise InputError(f"{archive}: no such file; give the archive, or the address of one")
@@ -102,9 +102,10 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Take the tracks out of an archive, all or none.
+    """Extract the tracks of an archive, all or none.
 
-    Only names of tracks are taken, so no member leads out of the folder or to anything else.
+    Only members named as tracks are extracted, so none can write outside the folder or anything
+    else.
     """
     temporary = folder.with_name(f"{files.TEMPORARY}{uuid.uuid4().hex}")
     try:
@@ -144,7 +145,7 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
                 with closing(_one_by_one((name, file) for name, file in opened if file)) as members:
                     yield members
                 while tar.fileobj and tar.fileobj.read(BLOCK):
-                    pass  # up to the checksum at its end
+                    pass  # read on, so that the checksum at its end is verified
     except DAMAGED as error:
         raise InputError(
             f"{archive}: not a whole archive ({error or 'it ends too early'}); get it again"
@@ -154,14 +155,14 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
 def _one_by_one(
     members: Iterable[tuple[str, IO[bytes]]],
 ) -> Generator[tuple[str, IO[bytes]], None, None]:
-    """Close each before the next, and the last where reading ended early."""
+    """Yield members; close each before the next, and the last even if reading ends early."""
     for name, contents in members:
         with contents:
             yield name, contents
 
 
 def report(folder: Path) -> dict[str, Any]:
-    """Count the tracks and name what is known to be wrong with them."""
+    """Count the tracks and report their known faults."""
     tracks = sorted(path for path in folder.glob("*/*") if path.is_file())
     genres = Counter(path.parent.name for path in tracks)
     if len(tracks) != N_TRACKS or len(genres) != N_GENRES:

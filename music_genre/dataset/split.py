@@ -1,4 +1,4 @@
-"""Deal tracks to train, validation and test by group."""
+"""Assign tracks to train, validation and test by group."""
 
 import hashlib
 import logging
@@ -17,10 +17,10 @@ from music_genre.store import addresses, keys, records, tables
 logger = logging.getLogger(__name__)
 
 RECIPE = 2
-"""Raise when the same catalogue, images and settings would give another split."""
+"""Increase this when the same catalogue, images and settings would give a different split."""
 
 NAMED = 10
-"""Most tracks that a line names."""
+"""Maximum number of tracks that a log line names."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Split:
 
     key: str
     data_key: str
-    """The content key of what was dealt: tracks, groups, images."""
+    """The content key of what was split: tracks, groups, images."""
     genres: list[str]
     features: FeatureConfig | None
     """None for pictures that this package did not draw."""
@@ -42,20 +42,20 @@ class Split:
 
 
 def assign_splits(examples: list[Example], config: SplitConfig) -> list[Example]:
-    """Deal groups to the splits, genre by genre.
+    """Assign groups to the splits, genre by genre.
 
     Each genre's groups are ordered by a hash of seed and group, so that new tracks move few old
     ones; the first go to test, the next to validation, the others to train.
 
     Raises:
-        InputError: a genre has fewer than three groups, or shares all it has with other genres.
+        InputError: a genre has fewer than three groups; a shared group counts for one genre only.
     """
     groups: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for example in examples:
         groups[example.group][example.genre] += 1
     by_genre = defaultdict(list)
     for group, genres in groups.items():
-        genre = min(genres, key=lambda name: (-genres[name], name))  # a group is dealt once
+        genre = min(genres, key=lambda name: (-genres[name], name))  # a group counts once
         by_genre[genre].append(group)
     split_of = {}
     for genre in sorted({example.genre for example in examples}):
@@ -80,10 +80,10 @@ def _hash(seed: int, group: str) -> bytes:
 
 
 def assign_listed(examples: list[Example], listed: assignment.Assignment) -> list[Example]:
-    """Deal tracks as a list says; those that it does not name are left out.
+    """Assign tracks as a list says; leave out those that it does not name.
 
     Raises:
-        InputError: a group spans splits, a split is empty, or a genre cannot be learned.
+        InputError: a group spans splits, a split is empty, or a genre has no track in train.
     """
     split_of = listed.deal(example.path for example in examples)
     dealt = [replace(e, split=split_of[e.path]) for e in examples if e.path in split_of]
@@ -134,19 +134,19 @@ def split(
     *,
     assigned_by: str | None = None,
 ) -> dict[str, Any]:
-    """Deal a catalogue's tracks to train, validation and test.
+    """Assign a catalogue's tracks to train, validation and test.
 
     Args:
         catalogue_dir: what `scan` made.
-        images_dir: what `extract` made; None where the catalogue lists pictures.
+        images_dir: what `extract` made; None if the catalogue lists pictures.
         store: the artifact folder; the split gets a folder of its own in it.
         config: seed, shares and what must stay together.
-        assigned_by: deal as this list says, not by seed and shares; a published list's name or
+        assigned_by: assign as this list says, not by seed and shares; a published list's name or
             a CSV file.
 
     Returns:
-        The result: split address and counts; of a list also how many tracks it leaves out and
-        how many of its own cannot be used.
+        The result: split address and counts; with a list also how many tracks it leaves out and
+        how many listed tracks cannot be used.
 
     Raises:
         InputError: tracks have no image yet, a genre has too few groups, or the list cannot be
@@ -177,10 +177,10 @@ def split(
 
 
 def _write(folder: Path, dealt: list[Example], found: Found) -> dict[str, Any]:
-    """Write both tables, and return what else split.json holds.
+    """Write both tables and return the other entries of split.json.
 
     Raises:
-        InputError: there is but one genre.
+        InputError: there is only one genre.
     """
     genres = sorted({example.genre for example in dealt})
     if len(genres) < 2:
@@ -207,7 +207,7 @@ def read_split(folder: Path) -> Split:
     """Read what `split` made.
 
     Raises:
-        InputError: the folder is no split.
+        InputError: the folder is not a split.
     """
     record = records.read_record(folder / "split.json", "give the address that split printed")
     return Split(

@@ -1,1 +1,1 @@
-"""What a trained model is worth, and what it says of a file."""
+"""Measure a trained model, and predict the genres of files with it."""

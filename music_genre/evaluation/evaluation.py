@@ -1,7 +1,7 @@
 """Measure a trained model on a split.
 
-What loads torch or matplotlib is imported where it is needed: to find that a run has been measured
-takes neither.
+Modules that load torch or matplotlib are imported where they are needed: to find that a run has
+already been measured needs neither.
 """
 
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 RECIPE = 3
-"""Raise when the same run and split would give other numbers or files."""
+"""Increase when the same run and split would give different numbers or files."""
 
 
 def evaluate(
@@ -32,19 +32,19 @@ def evaluate(
     device_name: str = "auto",
     gpu_locks: Path = THIS_MACHINE.gpu_locks,
 ) -> dict[str, Any]:
-    """Measure a finished run on one of its splits, into a folder of the run.
+    """Measure a finished run on one of its splits; writes into a folder of the run.
 
     The folder holds metrics.json; predictions.csv, each track's probabilities; the confusion
     matrix as confusion.csv and confusion.png; and curves.png, drawn from the run's history.csv.
 
     Args:
-        run: what `train` made.
+        run: the run folder that `train` made.
         split_name: test, validation or train.
         device_name: auto, cpu or cuda.
         gpu_locks: folder of the GPUs' locks.
 
     Returns:
-        The result: where the metrics are, accuracy with its interval, macro F1.
+        The result: path of the metrics, accuracy with its interval, macro F1.
 
     Raises:
         InputError: the run has not finished, or its split is gone.
@@ -53,7 +53,7 @@ def evaluate(
     settings, split_dir = runs.read_settings(run)
     folder = run / ("evaluation" if split_name == "test" else f"evaluation-{split_name}")
     finished = runs.read_finished(run) or {}
-    # Named by its contents: the weights that were measured.
+    # The checkpoint's name holds its hash, so the key covers the measured weights.
     key = keys.content_key(settings.key, finished.get("checkpoint"), split_name, RECIPE)
     record = records.read_json(folder / "metrics.json") or {}
     reused = record.get("key") == key
@@ -76,7 +76,7 @@ def evaluate(
 def _read_examples(
     run: Path, settings: runs.RunSettings, split_dir: Path, split_name: str
 ) -> tuple[list[Example], Path]:
-    """Return a split's examples and where their images are."""
+    """Return a split's examples and the folder of their images."""
     split = read_split(split_dir)
     if split.key != settings.split_key:
         raise InputError(f"{split_dir}: not the split that {run} was trained on; train again")
@@ -86,7 +86,7 @@ def _read_examples(
 def _probabilities(
     run: Path, examples: list[Example], images_dir: Path, chosen: "torch.device"
 ) -> NDArray[np.float32]:
-    """Return (n_tracks, n_genres) float32: what the run's model makes of each track."""
+    """Return (n_tracks, n_genres) float32: the model's genre probabilities of each track."""
     from music_genre.dataset.crops import read_images
     from music_genre.model.classifier import Classifier
 
@@ -98,7 +98,7 @@ def _probabilities(
 def measure(
     examples: list[Example], probabilities: NDArray[np.float32], genres: list[str]
 ) -> dict[str, Any]:
-    """Compare what the network made of each track with its genre.
+    """Compare each track's predicted genre with the true one.
 
     Args:
         examples: the tracks.
@@ -106,7 +106,7 @@ def measure(
         genres: names of the columns.
 
     Returns:
-        What metrics.json holds.
+        The measures for metrics.json.
     """
     truth = np.array([genres.index(example.genre) for example in examples])
     predicted = probabilities.argmax(axis=1)
@@ -129,7 +129,7 @@ def measure(
 
 
 def _keep_fonts(run: Path) -> None:
-    """Have matplotlib keep its list of fonts beside the runs where there is no home to write to."""
+    """Make matplotlib keep its font list beside the runs if the home folder is not writable."""
     if not os.access(Path.home(), os.W_OK):
         os.environ.setdefault("MPLCONFIGDIR", str(run.parent / ".matplotlib"))
 
@@ -141,7 +141,7 @@ def _write(
     examples: list[Example],
     probabilities: NDArray[np.float32],
 ) -> None:
-    """Write tables and pictures, and last the metrics that mark them complete."""
+    """Write tables and pictures, then the metrics, which mark them as complete."""
     _keep_fonts(run)
     from music_genre.evaluation import report  # loads matplotlib
 

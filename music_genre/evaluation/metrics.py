@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 DIGITS: Final = 6
-"""Decimals of a probability wherever one is written."""
+"""Decimal places of every probability that is written."""
 
 
 def confusion_matrix(truth: Labels, predicted: Labels, n_genres: int) -> NDArray[np.int64]:
@@ -40,20 +40,20 @@ def genre_scores(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 def accuracy_interval(
     correct: NDArray[np.bool_], groups: list[str], n_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Bound the accuracy by a 95% percentile bootstrap over groups, or by Wilson's where wider.
+    """Bound the accuracy by a 95% percentile bootstrap over groups, or Wilson's where wider.
 
-    Whole groups are drawn, because clips of one recording are right or wrong together. Few groups
-    hardly differ when drawn again, and not at all where all are right or all are wrong; Wilson's
-    interval, each group counting as one observation, then says what so few can say.
+    Whole groups are drawn, because clips of one recording are right or wrong together. With few
+    groups the bootstrap is too narrow, and has no width if all are right or all are wrong. The
+    bounds are therefore widened to Wilson's interval, which counts each group as one observation.
 
     Args:
         correct: (n_tracks,) bool.
         groups: the group of each track.
         n_resamples: bootstrap samples.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
-        (low, high), never narrower than either.
+        (low, high), at least as wide as either interval.
 
     Source: Efron & Tibshirani 1993; cluster bootstrap of Field & Welsh 2007.
     """
@@ -68,18 +68,18 @@ def accuracy_interval(
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Bound by 95% the probability behind a share of n observations that are independent.
+    """Return the 95% interval of the probability behind a share of n independent observations.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA
-    22, 1927; chosen for small n by Brown, Cai & DasGupta, Statistical Science 16, 2001.
+    22, 1927; recommended for small n by Brown, Cai & DasGupta, Statistical Science 16, 2001.
     """
-    z2 = 1.959964**2  # of the normal distribution's quantile 0.975
+    z2 = 1.959964**2  # square of the normal distribution's 0.975 quantile
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def name_genre(row: NDArray[np.float32], genres: list[str]) -> tuple[str, dict[str, float]]:
-    """Return the likeliest genre, and every genre's probability as it is written."""
+    """Return the likeliest genre, and every genre's probability rounded for writing."""
     shares = dict(zip(genres, (round(float(share), DIGITS) for share in row), strict=True))
     return genres[int(row.argmax())], shares

@@ -33,7 +33,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Why a path has no genre."""
+    """A path without a genre, and the reason."""
 
     path: str
     error: str
@@ -49,19 +49,19 @@ def predict(
     """Name the genre of audio files and pictures; audio is drawn as the run's own images were.
 
     Args:
-        run: what `train` made, or a published model's folder.
-        paths: files, and folders that are searched: for audio files, or where the run learned
+        run: the run folder that `train` made, or a published model's folder.
+        paths: files and folders. Folders are searched for audio files or, if the run learned from
             pictures from elsewhere, for pictures.
         device_name: auto, cpu or cuda.
         gpu_locks: folder of the GPUs' locks.
 
     Yields:
-        What became of each file, in order, as soon as it is known; a folder in which nothing is
-        found is unusable itself.
+        Each file's result, in order, as soon as it is known; a folder in which nothing is found
+        gives one `Unusable`.
 
     Raises:
         InputError: the run has not finished.
-        TemporaryError: a process that decodes was killed from outside, or another has the GPU.
+        TemporaryError: a decoding process was killed from outside, or another process has the GPU.
     """
     settings, _ = runs.read_settings(run)
     hear = partial(_hear, drawn_with=settings.features, n_mels=settings.n_mels)
@@ -72,7 +72,7 @@ def predict(
     turn = 0
     with contextlib.ExitStack() as computing:
         for number, heard in workers.run(hear, files, n_workers=usable_cores(), seconds=_patience):
-            # Not before the workers are there: they are forked, and torch has threads.
+            # Only after the workers are forked: torch has threads, and fork copies only one.
             if classifier is None:
                 chosen = computing.enter_context(device.held(device_name, gpu_locks))
                 classifier = Classifier.load(run, chosen)
@@ -85,7 +85,7 @@ def predict(
 def _judge(
     classifier: Classifier, path: str, heard: NDArray[np.uint8] | str | workers.Failure
 ) -> Prediction | Unusable:
-    """Name the genre of what was heard in a file, or say why it has none."""
+    """Name the genre of a file's image, or say why it has none."""
     if isinstance(heard, workers.Failure):
         return Unusable(path, heard.reason)
     if isinstance(heard, str):
@@ -99,7 +99,7 @@ def _hear(path: Path, drawn_with: FeatureConfig | None, n_mels: int) -> NDArray[
     """Return a file's image, (n_mels, n_frames) uint8, or say why there is none."""
     try:
         if addresses.is_folder(path):
-            os.scandir(path).close()  # says why, where it cannot be searched
+            os.scandir(path).close()  # raises the reason if it cannot be searched
             return f"holds no {'pictures' if drawn_with is None else 'audio files'}"
         if path.suffix.lower() in pictures.SUFFIXES:
             return pictures.read_picture(path, n_mels, only_own=drawn_with is not None)
@@ -117,19 +117,19 @@ def _hear(path: Path, drawn_with: FeatureConfig | None, n_mels: int) -> NDArray[
 def _patience(path: Path) -> float:
     try:
         return decoding.patience(path.stat().st_size)
-    except OSError:  # as `_hear` will find, and say
+    except OSError:  # `_hear` will meet and report it
         return decoding.patience(0)
 
 
 def _files(paths: list[Path], suffixes: Collection[str]) -> Iterator[Path]:
-    """List files as given, and what folders hold of theirs; a folder without stays itself."""
+    """List given files, and those found in given folders; a folder without any is listed itself."""
     for path in paths:
         found = sorted(_search(path, suffixes)) if addresses.is_folder(path) else []
         yield from found or [path]
 
 
 def _search(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """List files below a folder by how they end, and the folders that cannot be searched."""
+    """List files below a folder by suffix, then the folders that cannot be searched."""
     unreadable: list[Path] = []
     for parent, folders, names in os.walk(
         folder, onerror=lambda error: unreadable.append(Path(error.filename))

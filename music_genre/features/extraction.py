@@ -26,14 +26,14 @@ from music_genre.store import files, keys, records
 logger = logging.getLogger(__name__)
 
 CLOCKS_DIFFER_SECONDS = 5.0
-"""Between the host that scanned and the storage."""
+"""Largest expected difference between the clocks of the scanning host and the storage."""
 RECIPE = 2
-"""Raise when the same audio and settings would give other pixels; decoding counts too, the way
-in which a PNG holds its pixels does not."""
+"""Increase this when the same audio and settings would give different pixels, including by a
+change in decoding. A different PNG encoding of the same pixels does not count."""
 
 
 class _Drawer:
-    """What can be shared between tracks: filters, windows and buffers."""
+    """Shared between tracks: filters, windows and buffers."""
 
     def __init__(self, config: FeatureConfig, folder: Path | None) -> None:
         self._config = config
@@ -41,14 +41,14 @@ class _Drawer:
         self._spool = Spool(config, folder)
 
     def draw(self, audio_file: Path) -> tuple[tuple[int, int], Iterator[NDArray[np.uint8]]]:
-        """Return an image's shape and its rows from the top, (n_rows, n_frames) uint8 each."""
+        """Return an image's shape and its bands from the top, each (n_rows, n_frames) uint8."""
         with decoding.open_sound(audio_file) as sound:
             blocks = sound.blocks(self._config.sample_rate)
             shape = self._spool.fill(self._mel.powers(blocks, sound.full_scale))
         return shape, self._spool.bands()
 
     def forget(self) -> None:
-        """Free the disk that a long track took."""
+        """Free the disk space that a long track took."""
         self._spool.clear()
 
 
@@ -76,12 +76,12 @@ def image_path(track: Track, config: FeatureConfig) -> str:
     name gets a new image and shards never collide.
     """
     key = keys.content_key(track.checksum, asdict(config), RECIPE)
-    stem = Path(track.path).stem.encode("utf-8", "surrogateescape")[:200]  # names end at 255 bytes
+    stem = Path(track.path).stem.encode("utf-8", "surrogateescape")[:200]  # limit: 255 bytes
     return f"{track.genre}/{stem.decode('utf-8', 'surrogateescape')}.{key}.png"
 
 
 def rejection_path(image: Path) -> Path:
-    """Name the text file that stands where an image could not be made."""
+    """Name the text file that is written if an image cannot be made."""
     return image.with_suffix(pictures.REJECTED)
 
 
@@ -90,7 +90,7 @@ class _Task:
     audio_file: Path
     n_bytes: int
     checksum: str
-    """Of the audio, where it may have changed since the scan; else empty."""
+    """Of the audio, if it may have changed since the scan; else empty."""
     image: Path
     folder: Path
     config: FeatureConfig
@@ -114,14 +114,14 @@ def extract(
         config: window, hop and mel bands.
         into: put the images here instead.
         shard: (i, n): only every n-th track, beginning with the i-th.
-        n_workers: processes; by default as many as cores may be used.
-        progress: told (tracks done, tracks to do).
+        n_workers: processes; by default one per usable core.
+        progress: called with (tracks done, tracks to do).
 
     Returns:
         The result: images address, how many were made, found, rejected.
 
     Raises:
-        InputError: the audio is not as it was when scanned, or the catalogue lists pictures.
+        InputError: the audio has changed since the scan, or the catalogue lists pictures.
     """
     catalogue = read_catalogue(catalogue_dir)
     if catalogue.has_pictures:
@@ -158,14 +158,14 @@ def drawn_from(images_dir: Path) -> Path | None:
     """Find the catalogue that a folder of images was drawn from.
 
     Returns:
-        Its folder: the catalogue beside the images that names all of them, the one that was scanned
-        last if several do. None where `extract` did not draw the pictures, or no catalogue
-        beside them names even one.
+        Its folder: the catalogue beside the images that lists all of them; if several do, the one
+        that was scanned last. None if `extract` did not draw the pictures, or if no catalogue
+        beside them lists any.
 
     Raises:
-        InputError: the images are of several catalogues.
+        InputError: the images come from several catalogues.
     """
-    if (images_dir / "catalogue.json").exists():  # as create-image-features-from-audio leaves it
+    if (images_dir / "catalogue.json").exists():  # written by create-image-features-from-audio
         return images_dir
     if not (images_dir / "features.json").exists():
         return None
@@ -188,15 +188,15 @@ def drawn_from(images_dir: Path) -> Path | None:
 
 
 def _catalogues_beside(images_dir: Path) -> list[tuple[Path, int]]:
-    """List the catalogues that name some of a folder's images, and how many each leaves out.
+    """List the catalogues that list some of a folder's images, and how many each leaves out.
 
-    In the order in which they were scanned.
+    They are in the order in which they were scanned.
     """
     settings = read_features(images_dir)
     there = {path.relative_to(images_dir).as_posix() for path in images_dir.glob("*/*.png")}
     found = []
     for record in (images_dir.parent.parent / "catalogues").glob("*/catalogue.json"):
-        with contextlib.suppress(InputError):  # a damaged one names none
+        with contextlib.suppress(InputError):  # a damaged one is skipped
             catalogue = read_catalogue(record.parent)
             named = {image_path(track, settings) for track in catalogue.tracks}
             if not catalogue.has_pictures and named & there:
@@ -218,20 +218,20 @@ def read_features(images_dir: Path) -> FeatureConfig:
 
 
 def check_contents(file: Path, checksum: str) -> None:
-    """Refuse a file whose contents are not those that were scanned; without a checksum none.
+    """Reject a file whose contents have changed since the scan; an empty checksum skips the check.
 
     Raises:
-        InputError: they are others.
+        InputError: they have changed.
     """
     if checksum and keys.file_checksum(file) != checksum:
         raise InputError(f"{file}: has changed since the scan; scan again")
 
 
 def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
-    """Refuse a file that is gone or has another size than the one that was scanned.
+    """Reject a file that is gone or whose size has changed since the scan.
 
     Returns:
-        The checksum that it must still have, if it was touched since; else nothing.
+        The checksum that it must still have, if it was touched since; else an empty string.
 
     Raises:
         InputError: it is gone, or has another size.
@@ -245,16 +245,16 @@ def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
         raise InputError(
             f"{file}: has {found.st_size} bytes, had {track.n_bytes} when scanned; scan again"
         )
-    # The kernel's own time of the last change, which no copy can set back.
+    # ctime: the kernel sets it at each change, and copying cannot set it back.
     return track.checksum if found.st_ctime > scanned_at - CLOCKS_DIFFER_SECONDS else ""
 
 
 def _run(tasks: list[_Task], n_workers: int, progress: Progress) -> int:
-    """Leave each task's image or rejection; returns the number of images."""
+    """Write each task's image or rejection; return the number of images."""
     folders = {task.image.parent for task in tasks}
     for folder in folders:
         files.sweep(folder)
-    if tasks:  # made before the workers are forked, which share it
+    if tasks:  # made before the fork, so that the workers share it
         _drawer(tasks[0].config, tasks[0].folder)
     n_extracted = 0
     for done, (number, outcome) in enumerate(
@@ -278,7 +278,7 @@ def _run(tasks: list[_Task], n_workers: int, progress: Progress) -> int:
 
 
 def _extract_track(task: _Task) -> str:
-    """Leave a track's image; returns why there is none, or nothing."""
+    """Write a track's image; return why it was rejected, or an empty string."""
     drawer = _drawer(task.config, task.folder)
     check_contents(task.audio_file, task.checksum)
     try:

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 REJECTED = ".rejected"
-"""How the name of the text ends that stands where an image could not be made."""
+"""Suffix of the text that is written if an image cannot be made."""
 MOST_PIXELS = 1 << 30
-"""Pictures as `write_picture` makes them are read up to here: 54 hours, 1 GiB."""
+"""Pixel limit for pictures in the format of `write_picture`: 54 hours, 1 GiB."""
 MOST_FOREIGN_PIXELS = 1 << 27
-"""Other pictures are read up to here: 0.5 GiB while their colours become grey."""
+"""Pixel limit for other pictures: 0.5 GiB while their colours become grey."""
 MOST_STORED = 0xFFFF
-"""Bytes that a stored block of deflate may hold."""
+"""Maximum size in bytes of a stored deflate block."""
 
 
 def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np.uint8]]) -> None:
-    """Write a greyscale PNG, atomically; `files.sync_folder` makes its name last.
+    """Write a greyscale PNG atomically; call `files.sync_folder` to make its name durable.
 
-    Its pixels are stored, not compressed: a spectrogram is so noisy that zlib's fastest level
-    takes 4.6 instead of 0.1 ms a track to leave two thirds of it (measured with Pillow).
+    Pixels are stored uncompressed. A spectrogram is so noisy that zlib's fastest level only saves a
+    third, and takes 4.6 instead of 0.1 ms a track (measured with Pillow).
 
     Args:
         path: the file to make.
@@ -45,7 +45,7 @@ def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np
     height, width = shape
     with files.atomic_write(path, lasting=False) as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-        # 8 bits, grey, and the only methods of compression, filtering and order there are.
+        # 8 bits, grey, the only methods of compression and filtering, and no interlacing.
         _write_chunk(file, b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0))
         for piece in _stored(bands):
             _write_chunk(file, b"IDAT", piece)
@@ -53,12 +53,12 @@ def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np
 
 
 def _stored(bands: Iterable[NDArray[np.uint8]]) -> Iterator[bytes]:
-    """Yield a zlib stream whose blocks are stored; zlib itself takes 0.2 ms more for a track."""
+    """Yield a zlib stream of stored blocks; zlib itself would take 0.2 ms more per track."""
     yield b"\x78\x01"
     checksum = 1
     for band in bands:
         rows = np.zeros((band.shape[0], 1 + band.shape[1]), np.uint8)
-        rows[:, 1:] = band  # after the row's filter: 0, none
+        rows[:, 1:] = band  # the first column is the row's filter: 0, none
         data = rows.reshape(-1).data
         checksum = zlib.adler32(data, checksum)
         for first in range(0, len(data), MOST_STORED):
@@ -82,16 +82,16 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
     Args:
         path: the file.
         n_mels: rows of the result.
-        only_own: refuse what does not look as `write_picture` makes it.
+        only_own: reject pictures that are not in the format of `write_picture`.
 
     Raises:
-        PictureError: it is missing or no picture.
+        PictureError: it is missing or not a picture.
         OSError: the storage cannot read it.
     """
-    # Imported where pictures are read: scan and extract of audio do without it.
+    # Imported here, because scan and extract do not need it for audio.
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # _check_size judges, knowing what kind of picture it is
+    Image.MAX_IMAGE_PIXELS = None  # _check_size has a limit for each kind of picture
     try:
         with Image.open(path) as picture:
             is_own = (picture.format, picture.mode, picture.height) == ("PNG", "L", n_mels)
@@ -106,21 +106,21 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
     except FileNotFoundError:
         raise PictureError(path, "is gone", "scan or extract again, then split") from None
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the storage's, not Pillow's
+        if isinstance(error, OSError) and error.errno is not None:  # of the storage, not Pillow
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PictureError(path, f"not a picture ({reason})") from None
 
 
 def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
-    """Turn any picture into one of 8 bits of grey."""
+    """Convert any picture to 8 bits of grey."""
     from PIL import Image
 
     if picture.mode == "L":
         return picture
     if not picture.mode.startswith(("I", "F")):
         return picture.convert("RGB").convert("L")
-    # Pillow would cut 16 bits off at 255 instead of scaling them.
+    # Pillow would clip 16-bit values at 255 instead of scaling them.
     levels = np.asarray(picture)
     if picture.mode == "F" or levels.min() < 0 or levels.max() > 0xFFFF:
         raise PictureError(path, "its pixels are no 8 or 16 bits", "save it with 8 bits of grey")
@@ -128,7 +128,7 @@ def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
 
 
 def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
-    """Refuse a small file that would fill the memory; a track of hours is none."""
+    """Reject a small file that would fill the memory; a track of several hours is accepted."""
     n_pixels = size[0] * size[1]
     if n_pixels > (MOST_PIXELS if own else MOST_FOREIGN_PIXELS):
         raise PictureError(path, f"{n_pixels} pixels are too many", "make it smaller")
@@ -137,7 +137,7 @@ def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  # noqa: ARG001
     """Read a picture as training will; it has no length in seconds and no tags.
 
-    What `extract` left where it could not draw one says why there is none.
+    If `extract` could not draw it, the text that it wrote instead holds the reason.
 
     Raises:
         AudioError: it cannot be used.
@@ -152,4 +152,4 @@ def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  
 
 
 PICTURES = Kind("pictures", "png", SUFFIXES, "images_original", _describe, patience, REJECTED)
-"""Spectrogram pictures from elsewhere, by genre."""
+"""Spectrogram pictures from other sources, in genre folders."""

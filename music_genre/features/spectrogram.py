@@ -1,4 +1,4 @@
-"""Turn a stream of samples into mel powers, and these into decibels and grey levels."""
+"""Turn a stream of samples into mel powers, then into decibels and grey levels."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -16,12 +16,13 @@ CHUNK_FRAMES = 64
 BUFFER_SAMPLES = 1 << 16
 """Samples taken at a time: 3 s."""
 BAND_SIZE = 2500
-"""Filters times FFT bins of a band. Seven bands instead of one product do an eighth of its work
-(0.8 ms a track), and are too small for BLAS to begin threads, for which other workers would pay."""
+"""Maximum of filters times FFT bins in a band. Seven bands need an eighth of the work of one
+matrix product (0.8 ms a track). They are too small for BLAS to start threads, which would slow down
+other workers."""
 FLOOR = 1e-10
-"""Powers below it count as this, as in librosa.power_to_db."""
+"""Lower powers are raised to this, as in librosa.power_to_db."""
 DECIBELS = np.float32(10.0 / np.log(10.0))
-"""Of a power's natural logarithm."""
+"""Factor from a power's natural logarithm to decibels."""
 
 
 def mel_filters(config: FeatureConfig) -> NDArray[np.float32]:
@@ -57,7 +58,7 @@ Band = tuple[slice, slice, NDArray[np.float32]]
 
 
 def _bands(config: FeatureConfig) -> list[Band]:
-    """Cut the filters into bands of neighbours, each as many as BAND_SIZE lets it have."""
+    """Cut the filters into bands of neighbours, each as large as BAND_SIZE allows."""
     filters, bands = mel_filters(config), []
     first = 0
     while first < config.n_mels:
@@ -108,16 +109,16 @@ class MelSpectrogram:
             full_scale: the sample value that counts as 1.
 
         Yields:
-            (n_frames, n_mels) float32, at most CHUNK_FRAMES frames, valid until the next. Their
-            sum over all chunks is 1 + n_samples // hop_length; frame t is centred on sample
-            t * hop_length, zeros standing before the first sample and after the last.
+            (n_frames, n_mels) float32, at most CHUNK_FRAMES frames, valid until the next chunk. All
+            chunks together have 1 + n_samples // hop_length frames. Frame t is centred on sample
+            t * hop_length, with zeros before the first sample and after the last.
         """
         window = self._window(full_scale)
         margin, hop = self.config.n_fft // 2, self.config.hop_length
         held = margin  # samples in the buffer
         self._samples[:held] = 0
         for part in _parts(blocks, np.zeros(margin, np.float32)):
-            # int16 becomes float32 in passing.
+            # This also converts int16 to float32.
             self._samples[held : held + len(part)] = part
             held += len(part)
             n_frames = max(0, (held - self.config.n_fft) // hop + 1)
@@ -128,8 +129,8 @@ class MelSpectrogram:
             held -= used
 
     def _window(self, full_scale: float) -> NDArray[np.float32]:
-        # Scaling the window is cheaper than scaling each sample, and a window for each frame of a
-        # chunk cheaper than broadcasting one (0.3 instead of 0.4 ms a track).
+        # Scaling the window is cheaper than scaling each sample. A copy of it for each frame of a
+        # chunk is cheaper than broadcasting one (0.3 instead of 0.4 ms a track).
         if full_scale not in self._windows:
             scaled = (_window(self.config.n_fft) / full_scale).astype(np.float32)
             self._windows[full_scale] = np.tile(scaled, (CHUNK_FRAMES, 1))
@@ -142,7 +143,7 @@ class MelSpectrogram:
             self._frames[chunk], window[:n_frames], out=self._windowed[:n_frames]
         )
         spectrum = scipy.fft.rfft(windowed)
-        # Squares of the parts would take 0.55 instead of 0.4 ms a track, where AVX-512 is.
+        # Squaring real and imaginary parts would take 0.55 instead of 0.4 ms a track with AVX-512.
         power = np.abs(spectrum, out=self._power[:n_frames])
         power *= power
         mel = self._mel[:n_frames]
@@ -152,14 +153,14 @@ class MelSpectrogram:
 
 
 def _parts(blocks: Iterable[NDArray[Any]], end: NDArray[np.float32]) -> Iterator[NDArray[Any]]:
-    """Cut blocks to what the buffer takes, and add the end."""
+    """Cut blocks to the size of the buffer, and append the end."""
     for block in chain(blocks, [end]):
         for first in range(0, len(block), BUFFER_SAMPLES):
             yield block[first : first + BUFFER_SAMPLES]
 
 
 def to_decibels(powers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn powers into decibels in place, of any shape, as librosa.power_to_db(ref=1)."""
+    """Turn powers of any shape into decibels in place, as librosa.power_to_db(ref=1) does."""
     np.maximum(powers, FLOOR, out=powers)
     # Without AVX-512 numpy's log takes 0.15 ms a track and its log10 1.2 (measured).
     np.log(powers, out=powers)
@@ -173,13 +174,13 @@ def to_pixels(
 
     Args:
         decibels: float32 of any shape.
-        maximum: the track's greatest.
+        maximum: the highest value of the track.
 
     Returns:
         uint8 of the same shape: dynamic_range_db below the maximum or less -> 0, the maximum
         -> 255, linear.
     """
-    # In the order of the law, so that rounding is the same in every way to draw a track.
+    # In the order of the formula, so that rounding is the same however a track is drawn.
     levels = decibels - np.float32(maximum)
     np.maximum(levels, np.float32(-config.dynamic_range_db), out=levels)
     levels += np.float32(config.dynamic_range_db)

@@ -1,4 +1,4 @@
-"""The decibels of one track at a time: short ones in memory, long ones in an unnamed file."""
+"""The decibels of one track at a time: in memory if short, in an unnamed file if long."""
 
 import tempfile
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Spool:
         return self._config.n_mels, self._n_tiles * TILE_FRAMES + self._held
 
     def clear(self) -> None:
-        """Forget the track, and its file."""
+        """Forget the track and close its file."""
         if self._file:
             self._file.close()
         self._file = None
@@ -65,7 +65,7 @@ class Spool:
         self._maximum = max(self._maximum, float(decibels.max()))
 
     def _put_away(self) -> None:
-        """Write the full tile with its bands one after another, as rows of a picture want them."""
+        """Write the full tile band by band, because a picture is read back row by row."""
         self._finish_tile()
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115

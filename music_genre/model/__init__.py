@@ -1,1 +1,1 @@
-"""The network, where it computes, and its checkpoints."""
+"""The network, the device it runs on, and its checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole, hashed, the last two kept."""
+"""Checkpoints of a run: written atomically, hashed, the last two kept."""
 
 import errno
 import hashlib
@@ -23,22 +23,22 @@ UNREADABLE: Final = (
     *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError),
     *(LookupError, TypeError, AttributeError),
 )
-"""What torch.load raises where a file is none of its own."""
+"""Exceptions of torch.load for a file that torch did not write."""
 
 
 class DamagedError(InputError):
-    """A checkpoint's bytes are not those that were written; an older one may do."""
+    """A checkpoint's bytes differ from those written; an older checkpoint may be intact."""
 
 
 class _HashedFile:
-    """What torch writes to: hashes, and keeps the error that torch would turn into its own."""
+    """File object for torch.save: hashes, and keeps the OSError that torch would replace."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.hash = file, hashlib.blake2b(digest_size=16)
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """Write, unless that has failed before."""
+        """Write, unless an earlier write failed."""
         if self.error is None:
             try:
                 self.file.write(data)
@@ -48,20 +48,20 @@ class _HashedFile:
         return len(data)
 
     def flush(self) -> None:
-        """Have nothing to do."""
+        """Do nothing."""
 
 
 def save(run: Path, state: dict[str, Any]) -> Path:
-    """Write a checkpoint and delete those before the last two.
+    """Write a checkpoint and delete all but the last two.
 
-    A crash at any moment, or a full disk, leaves the older ones as they were.
+    A crash at any moment or a full disk leaves the older ones intact.
 
     Args:
         run: the run folder.
-        state: what torch.load reads back with weights_only, with "step" among it.
+        state: contents that torch.load can read with weights_only; must include "step".
 
     Returns:
-        The file, its name made of its step and its contents.
+        The file; its name holds the step and a hash of the contents.
 
     Raises:
         OSError: it cannot be written.
@@ -73,7 +73,7 @@ def save(run: Path, state: dict[str, Any]) -> Path:
 
     with files.atomic_write(path, named_by_contents) as file:
         hashed = _HashedFile(file)
-        torch.save(state, hashed)  # type: ignore[arg-type]  # it needs no more than write and flush
+        torch.save(state, hashed)  # type: ignore[arg-type]  # it only calls write and flush
         if hashed.error is not None:
             raise hashed.error
     for old in find(run)[KEPT:]:
@@ -89,17 +89,17 @@ def find(run: Path) -> list[Path]:
 
 
 def load_newest(run: Path, key: str) -> dict[str, Any] | None:
-    """Read the newest whole checkpoint, its tensors to the CPU; None where there is none.
+    """Read the newest intact checkpoint, its tensors onto the CPU; None if there is none.
 
-    Damaged ones are put aside under names that end in .damaged, and said to be so. One that is
-    whole and cannot be read, for want of memory or by this version of torch, stays.
+    Damaged ones are renamed to end in .damaged, with a warning. An intact one that cannot be read,
+    for lack of memory or because of the version of torch, is kept.
 
     Args:
         run: the run folder.
-        key: of the run's settings; the checkpoint must be of the same.
+        key: key of the run's settings; the checkpoint must have the same.
 
     Raises:
-        InputError: it is of another run, or of another version of torch.
+        InputError: it belongs to another run, or to another version of torch.
     """
     for path in find(run):
         try:
@@ -117,7 +117,7 @@ def check_run(path: Path, state: dict[str, Any], key: str) -> None:
     """Refuse a checkpoint of another run.
 
     Raises:
-        InputError: its run's key is another.
+        InputError: its run has another key.
     """
     if state["run"] != key:
         raise InputError(
@@ -127,14 +127,14 @@ def check_run(path: Path, state: dict[str, Any], key: str) -> None:
 
 
 def load_last(run: Path) -> tuple[Path, dict[str, Any]]:
-    """Read the checkpoint that a finished run ended with, its tensors to the CPU.
+    """Read the last checkpoint of a finished run, its tensors onto the CPU.
 
     Returns:
-        The file, and the state that is in it.
+        The file, and the state in it.
 
     Raises:
-        InputError: the run has not finished, or the checkpoint is damaged or of another version
-            of torch.
+        InputError: the run has not finished, or the checkpoint is gone, damaged or from another
+            version of torch.
     """
     finished = runs.read_finished(run)
     if finished is None:
@@ -151,22 +151,22 @@ def load_last(run: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def shipped(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the weights that a model goes by: averaged ones where the run averaged them."""
+    """Return the weights that a model uses: the averaged ones if the run averaged them."""
     weights: dict[str, Any] = state["averaged"] or state["weights"]
     return weights
 
 
 def read_tensors(file: Path | IO[bytes]) -> Any:
-    """Read what torch wrote, and nothing that runs code, to the CPU.
+    """Read a file that torch wrote onto the CPU, without running code from it.
 
     Raises:
-        ValueError: torch did not write it; says why in one line.
-        MemoryError: there is no room for it.
+        ValueError: torch did not write it; the message is one line with the reason.
+        MemoryError: it does not fit into memory.
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        if "allocate memory" in str(error):  # torch has no class of its own for it
+        if "allocate memory" in str(error):  # torch has no exception class for it
             raise MemoryError(str(error).splitlines()[0]) from None
         raise ValueError((str(error) or "nothing in it").splitlines()[0]) from None
 
@@ -175,7 +175,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         contents = path.read_bytes()
     except OSError as error:
-        if error.errno != errno.EIO:  # a folder that may not be read, say: nothing is damaged
+        if error.errno != errno.EIO:  # for example, no permission: nothing is damaged
             raise
         raise DamagedError(f"{path}: damaged, the disk cannot read it") from None
     match = _name(path)

@@ -1,4 +1,4 @@
-"""A trained model: from images to the probabilities of genres."""
+"""A trained model: turns images into genre probabilities."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,31 +19,31 @@ from music_genre.model.network import autocast, build
 from music_genre.store import runs
 
 BATCH: Final = 64
-"""Crops in one forward pass while a model is trained."""
+"""Crops per forward pass while a model is being trained."""
 EXACT_BATCH: Final = 16
-"""Crops in one forward pass of a trained model; the last batch is filled up. oneDNN chooses by the
-size of a batch how it computes a convolution, and a crop's last digits follow (2e-6 between 11 and
-16 crops of resnet18, torch 2.15). Within batches of one size no crop depends on another."""
+"""Crops per forward pass of a trained model; the last batch is padded. oneDNN chooses how to
+compute a convolution by batch size, which changes a crop's last digits (2e-6 between 11 and 16
+crops of resnet18, torch 2.15). With one fixed size, crops do not affect each other."""
 CROPS_AT_ONCE: Final = 256
-"""Images are taken together until they have so many crops."""
+"""Images are grouped until a group has at least this many crops."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """What a finished run, or a published model, has learned."""
+    """The trained model of a finished run, or a published one."""
 
     network: nn.Module
     """Maps (batch, 1, n_mels, crop_frames) float32, as `normalise` makes it, to logits."""
     genres: list[str]
     features: FeatureConfig | None
-    """How its images are drawn; None where it learned pictures that this package did not draw."""
+    """How its images are drawn; None if it learned from pictures that this package did not draw."""
     n_mels: int
     """Rows of an image."""
     crop_frames: int
 
     @classmethod
     def load(cls, run: Path, device: torch.device) -> "Classifier":
-        """Load what a run folder holds; the folder of a published model is one too.
+        """Load the model of a run folder; a published model's folder is one too.
 
         Raises:
             InputError: the run has not finished, or its checkpoint is damaged, gone, or of another
@@ -90,7 +90,7 @@ def _check_genres(path: Path, state: dict[str, Any], settings: runs.RunSettings)
 def _together(
     images: Iterable[NDArray[np.uint8]], crop_frames: int
 ) -> Iterator[list[NDArray[np.uint8]]]:
-    """Take images together until they have `CROPS_AT_ONCE` crops."""
+    """Group images until a group has at least `CROPS_AT_ONCE` crops."""
     some: list[NDArray[np.uint8]] = []
     n_crops = 0
     for image in images:
@@ -115,10 +115,10 @@ def track_probabilities(
 
     Args:
         network: maps crops to logits; left in eval mode.
-        images: the tracks; their crops come to the network's device.
+        images: the tracks, whose crops arrive on the network's device.
         crop_frames: frames of a crop.
-        exact: compute in float32 throughout, not in what training is fastest in, and so that a
-            track's probabilities do not depend on the tracks beside it.
+        exact: compute everything in float32, not in the precision that is fastest in training, and
+            make a track's probabilities independent of the other tracks.
         after_batch: called after each forward pass.
 
     Returns:
@@ -145,12 +145,12 @@ def track_probabilities(
 
 
 def _filled(crops: Tensor) -> Tensor:
-    """Fill a batch up to `EXACT_BATCH` crops."""
+    """Pad a batch to `EXACT_BATCH` crops."""
     return torch.cat([crops, crops.new_zeros(EXACT_BATCH - len(crops), *crops.shape[1:])])
 
 
 def even_crops(lengths: Tensor, crop_frames: int) -> tuple[Tensor, Tensor]:
-    """Place crops evenly, as few as cover each track.
+    """Space the fewest crops that cover each track evenly over it.
 
     Args:
         lengths: (n_tracks,) int64 frames.

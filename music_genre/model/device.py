@@ -1,4 +1,4 @@
-"""The device that this process computes on, and the lock that it holds on a GPU meanwhile."""
+"""The device that this process computes on, and the lock it holds on a GPU while it does."""
 
 import contextlib
 import ctypes
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
 VISIBLE_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 LARGER_VARIABLE: Final = "MUSIC_GENRE_LARGER_GPU"
-"""Says, where it is set, how to get a GPU with more memory than this machine's."""
+"""If set, its text says how to get a GPU with more memory than this machine's."""
 M_MMAP_THRESHOLD: Final = -3  # malloc.h
 M_TRIM_THRESHOLD: Final = -1
 
 
 def choose(name: str) -> torch.device:
-    """Pick the device for auto, cpu or cuda, say which, and use all cores this process may.
+    """Pick the device for auto, cpu or cuda, log it, and use all cores this process may use.
 
-    `OMP_NUM_THREADS`, where it is set, is the most threads that are used.
+    `OMP_NUM_THREADS`, if set, limits the number of threads.
 
     Raises:
-        InputError: cuda is asked for and there is none.
+        InputError: cuda is requested, but no GPU is visible.
     """
     share = os.environ.get(THREADS_VARIABLE, "")
     n_threads = min(usable_cores(), int(share)) if share.isdecimal() else usable_cores()
@@ -42,7 +42,8 @@ def choose(name: str) -> torch.device:
     if name == "cuda" and not visible:
         raise InputError("--device cuda: no NVIDIA GPU is visible; use --device auto or cpu")
     if visible:
-        # Repeatable algorithms, so that resumed equals uninterrupted; torch names what has none.
+        # Deterministic algorithms make a resumed run equal an uninterrupted one. torch warns about
+        # operations that have none.
         torch.use_deterministic_algorithms(True, warn_only=True)
         logger.info("computing on %s", torch.cuda.get_device_name())
         return torch.device("cuda")
@@ -58,7 +59,7 @@ def describe(device: torch.device) -> str:
 
 @contextmanager
 def held(name: str, gpu_locks: Path) -> Iterator[torch.device]:
-    """Choose a device, and hold its GPU while computing on it.
+    """Choose a device, and lock its GPU while computing on it.
 
     Args:
         name: auto, cpu or cuda.
@@ -83,9 +84,9 @@ def held(name: str, gpu_locks: Path) -> Iterator[torch.device]:
 
 
 def _gpu(name: str, device: torch.device) -> str:
-    """Name the GPU to hold by UUID: the device's, else the one that a worker gave this process.
+    """Return the UUID of the GPU to lock: the device's, else the one a worker gave this process.
 
-    What was given is held also where CUDA cannot use it: nobody else is to be given it meanwhile.
+    A given GPU is locked even if CUDA cannot use it, so that no other process gets it meanwhile.
     """
     if device.type == "cuda":
         return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
@@ -97,7 +98,7 @@ def _gpu(name: str, device: torch.device) -> str:
 
 
 def _keep_freed_memory() -> None:
-    """Have malloc keep what tensors free: fresh pages cost resnet18 a fifth of its CPU speed."""
+    """Make malloc keep freed memory: fresh pages cost resnet18 a fifth of its CPU speed."""
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, 2**30)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

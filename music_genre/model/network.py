@@ -18,23 +18,25 @@ from music_genre.model import checkpoint
 logger = logging.getLogger(__name__)
 
 LEAST_BFLOAT16_FRAMES: Final = 64
-"""Narrower crops leave strided convolutions columns as few as their stride, for which oneDNN's
-AMX kernels read memory that nobody wrote: NaN, found with torch 2.15, tests/ml/test_model.py."""
+"""Narrowest crop for bfloat16 on CPUs. Below it, the input of a strided convolution can have as few
+columns as its stride; oneDNN's AMX kernels then read uninitialised memory and return NaN (found
+with torch 2.15, see tests/ml/test_model.py)."""
 
 
 def autocast(device: torch.device, network: nn.Module, crop_frames: int) -> torch.autocast:
-    """Compute in bfloat16 where it pays."""
+    """Return a context that computes in bfloat16 where that is worthwhile."""
     pays = computes_in_bfloat16(device.type, network, crop_frames)
     return torch.autocast(device.type, torch.bfloat16, enabled=pays)
 
 
 def computes_in_bfloat16(device_type: str, network: nn.Module, crop_frames: int) -> bool:
-    """Tell whether bfloat16 pays: on GPUs, and on CPUs that multiply it, but for depthwise models.
+    """Tell whether bfloat16 is worthwhile.
 
-    On CPUs it is not used for crops of fewer than `LEAST_BFLOAT16_FRAMES` frames. Measured with
-    AVX-512 BF16, two cores, training: resnet18 2.1 times as fast as in float32, squeezenet1_1
-    1.6; shufflenet_v2_x0_5 as fast; efficientnet_b0 1.5 and mobilenet_v3_small 2.3 times slower.
-    Where it must be emulated (AVX2) resnet18 is 15 times slower.
+    It is on GPUs, and on CPUs that multiply it natively, except for depthwise models and for crops
+    of fewer than `LEAST_BFLOAT16_FRAMES` frames. Measured with AVX-512 BF16, two cores, training:
+    resnet18 is 2.1 times as fast as in float32, squeezenet1_1 1.6 times; shufflenet_v2_x0_5 is as
+    fast; efficientnet_b0 is 1.5 and mobilenet_v3_small 2.3 times slower. Where bfloat16 must be
+    emulated (AVX2), resnet18 is 15 times slower.
     """
     if device_type == "cuda":
         return True
@@ -76,12 +78,12 @@ def build(name: str, n_genres: int, n_mels: int, crop_frames: int, seed: int) ->
 
 
 def _input_size(name: str, n_mels: int, crop_frames: int) -> tuple[int, int]:
-    """Return the size that a model sees: the crops', or the next that its family can take."""
+    """Return a model's input size: the crops' own, or the next one that its family accepts."""
     if name.startswith("vit_"):  # squares of whole patches
         patch = int(name.rpartition("_")[2])
         side = math.ceil(max(n_mels, crop_frames) / patch) * patch
         return side, side
-    if name.startswith("maxvit"):  # windows of 7, in pieces of 1/32
+    if name.startswith("maxvit"):  # windows of 7 after downscaling by 32
         return math.ceil(n_mels / 224) * 224, math.ceil(crop_frames / 224) * 224
     return n_mels, crop_frames
 
@@ -91,7 +93,7 @@ def _resize(size: tuple[int, int], _network: nn.Module, crops: tuple[Tensor]) ->
 
 
 def _options(name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Return what some families must be told at construction."""
+    """Return the constructor arguments that some families need."""
     if name.startswith("vit_"):
         return {"image_size": size[0]}
     if name.startswith("maxvit"):
@@ -102,7 +104,7 @@ def _options(name: str, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _make_grey(network: nn.Module) -> None:
-    """Replace the first convolution, which takes three colours, by one that takes grey."""
+    """Replace the first convolution, which takes three colours, with one that takes grey."""
     for path, old in network.named_modules():
         if isinstance(old, nn.Conv2d) and old.in_channels == 3:
             new = nn.Conv2d(
@@ -120,13 +122,13 @@ def _make_grey(network: nn.Module) -> None:
 
 
 def load_weights_file(network: nn.Module, path: Path) -> None:
-    """Begin with weights from a file, such as torchvision's trained ones or a run's checkpoint.
+    """Load initial weights from a file, such as torchvision's trained ones or a run's checkpoint.
 
-    A first convolution of three colours becomes one of grey by the sum over its colours, which
-    gives what it gives for grey pictures. A classifier of other classes stays random.
+    The weights of a first convolution on three colours are summed over the colours, which gives
+    the same output for grey pictures. A classifier for other classes stays random.
 
     Raises:
-        InputError: the file holds no weights, or those of another model.
+        InputError: the file holds no weights, or another model's.
     """
     found = _read_weights(path)
     own = network.state_dict()
@@ -134,7 +136,7 @@ def load_weights_file(network: nn.Module, path: Path) -> None:
         wanted = own.get(name)
         if wanted is not None and value.ndim == 4 and value.shape[1] == 3 and wanted.shape[1] == 1:
             found[name] = value.sum(dim=1, keepdim=True)
-    # Newer weights lack no tensor of older models but the counters of batches.
+    # The only tensors that weights of the same model may lack are the batch counters.
     missing = [name for name in own if name not in found and not name.endswith("batches_tracked")]
     other = [name for name in own if name in found and found[name].shape != own[name].shape]
     strange = [name for name in other if own[name].shape[:1] != list(own.values())[-1].shape[:1]]
@@ -149,7 +151,7 @@ def load_weights_file(network: nn.Module, path: Path) -> None:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a state dict, alone in a file or under a usual name."""
+    """Read the tensors of a state dict: the file's whole content, or an entry with a usual name."""
     try:
         contents = checkpoint.read_tensors(path)
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""What stages leave behind and how it survives: files and their names, runs, locks, signals."""
+"""The output of stages and how it survives: files and their names, runs, locks, signals."""

@@ -19,17 +19,17 @@ def local_path(address: str | os.PathLike[str]) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a path leads to a folder; where it cannot be looked at, it does not."""
+    """Tell whether a path is a folder; False if it cannot be inspected."""
     try:
         return path.is_dir()
-    except OSError:  # too long a name, a folder above that may not be searched
+    except OSError:  # the name is too long, or a parent folder may not be searched
         return False
 
 
 def reference(target: Path, base: Path) -> str:
     """Write `target` so that it is still found when both folders move or are mounted elsewhere.
 
-    Relative to `base` where they share a parent other than the root, else absolute.
+    The result is relative to `base` if both share a parent other than the root, else absolute.
     """
     common = os.path.commonpath([target.absolute(), base.absolute()])
     if common == os.path.sep:
@@ -38,5 +38,5 @@ def reference(target: Path, base: Path) -> str:
 
 
 def resolve(written: str, base: Path) -> Path:
-    """Find what `reference` wrote, from the same base folder."""
+    """Turn what `reference` wrote back into a path, given the same base folder."""
     return Path(os.path.normpath(base.absolute() / written))

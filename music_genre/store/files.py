@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that exist either complete or not at all."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 TEMPORARY = ".tmp-"
-"""How names of unfinished files begin."""
+"""Prefix of the names of unfinished files."""
 STALE_SECONDS = 24 * 3600.0
 
 
@@ -17,18 +17,20 @@ STALE_SECONDS = 24 * 3600.0
 def atomic_write(
     path: Path, final: Callable[[], Path] | None = None, *, lasting: bool = True
 ) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name complete and on the disk, or not at all.
+    """Open a file that gets its name only when it is complete and on the disk.
 
     Args:
         path: its name.
-        final: tells its name instead, in the same folder, once the contents are written.
-        lasting: its name, too, is on the disk at the end; else call `sync_folder` after many.
+        final: returns a name to use instead, in the same folder; called after the contents are
+            written.
+        lasting: also sync its name to the disk; if False, call `sync_folder` once after many files.
 
     Raises:
-        OSError: it cannot be written, for example because the disk is full; names the file.
+        OSError: it cannot be written, for example because the disk is full; the error names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")  # short: long names must fit too
+    # Without the file's own name, which may already have the maximum length.
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
             yield file
@@ -45,21 +47,21 @@ def atomic_write(
 
 
 def sweep(folder: Path, *, locked: bool = False) -> None:
-    """Remove what processes that were killed left half-written in a folder.
+    """Remove the unfinished files that killed processes left in a folder.
 
-    Younger files may be in somebody's work; a day is beyond any write and any clock's error. Who
-    holds a lock on the folder may sweep files of any age.
+    Files younger than a day may still be in use; no write and no clock error lasts that long. The
+    holder of a lock on the folder may sweep files of any age.
     """
     with suppress(FileNotFoundError):
         for path in folder.iterdir():
             if path.name.startswith(TEMPORARY):
-                with suppress(FileNotFoundError):  # another swept it
+                with suppress(FileNotFoundError):  # another process removed it
                     if locked or path.stat().st_mtime < time.time() - STALE_SECONDS:
                         path.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk."""
+    """Wait until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -68,6 +70,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically; names that are no UTF-8 keep their bytes."""
+    """Write text atomically; file names that are not UTF-8 keep their bytes."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))

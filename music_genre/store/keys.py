@@ -1,4 +1,4 @@
-"""Content keys and checksums: names made of contents."""
+"""Content keys and checksums: names derived from contents."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def content_key(*parts: Any) -> str:
-    """Name contents by 12 hexadecimal digits of BLAKE2b over their canonical JSON."""
+    """Return a name for contents: 12 hexadecimal digits of BLAKE2b of their canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode("ascii"), digest_size=6).hexdigest()
 

@@ -1,9 +1,9 @@
 """Locks that a process holds while it computes: on a folder that it writes and on its GPU.
 
-A lock is a file that its holder has locked with flock, which the kernel releases when the holder
-dies, however it dies, and which processes in all containers of a host see. A shared volume may
-not carry flock from host to host, so the holder also renews a lease, the file's time; a newcomer
-on another host believes the lease until it is old.
+A holder locks a file with flock. Processes in all containers of a host see that lock, and the
+kernel releases it when the holder dies, however it dies. A shared volume may not pass flock from
+host to host, so the holder also renews a lease: the file's modification time. A process on another
+host respects the lease until it expires.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ from music_genre.errors import TemporaryError
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS: Final = 60.0
-"""A holder on another host that has not renewed its lease for so long is taken for dead."""
+"""A holder on another host that has not renewed its lease for this long is considered dead."""
 RENEWALS: Final = 6
-"""Renewals in the time of a lease."""
+"""Renewals per lease period."""
 WITHOUT_FLOCK: Final = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 ENDING_SECONDS: Final = 5.0
-"""How long a GPU's orphaned holder may take to be gone after SIGKILL."""
+"""How long an orphaned holder of a GPU may take to disappear after SIGKILL."""
 
 
 class Lock:
     """A held lock."""
 
     def __init__(self, path: Path, descriptor: int, what: str) -> None:
-        """Write this process into an open lock file."""
+        """Record this process as the holder in an open lock file."""
         self.path, self._descriptor, self._what = path, descriptor, what
         self._record = {"holder": uuid.uuid4().hex, **_this_process()}
         self._record["device"] = os.fstat(descriptor).st_dev
@@ -50,10 +50,10 @@ class Lock:
         os.fsync(descriptor)
 
     def check(self) -> None:
-        """Make sure that nobody took the lock over while this process stood still.
+        """Check that no other process took the lock over while this one was suspended.
 
         Raises:
-            TemporaryError: somebody did.
+            TemporaryError: another process did.
         """
         found = _read(self.path)
         if found.get("holder") != self._record["holder"]:
@@ -63,12 +63,12 @@ class Lock:
             )
 
     def renew(self) -> None:
-        """Say that the holder lives."""
-        with contextlib.suppress(OSError):  # storage that is away for a moment; check() decides
+        """Renew the lease: show that the holder is alive."""
+        with contextlib.suppress(OSError):  # storage briefly unavailable; check() decides
             os.utime(self._descriptor)
 
     def release(self) -> None:
-        """Give the lock to whoever wants it."""
+        """Release the lock, so that another process can take it."""
         with contextlib.suppress(OSError, TemporaryError):
             self.check()
             os.ftruncate(self._descriptor, 0)
@@ -77,7 +77,7 @@ class Lock:
 
 @contextmanager
 def folder_lock(folder: Path, lease_seconds: float = LEASE_SECONDS) -> Iterator[Lock]:
-    """Hold a folder, so that no second process writes into it.
+    """Lock a folder, so that no second process writes into it.
 
     Raises:
         TemporaryError: another process holds it.
@@ -102,16 +102,16 @@ def folder_lock(folder: Path, lease_seconds: float = LEASE_SECONDS) -> Iterator[
 
 @contextmanager
 def gpu_lock(gpu: str, folder: Path) -> Iterator[Lock]:
-    """Hold a GPU, so that no second training computes on it.
+    """Lock a GPU, so that no second training computes on it.
 
-    A holder whose supervisor is gone is ended: nobody waits for its result any more.
+    A holder that has lost its supervisor is killed: nobody waits for its result any more.
 
     Args:
         gpu: its UUID.
         folder: the same for all containers of a host.
 
     Raises:
-        TemporaryError: a process that is looked after holds it.
+        TemporaryError: another process holds it, and it is not an orphan.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(PermissionError):  # another user made it
@@ -150,7 +150,7 @@ def _open(path: Path) -> int:
     """Open a lock file, or make one that every user may open."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     with contextlib.suppress(FileNotFoundError):
-        # Without O_CREAT: in a folder for all, Linux refuses that for another user's file.
+        # No O_CREAT: in a world-writable folder, Linux refuses it for another user's file.
         return os.open(path, flags)
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL)
@@ -161,13 +161,13 @@ def _open(path: Path) -> int:
 
 
 def _same_flocks(found: dict[str, Any], descriptor: int) -> bool:
-    """Tell whether a holder's flock would be seen here: same kernel, same mount of the storage."""
+    """Tell whether this process would see a holder's flock: same kernel, same storage mount."""
     device = os.fstat(descriptor).st_dev
     return bool(found["boot"] == _this_process()["boot"] and found["device"] == device)
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Lock a file; False where another process has it, None where the storage knows no locks."""
+    """Lock a file; False if another process has it, None if the storage has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -180,13 +180,13 @@ def _flock(descriptor: int) -> bool | None:
 
 
 def _storage_time(path: Path) -> float:
-    """Read the clock that stamps files in a folder; it may be another host's."""
+    """Read the clock that sets file times in a folder; it may be another host's."""
     with tempfile.TemporaryFile(dir=path.parent, prefix=".tmp-") as file:
         return os.fstat(file.fileno()).st_mtime
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a lock file; empty where nobody holds it or its holder is just writing it."""
+    """Read a lock file; empty if nobody holds it or its holder is still writing it."""
     try:
         record = json.loads(path.read_bytes() or b"{}")
     except (ValueError, FileNotFoundError):
@@ -213,7 +213,7 @@ def _describe(found: dict[str, Any]) -> str:
 
 
 def _end_orphan(path: Path, what: str) -> None:
-    """Kill the holder of a lock that lost its supervisor, if this process can see it."""
+    """Kill a lock's holder if it has lost its supervisor and this process can see it."""
     found = _read(path)
     if not found or not _is_orphan(found) or not _holds(path):
         return
@@ -222,10 +222,10 @@ def _end_orphan(path: Path, what: str) -> None:
     except ProcessLookupError:
         return
     try:
-        # Through a descriptor, so that a process that got its number meanwhile is never hit.
+        # Signal by pidfd: if the PID was reused meanwhile, the new process is not killed.
         if _is_orphan(found):
             logger.warning("%s: ending %s, which lost its supervisor", what, _describe(found))
-            with contextlib.suppress(PermissionError):  # another user's; then it is in use
+            with contextlib.suppress(PermissionError):  # another user's process; treated as in use
                 signal.pidfd_send_signal(process, signal.SIGKILL)
             select.select([process], [], [], ENDING_SECONDS)
     finally:
@@ -233,7 +233,7 @@ def _end_orphan(path: Path, what: str) -> None:
 
 
 def _is_orphan(found: dict[str, Any]) -> bool:
-    """Tell whether the process that wrote a lock lives here and has lost its supervisor."""
+    """Tell whether the process that wrote a lock runs here and has lost its supervisor."""
     own = _this_process()
     if not found["supervisor"] or any(found[name] != own[name] for name in ("boot", "processes")):
         return False
@@ -242,7 +242,7 @@ def _is_orphan(found: dict[str, Any]) -> bool:
 
 
 def _holds(path: Path) -> bool:
-    """Tell whether a process has the file locked: then the one that it names lives."""
+    """Tell whether a process has the file locked; if so, the process named in it is alive."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         return _flock(descriptor) is False
@@ -251,17 +251,17 @@ def _holds(path: Path) -> bool:
 
 
 def _parent(pid: int) -> int:
-    """Read a process's parent; 0 where it is gone."""
+    """Read the PID of a process's parent; 0 if the process is gone."""
     return int(_status(pid)[1])
 
 
 def _started(pid: int) -> int:
-    """Read when a process began, in clock ticks since boot; 0 where it is gone."""
+    """Read when a process began, in clock ticks since boot; 0 if it is gone."""
     return int(_status(pid)[19])
 
 
 def _status(pid: int) -> list[str]:
-    """Read the fields of /proc/PID/stat from the third on, the state; zeros where it is gone."""
+    """Read the fields of /proc/PID/stat from the third (state) on; zeros if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -15,7 +15,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read one JSON object; None where there is no such file.
+    """Read one JSON object; None if there is no such file.
 
     Raises:
         InputError: the file holds something else.
@@ -35,7 +35,7 @@ def read_record(path: Path, remedy: str) -> dict[str, Any]:
     """Read the record of a complete output folder.
 
     Raises:
-        InputError: there is none; `remedy` says which stage makes it.
+        InputError: there is no record; `remedy` names the stage that makes it.
     """
     record = read_json(path)
     if record is None:

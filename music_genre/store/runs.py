@@ -1,6 +1,6 @@
-"""The run folder: what is trained (settings.json) and what came of it (training.json).
+"""The run folder: what is trained (settings.json) and the outcome (training.json).
 
-Nothing heavy is imported: to find that a run has finished takes no torch.
+Nothing heavy is imported: checking whether a run has finished does not load torch.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,12 +19,12 @@ class RunSettings:
     config: TrainConfig
     genres: list[str]
     features: FeatureConfig | None
-    """None where it trains on pictures that this package did not draw."""
+    """None if it trains on pictures that this package did not draw."""
     n_mels: int
     data_key: str
     split_key: str
     weights: str
-    """Checksum of the file of weights it began with; empty where it began at random."""
+    """Checksum of the weights file that training started from; empty for random weights."""
     recipe: int
     """RECIPE of the training module."""
 
@@ -35,10 +35,10 @@ class RunSettings:
 
 
 def claim(run: Path, settings: RunSettings, split_dir: Path) -> None:
-    """Make a run folder for these settings, or find that it is theirs already.
+    """Create a run folder for these settings, or check that it already belongs to them.
 
     Raises:
-        InputError: the folder belongs to other settings; names what differs.
+        InputError: the folder belongs to other settings; the message names the differences.
     """
     location = addresses.reference(split_dir, run)
     record = records.read_json(run / "settings.json")
@@ -80,7 +80,7 @@ def read_settings(run: Path) -> tuple[RunSettings, Path]:
     """Read a run's settings and where its split is.
 
     Raises:
-        InputError: the folder is no run.
+        InputError: the folder is not a run.
     """
     record = records.read_record(run / "settings.json", "give the address that train printed")
     return _parse(run, record)
@@ -90,7 +90,7 @@ def read_key(run: Path) -> str:
     """Read the content key that a run was given when it began.
 
     Raises:
-        InputError: the folder is no run.
+        InputError: the folder is not a run.
     """
     record = records.read_record(run / "settings.json", "give the address that train printed")
     return str(record["key"])
@@ -116,5 +116,5 @@ def _parse(run: Path, record: dict[str, Any]) -> tuple[RunSettings, Path]:
 
 
 def read_finished(run: Path) -> dict[str, Any] | None:
-    """Read what came of a finished training; None where it has not finished."""
+    """Read the outcome of a finished training; None if it has not finished."""
     return records.read_json(run / "training.json")

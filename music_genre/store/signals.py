@@ -1,4 +1,4 @@
-"""What a process does about signals, and about the death of its parent."""
+"""How a process handles signals and the death of its parent."""
 
 import ctypes
 import os
@@ -18,23 +18,24 @@ PR_SET_PDEATHSIG: Final = 1  # sys/prctl.h
 
 GO_ON: Final = "run the same command again to go on"
 GRACE: Final = 3.5
-"""Seconds from a signal to the end of the process. `fleet` kills it 4 s after SIGTERM, as Airflow
-kills both after 5."""
+"""Seconds from a signal to the end of the process. `fleet` kills it 4 s after SIGTERM, because
+Airflow kills both after 5 s."""
 
 
 def die_with_parent(number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when its parent, or the thread of it, ends.
+    """Have the kernel send this process a signal when its parent ends.
 
-    Not under nohup: who ignores SIGHUP wants to outlive the shell. And not a child of init,
-    whose parent has died already or never will.
+    Does nothing under nohup: a process that ignores SIGHUP is meant to outlive the shell. Does
+    nothing for a child of init either: its parent has already died, or never will.
 
-    Source: prctl(2); it is the thread that started this process whose end counts.
+    Source: prctl(2). The kernel watches the parent's thread that started this process: if only that
+    thread ends, the signal is sent as well.
     """
     parent = os.getppid()
     if parent <= 1 or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         return
     set_parent_death_signal(number)
-    if os.getppid() != parent:  # it died meanwhile
+    if os.getppid() != parent:  # the parent died meanwhile
         os.kill(os.getpid(), number)
 
 
@@ -44,16 +45,16 @@ def set_parent_death_signal(number: signal.Signals) -> None:
 
 
 def heard() -> list[signal.Signals]:
-    """Name the signals that end this process; under nohup SIGHUP is none of them."""
+    """List the signals that end this process; under nohup, SIGHUP is not among them."""
     ignores = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [number for number in STOPPING if number != signal.SIGHUP or not ignores]
 
 
 def leave(number: int) -> NoReturn:
-    """End this process with the code for trying again; for Ctrl-C by SIGINT itself.
+    """End this process with the retry exit code; after Ctrl-C, by SIGINT itself.
 
-    A shell's loop ends with a command that SIGINT has ended, and goes on after any other.
-    Python sets a signal's disposition in its main thread alone, the C library in any.
+    A loop in a shell stops only if SIGINT killed the command, and otherwise goes on. Python can set
+    a signal's disposition only in its main thread; the C library can in any thread.
     """
     if number == signal.SIGINT:
         ctypes.CDLL(None).signal(number, SIG_DFL)
@@ -62,38 +63,38 @@ def leave(number: int) -> NoReturn:
 
 
 def end_at_once(number: int, done: str = "") -> NoReturn:
-    """Write one line and end this process, as `leave` has it.
+    """Write one line and end this process as `leave` does.
 
-    Unlike an exception it cannot be lost in a library that is just being imported, and it works
-    in any thread. All writes of this package are atomic: at most a temporary
-    file stays, which the next run sweeps away.
+    A library that is being imported can swallow an exception, but not this, which also works in any
+    thread. All writes of this package are atomic: at most a temporary file is left, and the next
+    run sweeps it away.
     """
     reason = f"stopped by {signal.Signals(number).name} {done}".rstrip()
     line = f"error: {reason}; {GO_ON}\n"
     try:
         os.write(2, (f"\n{line}" if sys.stderr.isatty() else line).encode())  # below the bar
-    finally:  # also where nobody reads the line any more
+    finally:  # even if nobody reads the line any more
         leave(number)
 
 
 class Stop:
-    """A request to stop, which a loop heeds when it can."""
+    """A request to stop; a loop obeys it as soon as it can."""
 
     name = ""
-    """The signal that came; empty as long as none has."""
+    """Name of the signal that arrived; empty until then."""
 
 
 @contextmanager
 def stops(where: Callable[[], str]) -> Iterator[Stop]:
-    """Turn SIGTERM, SIGINT and SIGHUP into a request to stop, while steps are taken.
+    """Turn SIGTERM, SIGINT and SIGHUP into a request to stop while the block runs.
 
-    The loop has `GRACE` seconds to heed it. Python runs a signal's handler only between two of its
-    own instructions, and the backward pass of a large model is a single one that may take many
-    seconds. So a second thread learns of the signal from the file descriptor that Python's own
-    handler in C writes to. It touches nothing: it waits, and then ends the process.
+    The loop has `GRACE` seconds to obey. Python runs a signal handler only between two bytecode
+    instructions, and the backward pass of a large model is a single instruction that may take many
+    seconds. So a second thread learns of the signal from the file descriptor that Python's C-level
+    handler writes to. That thread changes nothing: it waits, then ends the process.
 
     Args:
-        where: says, for the process's last line, how far the work is and what of it is saved;
+        where: returns, for the process's last line, how far the work is and what of it is saved;
             called from the second thread.
     """
     stop, over = Stop(), threading.Event()

@@ -1,4 +1,4 @@
-"""CSV files of rows, which are dataclasses or dictionaries."""
+"""CSV files whose rows are dataclasses or dictionaries."""
 
 import csv
 import io
@@ -20,7 +20,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
         plain = csv.DictWriter(text, columns, lineterminator="\n")
         quoted = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writeheader()
-        for row in rows:  # the csv module quotes no lone carriage return, and reads a line's end
+        # csv writes a lone carriage return unquoted, but reads it as the end of the row.
+        for row in rows:
             has_return = any("\r" in str(value) for value in row.values())
             (quoted if has_return else plain).writerow(row)
         text.detach()  # flushes and leaves the file open for atomic_write to sync
@@ -48,7 +49,7 @@ def write_rows(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Read rows of a dataclass of texts, integers and floats.
+    """Read rows of a dataclass whose fields are texts, integers or floats.
 
     Raises:
         InputError: the file is missing or has other columns.

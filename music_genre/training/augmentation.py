@@ -11,20 +11,20 @@ from torch import Tensor
 def random_seed(*key: int) -> int:
     """Turn (seed, epoch, step) into the seed of a generator.
 
-    Because every step has its own, a resumed training draws what an uninterrupted one draws
-    and no generator state is saved.
+    Every step has its own seed. A resumed training therefore draws the same numbers as an
+    uninterrupted one, and no generator state is saved.
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1  # torch takes 63 bits
 
 
 def generator(*key: int) -> torch.Generator:
-    """Make the generator of (seed, epoch, step); on the CPU, so that devices draw alike."""
+    """Make the generator of (seed, epoch, step), on the CPU so that all devices draw the same."""
     return torch.Generator().manual_seed(random_seed(*key))
 
 
 def crops_per_epoch(lengths: Tensor, crop_frames: int) -> int:
-    """Count an epoch's crops: each track as often as crops fit into it, at least once.
+    """Count an epoch's crops: as many per track as fit into it, but at least one.
 
     Args:
         lengths: (n_tracks,) int64 frames.
@@ -54,7 +54,7 @@ def _repeats(lengths: Tensor, crop_frames: int) -> Tensor:
 
 
 def random_starts(lengths: Tensor, crop_frames: int, source: torch.Generator) -> Tensor:
-    """Draw where in its track each crop begins.
+    """Draw each crop's first frame within its track.
 
     Args:
         lengths: (batch,) int64 frames of each crop's track.
@@ -69,7 +69,7 @@ def random_starts(lengths: Tensor, crop_frames: int, source: torch.Generator) ->
 
 
 def mask(crops: Tensor, axis: int, widest: int, source: torch.Generator) -> Tensor:
-    """Hide one random stretch of each crop, of random width up to `widest`, behind its mean.
+    """Replace a random stretch of each crop, up to `widest` wide, with the crop's mean.
 
     Args:
         crops: (batch, 1, n_mels, crop_frames) float32.
@@ -78,7 +78,7 @@ def mask(crops: Tensor, axis: int, widest: int, source: torch.Generator) -> Tens
         source: the step's generator.
 
     Returns:
-        The crops with their stretch hidden, of the same shape.
+        The masked crops, of the same shape.
 
     Source: SpecAugment, Park et al. 2019.
     """
@@ -99,9 +99,9 @@ class Mixed:
     """How the crops of a batch were mixed."""
 
     share: float
-    """What is left of each crop, and of its label, in [0, 1]."""
+    """Weight of each crop and of its label, in [0, 1]; the partner has the rest."""
     partners: Tensor
-    """(batch,) int64: the crop that the rest comes from."""
+    """(batch,) int64: the other crop of each mix."""
 
 
 def mix(crops: Tensor, alpha: float, *key: int) -> tuple[Tensor, Mixed | None]:
@@ -109,13 +109,13 @@ def mix(crops: Tensor, alpha: float, *key: int) -> tuple[Tensor, Mixed | None]:
 
     Args:
         crops: (batch, 1, n_mels, crop_frames) float32.
-        alpha: of the Beta distribution that the share is drawn from; 0 mixes nothing.
+        alpha: parameter of the Beta distribution of the share; 0 mixes nothing.
         key: seed, epoch and step.
 
     Returns:
-        The mixed crops, and how to mix their labels; None where nothing was mixed.
+        The mixed crops, and how to mix their labels; None if nothing was mixed.
 
-    Source: mixup, Zhang et al. 2018, with one share a batch as in the authors' own code.
+    Source: mixup, Zhang et al. 2018, with one share per batch as in the authors' own code.
     """
     if not alpha:
         return crops, None

@@ -1,6 +1,6 @@
-"""Train a model on a split, or go on where an earlier attempt ended.
+"""Train a model on a split, or continue where an earlier attempt ended.
 
-torch is imported only once there is something to train: it takes seconds.
+torch takes seconds to import, so it is imported only when there is something to train.
 """
 
 import logging
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECIPE: Final = 2
-"""Raise when the same split and settings would give other weights."""
+"""Increase when the same split and settings would give different weights."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training that is to be done here and now."""
+    """A training for this process to do."""
 
     run: Path
     lock: locks.Lock
@@ -52,16 +52,16 @@ def train(
     machine: Machine = THIS_MACHINE,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Train a model on a split, or go on where an earlier attempt ended.
+    """Train a model on a split, or continue where an earlier attempt ended.
 
     Args:
-        split_dir: what `split` made.
+        split_dir: the folder that `split` made.
         store: the artifact folder; the run gets a folder of its own in it.
         config: model, optimizer, loss, schedule, augmentation, seed.
         into: use this run folder instead.
         weights: a file of weights to begin with, instead of random ones.
         machine: device, memory, checkpoints.
-        progress: told (steps done, steps in all, an epoch's line or nothing).
+        progress: called with (steps done, total steps, an epoch's line or nothing).
 
     Returns:
         The result: run address, device, validation accuracy, speed.
@@ -69,7 +69,7 @@ def train(
     Raises:
         InputError: the run folder belongs to other settings, the model cannot be built, the GPU
             has too little memory, or training diverged.
-        StoppedError: a signal came; the checkpoint holds all steps done.
+        StoppedError: a signal arrived; the checkpoint holds all steps done.
         TemporaryError: another process trains in the run folder, or on the GPU.
     """
     split = read_split(split_dir)
@@ -78,13 +78,13 @@ def train(
     result = _finished(run, settings, split_dir)
     if result is None:
         with locks.folder_lock(run) as lock:
-            result = _finished(run, settings, split_dir)  # while this process came to the lock
+            result = _finished(run, settings, split_dir)  # it may have finished meanwhile
             if result is None:
                 runs.claim(run, settings, split_dir)
                 files.sweep(run, locked=True)
                 job = Job(run, lock, settings, split, store, weights, machine, progress)
                 result = {**_go_on(job), "reused": False}
-    figure = "validation_accuracy"  # what people look for comes first
+    figure = "validation_accuracy"  # people look for this one, so it comes first
     return {figure: result[figure], "run": str(run), **result}
 
 
@@ -102,7 +102,7 @@ def _settings(split: Split, config: TrainConfig, weights: Path | None) -> runs.R
 
 
 def _finished(run: Path, settings: runs.RunSettings, split_dir: Path) -> dict[str, Any] | None:
-    """Return the result of a finished run; None where there is something left to train."""
+    """Return the result of a finished run; None if there is something left to train."""
     finished = runs.read_finished(run)
     if finished is None:
         return None
@@ -111,7 +111,7 @@ def _finished(run: Path, settings: runs.RunSettings, split_dir: Path) -> dict[st
 
 
 def _go_on(job: Job) -> dict[str, Any]:
-    """Train from the newest checkpoint, or from the start, to the end; returns the result."""
+    """Train to the end, from the newest checkpoint or the start; returns the result."""
     from music_genre.model import device  # loads torch
 
     with device.held(job.machine.device, job.machine.gpu_locks) as chosen:
@@ -136,7 +136,7 @@ def _go_on(job: Job) -> dict[str, Any]:
 
 
 def _make_trainer(job: Job, chosen: "torch.device") -> "Trainer":
-    """Build the model, open the images and return to the newest checkpoint."""
+    """Build the model, open the images and restore the newest checkpoint."""
     from music_genre.dataset.crops import open_images
     from music_genre.model import checkpoint
     from music_genre.model.network import build, load_weights_file
@@ -168,7 +168,7 @@ def _make_trainer(job: Job, chosen: "torch.device") -> "Trainer":
 
 
 class _Record:
-    """What a training leaves while it runs: checkpoints in time, its history, its progress."""
+    """Saves checkpoints when due, writes the history and reports progress during a training."""
 
     def __init__(self, job: Job, trainer: "Trainer") -> None:
         self.job, self.trainer = job, trainer
@@ -177,10 +177,10 @@ class _Record:
         self.saved = self._reached()
         self.n_images = 0
         self.validation_seconds = 0.0
-        self._write_history()  # a kill may have come between a checkpoint and its history
+        self._write_history()  # a kill may have come after a checkpoint, before its history
 
     def end_step(self) -> None:
-        """Count a step that was done, and save where it is time."""
+        """Count a finished step, and save if a checkpoint is due."""
         trainer = self.trainer
         self.n_images += trainer.batch_size
         self.job.progress(trainer.step, trainer.n_steps)
@@ -188,7 +188,7 @@ class _Record:
             self.save()
 
     def end_epoch(self) -> None:
-        """Validate, and write the epoch's row of the history."""
+        """Validate, and write the epoch's row to the history."""
         if self._is_due(self.validation_seconds):
             self.save()
         trainer, trained_until = self.trainer, time.monotonic()
@@ -203,7 +203,7 @@ class _Record:
         self.validation_seconds = self.epoch_began - trained_until
 
     def _is_due(self, later: float = 0.0) -> bool:
-        """Whether a checkpoint is due, now or in so many seconds, and would hold more."""
+        """Tell whether a checkpoint is due within `later` seconds and would hold anything new."""
         age = time.monotonic() + later - self.saved_at
         return self._reached() != self.saved and age >= self.job.machine.checkpoint_seconds
 
@@ -212,7 +212,7 @@ class _Record:
         return self.trainer.step, len(self.trainer.history)
 
     def _write_history(self) -> None:
-        """Write the history for people; the checkpoints have their own."""
+        """Write the history for people; the checkpoints hold their own copy."""
         history = self.trainer.history
         if history:
             self.job.lock.check()
@@ -222,7 +222,7 @@ class _Record:
         """Write a checkpoint, and return its file.
 
         Raises:
-            TemporaryError: another process took the run folder over.
+            TemporaryError: another process has taken over the run folder.
             OSError: it cannot be written.
         """
         from music_genre.model import checkpoint
@@ -235,10 +235,10 @@ class _Record:
         return path
 
     def heed_stop(self) -> None:
-        """End the training where a signal came: save first, unless all steps are saved.
+        """End the training if a signal has arrived, after saving any unsaved steps.
 
         Raises:
-            StoppedError: a signal came.
+            StoppedError: a signal arrived.
         """
         if self.stop.name:
             if self._reached() != self.saved:
@@ -248,13 +248,13 @@ class _Record:
             )
 
     def where(self) -> str:
-        """Say how far the training is, and what of it is saved; reads only."""
+        """Say how far the training is and how much of it is saved; changes nothing."""
         step, (saved, _) = self.trainer.step, self.saved
         kept = "saved" if step == saved else f"saved up to step {saved}"
         return f"at step {step} of {self.trainer.n_steps}, {kept if saved else 'nothing saved yet'}"
 
     def result(self) -> dict[str, Any]:
-        """Sum the training up for `training.json`."""
+        """Summarise the training for `training.json`."""
         history = self.trainer.history
         speeds = [row["images_per_second"] for row in history if row["images_per_second"]]
         return {

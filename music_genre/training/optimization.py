@@ -1,4 +1,4 @@
-"""What an update step needs: gradients, optimizer, loss, schedule, average of weights."""
+"""Parts of an update step: gradients, optimizer, loss, schedule, average of weights."""
 
 import math
 from collections.abc import Callable
@@ -20,9 +20,9 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def learning_rate(step: int, n_steps: int, peak: float) -> float:
-    """Follow one cycle: from peak/25 up to the peak and down to nearly nothing, by half cosines.
+    """Follow one cycle: half a cosine from peak/25 up to the peak, then one down to almost 0.
 
-    A function of the step alone, so that a checkpoint holds no schedule.
+    The rate is a function of the step alone, so checkpoints need not hold the schedule.
 
     Source: Smith & Topin 2017, with the shape of torch.optim.lr_scheduler.OneCycleLR.
     """
@@ -37,7 +37,7 @@ def _half_cosine(start: float, end: float, share: float) -> float:
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make the optimizer by its name; decay applies to weights, not to biases and norms."""
+    """Make the named optimizer; decay applies to weights, not to biases and norms."""
     groups = [
         {
             "params": [p for p in network.parameters() if (p.ndim > 1) == decayed],
@@ -56,14 +56,14 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
 
 
 def make_criterion(config: TrainConfig) -> Criterion:
-    """Make the loss by its name: (batch, n_genres) logits and (batch,) labels to a mean."""
+    """Make the named loss, which maps (batch, n_genres) logits and (batch,) labels to a mean."""
     if config.criterion == "focal":
         return lambda logits, labels: focal_loss(logits, labels, config.focal_gamma)
     return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """Weigh cross-entropy by (1 - p)^gamma, p being the true genre's probability.
+    """Weight cross-entropy by (1 - p)^gamma, where p is the true genre's probability.
 
     Args:
         logits: (batch, n_genres) float32.
@@ -80,7 +80,7 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
 
 
 def make_average(network: nn.Module, decay: float) -> AveragedModel | None:
-    """Make a copy of a model that follows its weights and statistics; None for a decay of 0.
+    """Make a copy that averages a model's weights and statistics; None for a decay of 0.
 
     Source: Polyak & Juditsky 1992, as an exponential moving average.
     """
@@ -100,11 +100,11 @@ def add_gradients(
     labels: Tensor,
     mixed: Mixed | None = None,
 ) -> Tensor:
-    """Compute a batch's loss and its gradients; weights stay as they are.
+    """Compute a batch's loss and its gradients; the weights do not change.
 
     Args:
-        network: (batch, 1, n_mels, crop_frames) to (batch, n_genres) logits; put in train mode,
-            its gradients are replaced.
+        network: maps (batch, 1, n_mels, crop_frames) to (batch, n_genres) logits. It is put in
+            train mode, and its gradients are replaced.
         criterion: mean loss of logits and labels.
         crops: the batch, after mixing.
         labels: (batch,) int64.

@@ -1,4 +1,4 @@
-"""The state of a training and its steps; what makes a resumed one equal an uninterrupted one."""
+"""The state and steps of a training, such that a resumed one equals an uninterrupted one."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from music_genre.training import augmentation, optimization
 
 
 class Batch(NamedTuple):
-    """What a step trains on, before augmentation."""
+    """The data of one step, before augmentation."""
 
     crops: Callable[[], Tensor]
-    """Waits for (batch, crop_frames, n_mels) uint8, on the device."""
+    """Waits for the crops and returns them: (batch, crop_frames, n_mels) uint8, on the device."""
     labels: Tensor
     """(batch,) int64, on the device."""
     source: torch.Generator
-    """The step's generator, after the crops' places were drawn."""
+    """The step's generator, after the crops' starts were drawn from it."""
 
 
 class Trainer:
@@ -57,7 +57,7 @@ class Trainer:
         crops = self._augment(normalise(batch.crops()), batch.source)
         key = (self.config.seed, epoch, self.step)
         crops, mixed = augmentation.mix(crops, self.config.mixup, *key, 2)
-        # Dropout draws from torch's own generator.
+        # Dropout draws from torch's global generator.
         torch.manual_seed(augmentation.random_seed(*key, 1))
         self.epoch_loss += optimization.add_gradients(
             self.network, self.criterion, crops, batch.labels, mixed
@@ -68,7 +68,7 @@ class Trainer:
         self.step += 1
 
     def _batch(self) -> Batch:
-        """Take the next step's batch, and have the one after it read meanwhile."""
+        """Return the next step's batch, and start reading the one after it."""
         batch = self._ahead.get(self.step) or self._ask(self.step)
         following = self.step + 1
         self._ahead = {following: self._ask(following)} if following < self.n_steps else {}
@@ -110,14 +110,14 @@ class Trainer:
         """Validate the weights that would be shipped now, and begin the next epoch.
 
         Args:
-            after_batch: called after each batch of validation; where it raises, the epoch is not
-                over yet.
+            after_batch: called after each batch of validation; if it raises, the epoch is not over
+                yet.
 
         Returns:
-            The epoch's row, the last of the history.
+            The epoch's row, which is also the last one in the history.
 
         Raises:
-            InputError: the loss is no finite number any more.
+            InputError: the loss is no longer finite.
         """
         probabilities = track_probabilities(
             self.finalise(),
@@ -130,7 +130,8 @@ class Trainer:
         right = probabilities.argmax(dim=1) == labels
         train_loss = float(self.epoch_loss) / self.steps_per_epoch
         validation_loss = float(F.nll_loss(probabilities.clamp(1e-9).log(), labels))
-        # Statistics that are still settling may spoil an early validation alone.
+        # Check the validation loss at the last step only: before that, batch statistics that have
+        # not settled may spoil it.
         self._check_finite(train_loss if self.step < self.n_steps else train_loss + validation_loss)
         row = {
             "epoch": len(self.history) + 1,
@@ -145,7 +146,7 @@ class Trainer:
         return row
 
     def finalise(self) -> nn.Module:
-        """Return the network as it is shipped: with averaged weights where they are averaged."""
+        """Return the network to ship: with averaged weights if the run averages them."""
         return self.network if self.average is None else self.average.module
 
     def _check_finite(self, loss: float) -> None:
@@ -156,9 +157,9 @@ class Trainer:
             )
 
     def state(self) -> dict[str, Any]:
-        """Return all that a checkpoint holds.
+        """Return the state to save in a checkpoint.
 
-        The schedule is a function of the step, and the generators are keyed by it.
+        It needs no schedule and no generators, because both follow from the step.
         """
         average = self.average
         return {
@@ -172,7 +173,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint, whose tensors are on the CPU."""
+        """Restore the state of a checkpoint, whose tensors are on the CPU."""
         self.network.load_state_dict(state["weights"])
         if self.average is not None:
             self.average.module.load_state_dict(state["averaged"])

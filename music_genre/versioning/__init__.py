@@ -1,6 +1,6 @@
-"""Data and models under version control: bytes in a DVC remote, what they are in Git.
+"""Data and models under version control: bytes in a DVC remote, descriptions in Git.
 
-The only room that speaks DVC and Git.
+The only package that uses DVC and Git.
 """
 
 from music_genre.versioning.access import Access

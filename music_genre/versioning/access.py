@@ -1,4 +1,4 @@
-"""Where the versions are kept, and what opens that."""
+"""Where the versions are kept, and the credentials for it."""
 
 import urllib.parse
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ S3: Final = "s3://"
 
 @dataclass(frozen=True)
 class Access:
-    """A Git repository, the DVC remote of its bytes, and files that hold what opens the first.
+    """A Git repository, the DVC remote of its bytes, and files with Git credentials.
 
-    What opens an S3 is found as Amazon's own tools find it: in the environment, a credentials
+    S3 credentials are found as Amazon's own tools find them: in the environment, a credentials
     file, or the machine's role.
     """
 
     git: str
-    """Address of the repository; a local folder that is not there is made one."""
+    """Address of the repository; if it is a missing local folder, a repository is made there."""
     remote: str
-    """Address of the DVC remote, s3://bucket/folder or a local folder, for a repository that has
-    none yet."""
+    """Address of the DVC remote, s3://bucket/folder or a local folder; used for a repository that
+    has none yet."""
     credentials: Path | None = None
     """Lines https://user:token@host, as `git credential-store` reads them."""
     key: Path | None = None
@@ -50,6 +50,6 @@ class Access:
 
     @property
     def local_git(self) -> Path | None:
-        """The repository where it is a folder of this machine, else nothing."""
+        """The repository's path if it is a folder on this machine, else None."""
         is_url = "://" in self.git or (":" in self.git and not self.git.startswith("/"))
         return None if is_url else Path(self.git).absolute()

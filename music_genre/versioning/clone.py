@@ -1,4 +1,4 @@
-"""A clone of the repository of versions for one task: its own, and gone with the task."""
+"""A task's own clone of the repository of versions, removed when the task ends."""
 
 import contextlib
 import fcntl
@@ -21,11 +21,11 @@ from music_genre.versioning.access import Access
 logger = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 20
-"""How often a push is tried while others push."""
+"""How often a push is tried when others push at the same time."""
 OWN: Final = f"{files.TEMPORARY}{os.uname().nodename}-"
-"""What this host's clones begin with."""
+"""Prefix of the names of this host's clones."""
 OLD_SECONDS: Final = 86_400.0
-"""No task with a clone takes as long."""
+"""Age of an abandoned clone; no task with a clone takes this long."""
 
 
 class Clone:
@@ -40,28 +40,28 @@ class Clone:
 
     @property
     def head(self) -> str:
-        """The commit that the files are of; empty where there is none yet."""
+        """The commit of the files; empty if there is none yet."""
         return self._read("rev-parse", "--verify", "--quiet", "HEAD")
 
     @property
     def branch(self) -> str:
-        """The branch that is published to: the repository's own default."""
+        """The branch to publish to: the repository's own default."""
         return self._read("symbolic-ref", "--short", "HEAD") or git.BRANCH
 
     def last_change(self, *paths: str) -> str:
-        """The last commit that changed one of the paths; empty where none did."""
+        """The last commit that changed one of the paths; empty if none did."""
         return self._read("log", "-1", "--format=%H", "--", *paths) if self.head else ""
 
     def trailer(self, commit: str, name: str) -> str:
-        """Read a trailer of a commit's message; empty where it has none."""
+        """Read a trailer of a commit's message; empty if it has none."""
         return self._read("log", "-1", f"--format=%(trailers:key={name},valueonly)", commit)
 
     def tag_of(self, commit: str) -> str:
-        """The first tag of a commit; empty where it has none."""
+        """The first tag of a commit; empty if it has none."""
         return next(iter(self._read("tag", "--points-at", commit).split()), "")
 
     def checkout(self, revision: str) -> None:
-        """Take the files of a branch, tag or commit, or of the newest where it is empty.
+        """Check out a branch, tag or commit; an empty revision means the newest commit.
 
         Raises:
             InputError: there is no such revision.
@@ -69,10 +69,10 @@ class Clone:
         if revision.startswith("-"):
             raise InputError(f"{revision}: no revision; give a branch, tag or commit")
         if revision:
-            self.git("checkout", "--quiet", revision, "--")  # else it may be a path
+            self.git("checkout", "--quiet", revision, "--")  # without --, it may be a path
 
     def commit(self, path: str, message: str) -> bool:
-        """Commit what is in a folder; False where it is as the last commit has it."""
+        """Commit a folder's contents; False if nothing has changed since the last commit."""
         self.git("add", "--all", "--", path)
         if not self.git("status", "--porcelain", "--", path):
             return False
@@ -80,7 +80,7 @@ class Clone:
         return True
 
     def rehearse(self) -> None:
-        """Ask whether the repository takes a push, before there is work to lose.
+        """Check that the repository accepts a push, before there is work to lose.
 
         Raises:
             InputError: it does not.
@@ -94,17 +94,17 @@ class Clone:
             self.git("push", "--quiet", "--dry-run", "origin", f"HEAD:refs/heads/{self.branch}")
 
     def push(self, tag: str) -> str:
-        """Push the commits with a tag, all or nothing, on top of whatever others pushed.
+        """Push the commits and a tag atomically, on top of whatever others pushed.
 
         Args:
-            tag: its name, to which a number is added.
+            tag: the tag's name; a number is appended.
 
         Returns:
-            The tag; empty where others pushed the same meanwhile.
+            The tag; empty if others pushed the same meanwhile.
 
         Raises:
-            TemporaryError: the repository cannot be reached, or others were always quicker.
-            InputError: it refuses.
+            TemporaryError: the repository cannot be reached, or others pushed first every time.
+            InputError: the repository refuses.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -133,7 +133,7 @@ class Clone:
         except MusicGenreError:
             self.git("tag", "--delete", named)
             raise
-        # Made in the same second, another's commit and tag are the very same.
+        # A commit and tag that another process made in the same second are identical to ours.
         is_new = any(row.startswith(("*", " ")) for row in said.splitlines() if "\t" in row)
         return named if is_new else ""
 
@@ -151,7 +151,7 @@ class Clone:
             ) from None
 
     def _read(self, *words: str) -> str:
-        """Run Git where to find nothing is no fault."""
+        """Run Git where finding nothing is not an error."""
         try:
             return self.git(*words).strip()
         except InputError:
@@ -163,12 +163,12 @@ def cloned(access: Access, store: Path, revision: str = "") -> Iterator[Clone]:
     """Clone the repository into a folder that is removed at the end.
 
     Args:
-        access: the repository and what opens it.
+        access: the repository and its credentials.
         store: the artifact folder.
-        revision: branch, tag or commit; by default the newest of the repository's own branch.
+        revision: branch, tag or commit; by default the newest commit of the default branch.
 
     Raises:
-        InputError: there is no such repository or revision, or it is refused.
+        InputError: there is no such repository or revision, or access is refused.
         TemporaryError: it cannot be reached.
     """
     if access.local_git:
@@ -185,7 +185,7 @@ def cloned(access: Access, store: Path, revision: str = "") -> Iterator[Clone]:
 
 
 def make_repository(folder: Path) -> None:
-    """Make a bare repository where there is nothing yet, whole or not at all."""
+    """Make a bare repository atomically, if the folder is missing or empty."""
     if folder.exists() and any(folder.iterdir()):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -194,16 +194,16 @@ def make_repository(folder: Path) -> None:
         git.run(None, "init", "--quiet", "--bare", f"--initial-branch={git.BRANCH}", str(temporary))
         temporary.rename(folder)
     except OSError:
-        if not any(folder.iterdir()):  # else another was quicker
+        if not any(folder.iterdir()):  # else another process was first
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _take(work: Path) -> tuple[Path, int]:
-    """Make a folder that is marked as in use until this process ends."""
+    """Make a folder that is locked as in use, at the latest until this process ends."""
     work.mkdir(parents=True, exist_ok=True)
-    entry = _hold(work, fcntl.LOCK_EX)  # nobody sees a folder that is not marked yet
+    entry = _hold(work, fcntl.LOCK_EX)  # so that nobody sees a folder that is not locked yet
     try:
         _sweep(work)
         folder = work / f"{OWN}{uuid.uuid4().hex}"
@@ -214,7 +214,7 @@ def _take(work: Path) -> tuple[Path, int]:
 
 
 def _hold(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
-    """Lock a folder; returns the descriptor whose end is the lock's.
+    """Lock a folder; closing the returned descriptor releases the lock.
 
     Raises:
         OSError: it is in use, or gone.
@@ -231,7 +231,7 @@ def _hold(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
 def _sweep(work: Path) -> None:
     """Remove the clones of processes that were killed; another host's only when they are old.
 
-    For the storage that hosts share may not carry their locks.
+    Storage that hosts share may not show one host the locks of another.
     """
     for folder in work.iterdir():
         try:

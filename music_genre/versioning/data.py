@@ -1,4 +1,4 @@
-"""Bring a data set at a revision here, and publish one."""
+"""Fetch a data set at a revision, and publish one."""
 
 import errno
 import logging
@@ -16,17 +16,17 @@ from music_genre.versioning.clone import Clone, cloned
 logger = logging.getLogger(__name__)
 
 PREFIX: Final = "dvc:"
-"""Begins the address of data under version control; what follows is a path in the repository."""
+"""Prefix of the address of data under version control; a path in the repository follows."""
 _PART = r"[A-Za-z0-9_-]+(?:\.(?!lock\b)[A-Za-z0-9_-]+)*"
 NAME: Final = re.compile(f"{_PART}(?:/{_PART})*")
-"""What Git takes in a tag, of `man git-check-ref-format`."""
+"""Names that Git accepts in a tag; see `man git-check-ref-format`."""
 TRACKS: Final = "tracks.csv"
 
 
 def check(address: str, store: Path, access: Access | None, revision: str = "") -> None:
-    """See that there is such a data set, before anything of it is read.
+    """Check that there is such a data set, before any of it is read.
 
-    Args and errors are those of `pull`.
+    Arguments and errors are those of `pull`.
     """
     if not address.startswith(PREFIX):
         _folder(address, revision)
@@ -37,11 +37,11 @@ def check(address: str, store: Path, access: Access | None, revision: str = "") 
 
 
 def pull(address: str, store: Path, access: Access | None, revision: str = "") -> dict[str, Any]:
-    """Bring a data set here, or find that it is.
+    """Fetch a data set, unless it is already here.
 
     Args:
         address: a folder, which stays where it is; or dvc:PATH, data under version control.
-        store: the artifact folder; data lie below it by what they hold.
+        store: the artifact folder; data are below it in folders named by content.
         access: repository and remote; needed for dvc:PATH.
         revision: branch, tag or commit; by default the newest.
 
@@ -86,7 +86,7 @@ def _opened_by(access: Access | None, address: str) -> Access:
 
 
 def _tracked(clone: Clone, access: Access, address: str, revision: str) -> tuple[str, Path]:
-    """Find data in a clone: their name, and the file by which DVC knows them."""
+    """Find data in a clone; returns their name, and the .dvc file that tracks them."""
     name = _check(address.removeprefix(PREFIX))
     tracked = clone.folder / f"{name}.dvc"
     if not tracked.is_file():
@@ -110,7 +110,7 @@ def _data_sets(clone: Clone) -> list[str]:
 
 
 def _settle(pulled: list[Path], folder: Path) -> None:
-    """Move a whole data set to its place, where another process may have put it meanwhile."""
+    """Move a whole data set to its place, unless another process has put it there meanwhile."""
     whole = pulled[0].parent / f"{files.TEMPORARY}whole"
     whole.mkdir()
     for path in pulled:
@@ -129,12 +129,12 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
 
     Args:
         folder: holds the genre folders; a tracks.csv beside it is kept in Git.
-        name: of the data set, a folder of the repository.
+        name: name of the data set, which is a folder of the repository.
         store: the artifact folder.
         access: repository and remote.
 
     Returns:
-        The result: address for `pull`, commit, tag; reused where nothing has changed.
+        The result: address for `pull`, commit, tag; reused if nothing has changed.
 
     Raises:
         InputError: there is no such folder, or repository or remote refuse.
@@ -167,7 +167,7 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
 
 
 def _texts(name: str) -> tuple[str, str]:
-    """What Git keeps of a data set: DVC's file, and the table beside it."""
+    """Return the paths of a data set that Git keeps: its .dvc file, and the table beside it."""
     return f"{name}.dvc", str(Path(name).parent / TRACKS)
 
 

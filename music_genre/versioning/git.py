@@ -1,4 +1,4 @@
-"""Run Git, and say in one line what it refuses."""
+"""Run Git, and report in one line why it fails."""
 
 import os
 import shlex
@@ -10,9 +10,9 @@ from music_genre.errors import InputError, MusicGenreError, TemporaryError
 from music_genre.versioning.access import Access
 
 BRANCH: Final = "main"
-"""Of a repository that has none yet."""
+"""First branch of a repository that has none yet."""
 SECONDS: Final = 300.0
-"""The longest that one call of Git may take."""
+"""Longest time that one call of Git may take."""
 NAME: Final = "music-genre"
 OURS: Final = {
     "commit.gpgsign": "false",
@@ -23,19 +23,19 @@ OURS: Final = {
     "advice.detachedHead": "false",
     "init.defaultBranch": BRANCH,
 }
-"""Settings that hold whatever the user's own are."""
+"""Settings that override the user's own."""
 OVERTAKEN: Final = (
     *("[rejected]", "cannot lock ref", "failed to update ref", "incorrect old value"),
     *("reference already exists", "failed to lock", "atomic push failed"),
 )
-"""What Git says where another push came first."""
+"""Git's messages when another push came first."""
 AWAY: Final = (
     *("Could not resolve host", "Connection refused", "timed out", "Connection reset"),
     *("Network is unreachable", "early EOF", "error: 5", "No route to host", "Operation too slow"),
     *("Couldn't connect", "Could not connect", "Failed to connect"),
     *("Temporary failure in name resolution", "No space left", "unexpected disconnect"),
 )
-"""What it says where the repository cannot be reached, or has no room."""
+"""Git's messages when the repository cannot be reached, or is out of space."""
 KNOWN: Final = {
     "Authentication failed": "the user or token is refused",
     "could not read Username": "it wants a user and a token",
@@ -55,12 +55,12 @@ KNOWN: Final = {
     "hook declined": "its own rules refuse the commit",
     "protected branch": "its own rules refuse the commit",
 }
-"""What it says -> what that means."""
+"""Git's message -> its meaning."""
 ANOTHERS: Final = {
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_PREFIX"),
 }
-"""Variables that would lead into another repository, as where a hook starts this program."""
+"""Variables that would select another repository, for example if a hook starts this program."""
 SSH: Final = (
     *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"),
     *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=2"),
@@ -78,7 +78,7 @@ def run(access: Access | None, *words: str, folder: Path | None = None) -> str:
     Raises:
         OvertakenError: another push came first.
         TemporaryError: the repository cannot be reached.
-        InputError: Git refuses; says why.
+        InputError: Git refuses; the message says why.
     """
     command = ["git", *_settings(access), *words]
     try:
@@ -104,7 +104,7 @@ def run(access: Access | None, *words: str, folder: Path | None = None) -> str:
 def _settings(access: Access | None) -> list[str]:
     settings = [f"{name}={value}" for name, value in OURS.items()]
     if access and access.credentials:
-        # The user's own helpers are left out; ours is only asked, never told.
+        # Disable the user's own helpers. Ours only answers "get" and stores nothing.
         settings += [
             "credential.helper=",
             f'credential.helper=!f() {{ test "$1" != get || '
@@ -129,7 +129,7 @@ def _environment(access: Access | None) -> dict[str, str]:
 
 
 def _fault(what: str, said: str) -> MusicGenreError:
-    """Put what Git said into one line."""
+    """Turn Git's output into an error of one line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     shown = next((line for line in lines if "fatal:" in line or "error:" in line), "")
     shown = (shown or (lines or ["nothing said"])[-1]).partition(": ")[2] or said[:200]

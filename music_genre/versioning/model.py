@@ -1,4 +1,4 @@
-"""Publish a trained model: its bytes to the DVC remote, then what it is and comes from to Git."""
+"""Publish a trained model: bytes to the DVC remote, then its description and origin to Git."""
 
 import hashlib
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER: Final = "models"
 TABLES: Final = "evaluation.tar"
-"""The run's tables and pictures, packed: small files are slow on an object store."""
+"""The run's tables and pictures, packed because small files are slow on an object store."""
 AIRFLOW_RUN: Final = "Airflow-Run"
 SHOWN: Final = ("accuracy", "accuracy_interval", "macro_f1", "n_tracks")
 
@@ -44,18 +44,18 @@ def publish_run(
 ) -> dict[str, Any]:
     """Publish a run: add, push, verify, commit, push with a tag.
 
-    In this order, so that no commit ever names bytes that the remote has not; and every step can
-    be done again, so that the same call completes what was cut off anywhere.
+    In this order no commit ever names bytes that the remote lacks. Every step can be repeated, so
+    after an interruption at any point the same call completes the work.
 
     Args:
-        run: what `train` made and `evaluate` measured.
+        run: the run folder that `train` made and `evaluate` measured.
         store: the artifact folder; clones and DVC's cache are below it.
         access: repository and remote.
-        airflow_run: what Airflow calls the run that made the model.
-        data_version: what `pull` printed.
+        airflow_run: Airflow's name of the run that made the model.
+        data_version: the version that `pull` printed.
 
     Returns:
-        The result: name, commit, tag, metrics; reused where the repository has it all already.
+        The result: name, commit, tag, metrics; reused if the repository already has all of it.
 
     Raises:
         InputError: the run is not finished and measured, or repository or remote refuse.
@@ -74,7 +74,7 @@ def publish_run(
         tag = clone.push(f"model/{published.name}") if is_new else ""
         commit = clone.last_change(path)
         if not tag and airflow_run and clone.trailer(commit, AIRFLOW_RUN) == airflow_run:
-            tag = clone.tag_of(commit)  # pushed by a try that was killed before it could say so
+            tag = clone.tag_of(commit)  # pushed by an attempt that was killed before it reported
         where = {"repository": access.git, "remote": storage.address(repo)}
     if not tag:
         logger.info("%s: published before, with the same bytes; no commit", published.name)
@@ -84,10 +84,10 @@ def publish_run(
 
 
 def read_run(run: Path) -> Published:
-    """Find all that makes a model.
+    """Find everything that belongs to a model.
 
     Raises:
-        InputError: something is missing; says which command makes it.
+        InputError: something is missing; the message names the command that makes it.
     """
     settings, split = runs.read_settings(run)
     finished = runs.read_finished(run)
@@ -101,9 +101,9 @@ def read_run(run: Path) -> Published:
 
 
 def lay_out(published: Published, folder: Path) -> list[Path]:
-    """Make a model's folder: texts for Git to keep, and what DVC is to keep, which is returned.
+    """Make a model's folder: texts for Git, and files for DVC, which are returned.
 
-    The folder is a run folder: `predict --run` takes it once DVC has brought the checkpoint.
+    The folder is a run folder: `predict --run` accepts it once DVC has fetched the checkpoint.
     """
     for old in folder.glob("*.dvc"):
         old.unlink()
@@ -131,7 +131,7 @@ def pack(files: list[Path], into: Path) -> None:
 
 
 def message(published: Published, origin: dict[str, str]) -> str:
-    """Write a commit's message: what the model is worth, and as trailers what it comes from."""
+    """Write a commit's message: the model's accuracy, and its origin as trailers."""
     metrics, settings = published.metrics, published.settings
     low, high = metrics["accuracy_interval"]
     accuracy = f"accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f})"
@@ -147,7 +147,7 @@ def message(published: Published, origin: dict[str, str]) -> str:
 
 
 def code_version() -> str:
-    """Name this package's version and, by their hash, the very files of it that run."""
+    """Return this package's version, and a hash of its source files as they run."""
     folder = Path(__file__).resolve().parent.parent
     digest = hashlib.blake2b(digest_size=6)
     for file in sorted(folder.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Try an S3 before any work, and say in one line what is wrong with it."""
+"""Probe an S3 remote before any work, and report in one line what is wrong with it."""
 
 import os
 from collections.abc import Iterator
@@ -22,24 +22,24 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from music_genre.errors import InputError, MusicGenreError, TemporaryError
 
 PROBE: Final = ".music-genre-probe"
-"""Key of the object that is written, read and left, so that no right to delete is asked for."""
+"""Key of the test object: written, read and never deleted, so no delete permission is needed."""
 SECONDS: Final = 10
-"""How long an answer is waited for."""
+"""How long to wait for a connection or an answer."""
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 REMEDIES: Final = {
-    "NoSuchBucket": "there is no such bucket; make it, or mend the address",
-    "InvalidAccessKeyId": f"the access key is unknown there; mend {_KEYS}",
-    "SignatureDoesNotMatch": "the secret key is not that of the access key; mend "
+    "NoSuchBucket": "there is no such bucket; make it, or correct the address",
+    "InvalidAccessKeyId": f"the access key is unknown there; correct {_KEYS}",
+    "SignatureDoesNotMatch": "the secret key is not that of the access key; correct "
     "AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": f"the session token has expired; get a new one: AWS_SESSION_TOKEN, {_KEYS}",
-    "InvalidToken": f"the session token is not valid; mend AWS_SESSION_TOKEN, {_KEYS}",
-    "AuthorizationHeaderMalformed": "the bucket is in another region; mend AWS_DEFAULT_REGION",
-    "PermanentRedirect": "the bucket is in another region; mend AWS_DEFAULT_REGION",
+    "InvalidToken": f"the session token is not valid; correct AWS_SESSION_TOKEN, {_KEYS}",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; correct AWS_DEFAULT_REGION",
+    "PermanentRedirect": "the bucket is in another region; correct AWS_DEFAULT_REGION",
     "RequestTimeTooSkewed": "this machine's clock differs from the service's; set it",
     "AccessDenied": "the credentials may not do it; allow s3:ListBucket, s3:GetObject and "
     "s3:PutObject below that address",
 }
-"""The service's code of an error -> what is wrong, and what mends it."""
+"""The service's error code -> what is wrong, and how to fix it."""
 SAME: Final = {
     "ExpiredTokenException": "ExpiredToken",
     "TokenRefreshRequired": "ExpiredToken",
@@ -50,11 +50,11 @@ SAME: Final = {
     "InvalidClientTokenId": "InvalidAccessKeyId",
     "IllegalLocationConstraintException": "AuthorizationHeaderMalformed",
 }
-"""Other codes of the same faults."""
+"""Other codes for the same errors."""
 
 
 ERRORS: Final = (BotoCoreError, ClientError, ClientPayloadError)
-"""What botocore raises, and aiohttp where an answer broke off, which nothing translates."""
+"""Errors of botocore, and aiohttp's for a truncated answer, which no library translates."""
 _SILENCE: Final = (
     *(NoConnectionError, HTTPClientError, ClientPayloadError),
     *(ConnectionError, TimeoutError),
@@ -62,10 +62,10 @@ _SILENCE: Final = (
 
 
 def be_compatible() -> None:
-    """Send checksums only where a service asks, for others than Amazon's refuse them; retry once.
+    """Send checksums only if the service asks, since non-Amazon ones refuse them; retry once.
 
-    Read when a client is made; s3fs tries five times on top of it. Source: the release notes of
-    botocore 1.36; s3fs.core.S3FileSystem.retries.
+    Clients read these variables when made; s3fs tries five times on top of it. Source: the
+    release notes of botocore 1.36; s3fs.core.S3FileSystem.retries.
     """
     os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
@@ -73,14 +73,14 @@ def be_compatible() -> None:
 
 
 def probe(remote: str, *, write: bool) -> None:
-    """List at a remote as a pull will, or list, write and read as a push will.
+    """Test a remote: list as a pull will, or list, write and read as a push will.
 
     Args:
         remote: s3://bucket/folder.
         write: whether there is something to push.
 
     Raises:
-        InputError: credentials, bucket or rights are not as they must be.
+        InputError: credentials, bucket or permissions are wrong.
         TemporaryError: the service does not answer.
     """
     be_compatible()
@@ -103,7 +103,7 @@ def probe(remote: str, *, write: bool) -> None:
 
 @contextmanager
 def faults(what: str) -> Iterator[None]:
-    """Turn what botocore raises into this package's errors."""
+    """Turn botocore's errors into this package's."""
     try:
         yield
     except (*ERRORS, ValueError) as error:
@@ -111,23 +111,23 @@ def faults(what: str) -> Iterator[None]:
 
 
 def is_its(error: BaseException) -> bool:
-    """Tell an error of S3's, or of the way there, from one of this machine's storage."""
+    """Tell whether an error is S3's or the connection's, not that of this machine's storage."""
     return any(isinstance(cause, (*ERRORS, *_SILENCE)) for cause in _causes(error))
 
 
 def is_silence(error: BaseException) -> bool:
-    """Tell whether S3 was not reached, or did not answer to the end."""
+    """Tell whether S3 was not reached, or did not finish its answer."""
     causes = list(_causes(error))
     answered = any(isinstance(cause, ClientError) for cause in causes)
     return not answered and any(isinstance(cause, _SILENCE) for cause in causes)
 
 
 def in_words(what: str, error: BaseException) -> MusicGenreError:
-    """Say in one line what an error of S3's means, without anything secret.
+    """Explain an S3 error in one line, without anything secret.
 
     Args:
-        what: address, and what was being done.
-        error: botocore's, or one that it is the cause of.
+        what: the address and the operation.
+        error: an error of botocore, or one that it caused.
 
     Returns:
         The error to raise.

@@ -1,10 +1,10 @@
-"""DVC's way to S3, with an end where S3 falls silent in the middle of a transfer.
+"""DVC's file system for S3, which gives up when S3 falls silent in the middle of a transfer.
 
-Three things of the libraries would else wait for ever, or nearly (aiohttp 3.14, s3fs 2026.9):
+Without it the libraries wait for ever, or nearly, in three cases (aiohttp 3.14, s3fs 2026.9):
 
-- A request with a body first asks whether it may send it, and waits for the answer without a bound.
-- aiohttp's `sock_read` begins when the body is sent, so nothing bounds the sending.
-- DVC tries every other file when one has failed, each with all its retries.
+- A request with a body first asks whether it may send it, and waits for the answer with no timeout.
+- aiohttp's `sock_read` timeout starts once the body is sent, so sending has no timeout.
+- When one file has failed, DVC still tries all others, each with all its retries.
 """
 
 import socket
@@ -22,15 +22,15 @@ from funcy import wrap_prop
 from music_genre.versioning import s3
 
 SECONDS: Final = 20
-"""How long S3 may be silent before it is asked again: ten times in all where it took the request,
-else twice.
+"""How long S3 may be silent before a request is repeated. It is sent ten times in all if S3 took
+it, else twice.
 
 Source: AWS_MAX_ATTEMPTS in `s3.be_compatible`, and s3fs.core.S3_RETRYABLE_ERRORS on top of it.
 """
 
 
 class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
-    """s3fs's, which asks no more when a request has failed and none was answered for `SECONDS`."""
+    """s3fs's, but gives up when a request fails and none was answered for `SECONDS`."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -51,16 +51,16 @@ class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
         return answer
 
     async def _put_file(self, *args: Any, **kwargs: Any) -> None:
-        self._raise_if_silent()  # before it reads the file
+        self._raise_if_silent()  # before reading the file
         await super()._put_file(*args, **kwargs)
 
     def _raise_if_silent(self) -> None:
         if self._silence:
-            raise self._silence.with_traceback(None)  # which would keep what each has read
+            raise self._silence.with_traceback(None)  # a traceback keeps the read data alive
 
 
 class S3FileSystem(dvc_s3.S3FileSystem):  # type: ignore[misc] # it has no types
-    """DVC's, whose place it takes in `dvc.fs.known_implementations`."""
+    """Replaces DVC's own in `dvc.fs.known_implementations`."""
 
     @wrap_prop(threading.Lock())  # type: ignore[untyped-decorator]
     @cached_property  # type: ignore[untyped-decorator]
@@ -80,12 +80,12 @@ class S3FileSystem(dvc_s3.S3FileSystem):  # type: ignore[misc] # it has no types
 
 
 def _connection(address: tuple[Any, ...]) -> socket.socket:
-    """Make a socket that ends where what it sends is not taken for so long.
+    """Make a socket that fails when the peer accepts no sent data for `SECONDS`.
 
-    Also where the other side lives and has only stopped reading: tcp(7), TCP_USER_TIMEOUT; for a
+    This covers a peer that is alive but has stopped reading, too: tcp(7), TCP_USER_TIMEOUT; for a
     closed window since Linux 5.11.
     """
     made = socket.socket(*address[:3])
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux alone
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # only on Linux
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(SECONDS * 1000))
     return made

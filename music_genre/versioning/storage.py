@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-# Read when dvc is loaded.
+# dvc reads this when it is imported.
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 from dvc.config import ConfigError
 from dvc.exceptions import DvcException
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 REMOTE: Final = "storage"
 """The remote's name in the .dvc/config of a new repository."""
 S3_FILESYSTEM: Final = "music_genre.versioning.s3_filesystem.S3FileSystem"
-"""What DVC loads for a remote on S3."""
+"""The class that DVC loads for a remote on S3."""
 N_REQUESTS: Final = 16
-"""How many objects are looked at side by side."""
+"""How many objects are checked in parallel."""
 LOGGERS: Final = ("dvc", "dvc_objects", "dvc_data", "dvc_s3", "s3fs")
 
 
 def address(repo: Repo) -> str:
-    """The address of the repository's remote.
+    """Return the address of the repository's remote.
 
     Raises:
         InputError: it has none.
@@ -52,10 +52,10 @@ def address(repo: Repo) -> str:
 
 
 def probe(repo: Repo, *, write: bool) -> None:
-    """Make sure that the remote can be read or, to push, written.
+    """Make sure that the remote can be read or, for a push, written.
 
     Raises:
-        InputError: it cannot, and why.
+        InputError: it cannot; the message says why.
         TemporaryError: it does not answer.
         OSError: a folder cannot be written.
     """
@@ -69,7 +69,7 @@ def probe(repo: Repo, *, write: bool) -> None:
 
 
 class _Faults(logging.Handler):
-    """Keeps what DVC only logs: why a file could not be moved."""
+    """Keeps the first error that DVC only logs: why a file could not be transferred."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -82,7 +82,7 @@ class _Faults(logging.Handler):
 
 @contextmanager
 def _in_words(what: str) -> Iterator[None]:
-    """Turn what DVC raises, or logs, into this package's errors; let it print nothing."""
+    """Turn errors that DVC raises or logs into this package's; keep it from printing anything."""
     handler = _Faults()
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(each.handlers, each.propagate) for each in loggers]
@@ -100,18 +100,18 @@ def _in_words(what: str) -> Iterator[None]:
 
 
 def _fault(what: str, error: BaseException) -> MusicGenreError | OSError:
-    """Put a fault of S3 into words; one of a disk has its own."""
+    """Explain an error in words; a disk error explains itself and is returned."""
     if isinstance(error, OSError) and not s3.is_its(error):
         error.filename = error.filename or what
         return error
-    if isinstance(error, sqlite3.Error):  # of DVC's notes of what it has seen
+    if isinstance(error, sqlite3.Error):  # of DVC's database of files it has seen
         return TemporaryError(f"{what}: {error}; is there no space left on device?")
     return s3.in_words(what, error)
 
 
 @contextmanager
 def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
-    """Open DVC in a clone, and begin it there where it is not in use yet.
+    """Open DVC in a clone; initialise it if the repository does not use it yet.
 
     Raises:
         InputError: it cannot be opened, or has no remote.
@@ -135,7 +135,7 @@ def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
 
 
 def _begin(clone: Clone, access: Access) -> None:
-    """Write what `dvc init` writes, which would want a cache outside of the clone."""
+    """Write what `dvc init` writes; that command would want a cache outside the clone."""
     (clone.folder / ".dvc").mkdir(exist_ok=True)
     (clone.folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
     (clone.folder / ".dvc" / "config").write_text(
@@ -147,7 +147,7 @@ def _begin(clone: Clone, access: Access) -> None:
 
 
 def _settle_remote(repo: Repo, access: Access) -> None:
-    """Where a repository keeps its bytes it goes on to; only a new one is told."""
+    """Keep the repository's own remote, and warn if another was given: only new ones use that."""
     found = address(repo)
     if found != access.remote.rstrip("/"):
         logger.warning(
@@ -156,24 +156,24 @@ def _settle_remote(repo: Repo, access: Access) -> None:
 
 
 def place(file: Path, into: Path) -> None:
-    """Put a file into a clone without a second copy, where the storage can."""
+    """Put a file into a clone, without a second copy if the storage can do that."""
     into.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, into)
-    except OSError:  # another storage, or one without links
+    except OSError:  # on another storage, or on one without links
         shutil.copyfile(file, into)
 
 
 def add(repo: Repo, paths: Sequence[Path]) -> list[str]:
-    """Have DVC track files or folders of the clone; returns its .dvc files."""
+    """Make DVC track files or folders of the clone; returns its .dvc files."""
     with _in_words(f"{repo.root_dir}: dvc add"):
-        # Without relink: it would make the cache's file of the one that was placed.
+        # No relink: it would turn the placed file into the cache's file.
         stages = repo.add([str(path) for path in paths], relink=False)
     return [str(stage.path) for stage in stages]
 
 
 def push(repo: Repo, tracked: Sequence[str]) -> None:
-    """Bring what .dvc files name to the remote.
+    """Upload the data that .dvc files name to the remote.
 
     Raises:
         InputError: the remote refuses.
@@ -184,10 +184,10 @@ def push(repo: Repo, tracked: Sequence[str]) -> None:
 
 
 def verify(repo: Repo, tracked: Sequence[str]) -> None:
-    """See every object on the remote, whole; send again what is not.
+    """Check that every object is on the remote and whole; send the others again.
 
     Raises:
-        TemporaryError: one is still not there.
+        TemporaryError: one is still missing or not whole.
     """
     with _in_words(f"{address(repo)}: verifying"):
         cache, remote = repo.cache.local, repo.cloud.get_remote_odb()
@@ -208,7 +208,7 @@ def _oids(repo: Repo, tracked: Sequence[str]) -> list[str]:
 
 
 def _missing(cache: Any, remote: Any, oids: Sequence[str]) -> list[str]:
-    """Name the objects that the remote has not, or in another size; on a disk, with other bytes."""
+    """List objects that the remote lacks or has in another size or, on a disk, with other bytes."""
     invalidate = getattr(remote.fs.fs, "invalidate_cache", lambda: None)
     invalidate()
 
@@ -233,7 +233,7 @@ def _md5(path: str) -> str:
 
 
 def checksum(repo: Repo, tracked: str) -> str:
-    """Read the MD5 of what a .dvc file names.
+    """Read the MD5 of the data that a .dvc file names.
 
     Raises:
         InputError: it is damaged, or names more than one thing.
@@ -246,10 +246,10 @@ def checksum(repo: Repo, tracked: str) -> str:
 
 
 def pull(repo: Repo, tracked: str) -> None:
-    """Bring what a .dvc file names into the clone.
+    """Fetch the data that a .dvc file names into the clone.
 
     Raises:
-        InputError: the remote has not all of it, or refuses.
+        InputError: the remote lacks some of it, or refuses.
         TemporaryError: it does not answer.
     """
     with _in_words(f"{address(repo)}: dvc pull"):

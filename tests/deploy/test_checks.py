@@ -143,7 +143,7 @@ def test_what_runs_is_read_from_every_compose(answering, listed, tmp_path):
 
 @pytest.mark.parametrize(
     ("folder", "remedy"),
-    [("music", "absolute path"), ("/nowhere/music", "is no folder"), ("closed", "chmod -R")],
+    [("music", "absolute path"), ("/nowhere/music", "is not a folder"), ("closed", "chmod -R")],
 )
 def test_music_that_the_workers_could_not_read_is_named(answering, folder, remedy, tmp_path):
     answering(engine())
@@ -221,7 +221,7 @@ def test_a_taken_port_is_named_unless_the_stack_holds_it(answering):
         fault = faults({"WEB_PORT": port, "FLOWER_PORT": "no"})
         assert port in fault["WEB_PORT"].found
         assert "WEB_PORT in .env" in fault["WEB_PORT"].remedy
-        assert "'no' is no port" in fault["FLOWER_PORT"].found
+        assert "'no' is not a port" in fault["FLOWER_PORT"].found
         running = checks.check({"WEB_PORT": port}, lambda: {int(port)})
         assert [each.remedy for each in running if each.name == "WEB_PORT"] == [""]
         moved = checks.check({"WEB_PORT": port}, lambda: {8080})
@@ -234,7 +234,7 @@ def test_the_docker_way_says_what_it_means_and_wants_a_socket(answering, tmp_pat
     answering(engine())
     wanted = {"COMPOSE_PROFILES": "s3,docker", "DOCKER_SOCKET": str(tmp_path / "docker.sock")}
     fault = faults(wanted)["Docker way"]
-    assert fault.found.endswith("docker.sock is no socket")
+    assert fault.found.endswith("docker.sock is not a socket")
     assert "DOCKER_SOCKET in .env" in fault.remedy
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(wanted["DOCKER_SOCKET"])

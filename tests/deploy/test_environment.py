@@ -58,8 +58,8 @@ def test_what_is_there_stays_and_what_is_missing_is_added(path):
         ("REDIS_WORKER_PASSWORD", "with/slash-and@sign#", "cannot stand in an address"),
         ("ADMIN_PASSWORD", "please-CHANGE-ME-before-you-go-to-production", "is a placeholder"),
         ("JWT_SECRET", "abcdefghijklmnopqrstuvwxyz012345", "has 32 characters, fewer than 64"),
-        ("FERNET_KEY", "sixteen-and-more-characters", "no key of 32 bytes"),
-        ("FERNET_KEY", f"{'A' * 43}=,old-and-no-key", "nor several with commas between"),
+        ("FERNET_KEY", "sixteen-and-more-characters", "not a key of 32 bytes"),
+        ("FERNET_KEY", f"{'A' * 43}=,old-and-no-key", "nor several separated by commas"),
     ],
 )
 def test_a_secret_that_is_none_is_refused_by_name_and_not_shown(path, name, value, fault):
@@ -88,7 +88,7 @@ def test_a_missing_file_and_a_line_that_is_none_are_named(path):
     with pytest.raises(DeployError, match="is missing; restore it, or run `make env`"):
         environment.read(path)
     path.write_text("# all well\nWEB_PORT 8080\n")
-    with pytest.raises(DeployError, match="line 2 is no NAME=value"):
+    with pytest.raises(DeployError, match="line 2 is not NAME=value"):
         environment.ensure(path)
 
 

@@ -85,7 +85,7 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
 
 
 def test_a_crash_is_told_from_bad_input() -> None:
-    """Exit 1 would say that the input must be mended; a task that ran out of memory may retry."""
+    """Exit 65 would say that the input is wrong; a task that ran out of memory may be retried."""
     program = (
         "import sys\nfrom music_genre import __main__\nfrom music_genre.audio import catalogue\n"
         "def crash(*_, **__): raise MemoryError('no memory')\n"
