@@ -409,7 +409,7 @@ def test_steps_of_six_seconds_stopped_at_twenty_moments_end_with_the_same_weight
         n_waited_for += after > before
         if after == 17:
             break
-    assert max(endings) < GRACE + 1
+    assert max(endings) < GRACE + 2  # saved by then; Python itself takes a moment to end
     loop.train(prepared.split, tmp_path, CONFIG, into=tmp_path, machine=CPU)
     assert_same_training(tmp_path, uninterrupted)
     figures["stopped"] = f"{len(endings)} times, ended after {max(endings):.1f} s at most"
