@@ -6,7 +6,7 @@ One training runs to its end. Then, for kill -9 and for SIGTERM, the same traini
 at random moments and resumed by the same command each time. Its last weights are compared bit for
 bit with those of the first training. Every second moment is counted from the start of the process,
 so that loading and resuming are hit too; the others from a checkpoint. Exits 1 if a training
-restarted at step 0, lost more than a checkpoint's interval (and the time of a save), took over 4 s
+restarted at step 0, lost more than a checkpoint's interval (and the time of a save), took over 3 s
 to stop, ended with an unexpected code, or has different weights.
 """
 
@@ -148,7 +148,7 @@ def is_good(tally: Tally, number: signal.Signals, given: argparse.Namespace) -> 
         tally.equal
         and min(tally.resumed_at) > 0
         and max(tally.lost_seconds) <= given.checkpoint_seconds + SAVE_SECONDS
-        and max(tally.ending_seconds) <= 4
+        and max(tally.ending_seconds) <= 3
         and tally.codes == codes
     )
 

@@ -6,6 +6,7 @@ import sys
 import traceback
 
 from music_genre.cli import commands
+from music_genre.errors import StoppedError
 from music_genre.store import signals
 
 EXIT_CRASH = 70
@@ -23,6 +24,9 @@ def main() -> None:
     except SystemExit as end:
         if end.code == 128 + signal.SIGINT:
             signals.leave(signal.SIGINT)
+        if end.code == StoppedError.exit_code:
+            sys.stdout.flush()
+            signals.leave(signal.SIGTERM)  # Python's own end, with torch loaded, takes up to 1.1 s
         raise
     except Exception:
         traceback.print_exc()

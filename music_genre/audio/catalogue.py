@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 RECIPE = 2
 """Increase this when the same folder would give a different catalogue."""
 
+CLOCKS_DIFFER_SECONDS = 5.0
+"""Largest expected difference between the clocks of the scanning host and the storage."""
 HASHING_SECONDS = 24 * 3600.0
 """CPU seconds that hashing a file may take: more than any needs, because hashing cannot hang."""
 
@@ -141,6 +143,38 @@ def read_catalogue(made: Path) -> Catalogue:
         rejections=tables.read_rows(made / "rejected.csv", Rejection),
         scanned_at=float(record.get("scanned_at", 0.0)),
     )
+
+
+def check_contents(file: Path, checksum: str) -> None:
+    """Reject a file whose contents have changed since the scan; an empty checksum skips the check.
+
+    Raises:
+        InputError: they have changed.
+    """
+    if checksum and keys.file_checksum(file) != checksum:
+        raise InputError(f"{file}: has changed since the scan; scan again")
+
+
+def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
+    """Reject a file that is gone or whose size has changed since the scan.
+
+    Returns:
+        The checksum that it must still have, if it was touched since; else an empty string.
+
+    Raises:
+        InputError: it is gone, or has another size.
+    """
+    file = folder / track.path
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        raise InputError(f"{file}: is gone since the scan; put it back or scan again") from None
+    if found.st_size != track.n_bytes:
+        raise InputError(
+            f"{file}: has {found.st_size} bytes, had {track.n_bytes} when scanned; scan again"
+        )
+    # ctime: the kernel sets it at each change, and copying cannot set it back.
+    return track.checksum if found.st_ctime > scanned_at - CLOCKS_DIFFER_SECONDS else ""
 
 
 def find_files(folder: Path, kind: Kind = AUDIO, without: Path | None = None) -> list[str]:

@@ -45,7 +45,8 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
         origin = (row["track_id"] or row["path"], row.get("artist") or "")
         named[_name(path, any_suffix)] = origin
     found = {path: named[name] for path in paths if (name := _name(path, any_suffix)) in named}
-    if rows and not found and not (any_suffix and table.parent != audio_dir):
+    may_be_of_others = any_suffix and table.parent != audio_dir
+    if rows and not found and not may_be_of_others:
         raise InputError(
             f"{table}: names {len(rows)} files and none of those in {audio_dir}; write paths "
             "relative to the table's own folder"

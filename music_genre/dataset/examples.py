@@ -1,21 +1,25 @@
 """Pair the tracks of a catalogue with their images, in groups that must not span two splits."""
 
+import contextlib
+import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from music_genre.audio import origins
-from music_genre.audio.catalogue import Catalogue, Rejection, read_catalogue
+from music_genre.audio.catalogue import (
+    Catalogue,
+    Rejection,
+    check_contents,
+    check_unchanged,
+    read_catalogue,
+)
 from music_genre.audio.inspection import Track
 from music_genre.config import FeatureConfig
 from music_genre.errors import InputError
-from music_genre.features.extraction import (
-    check_contents,
-    check_unchanged,
-    image_path,
-    read_features,
-    rejection_path,
-)
+from music_genre.features.extraction import image_path, read_features, rejection_path
 from music_genre.store import keys
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,56 @@ class Found:
         undealt = [asdict(replace(example, split="")) for example in examples]
         contents = [self.checksums[e.path] for e in examples] if self.checksums else []
         return keys.content_key(undealt, contents, self.features and asdict(self.features))
+
+
+def drawn_from(images_dir: Path) -> Path | None:
+    """Find the catalogue that a folder of images was drawn from.
+
+    Returns:
+        Its folder: the catalogue beside the images that lists all of them; if several do, the one
+        that was scanned last. None if `extract` did not draw the pictures, or if no catalogue
+        beside them lists any.
+
+    Raises:
+        InputError: the images come from several catalogues.
+    """
+    if (images_dir / "catalogue.json").exists():  # written by create-image-features-from-audio
+        return images_dir
+    if not (images_dir / "features.json").exists():
+        return None
+    named = _catalogues_beside(images_dir)
+    whole = [catalogue for catalogue, n_left_out in named if not n_left_out]
+    if whole:
+        logger.info("%s: drawn by extract from what %s lists", images_dir, whole[-1])
+        return whole[-1]
+    if named:
+        raise InputError(
+            f"{images_dir}: drawn by extract, and none of {len(named)} catalogues beside it lists "
+            "all its images; choose one by split with --catalogue and --images"
+        )
+    logger.warning(
+        "%s: drawn by extract, but their catalogue is not beside them: which of them are of one "
+        "recording is not known; run split with --catalogue and --images instead",
+        images_dir,
+    )
+    return None
+
+
+def _catalogues_beside(images_dir: Path) -> list[tuple[Path, int]]:
+    """List the catalogues that list some of a folder's images, and how many each leaves out.
+
+    They are in the order in which they were scanned.
+    """
+    settings = read_features(images_dir)
+    there = {path.relative_to(images_dir).as_posix() for path in images_dir.glob("*/*.png")}
+    found = []
+    for record in (images_dir.parent.parent / "catalogues").glob("*/catalogue.json"):
+        with contextlib.suppress(InputError):  # a damaged one is skipped
+            catalogue = read_catalogue(record.parent)
+            named = {image_path(track, settings) for track in catalogue.tracks}
+            if not catalogue.has_pictures and named & there:
+                found.append((catalogue.scanned_at, record.parent, len(there - named)))
+    return [(folder, n_left_out) for _, folder, n_left_out in sorted(found)]
 
 
 def find(catalogue_dir: Path, images_dir: Path | None, group_by: str) -> Found:

@@ -1,6 +1,5 @@
 """Draw log-mel spectrogram images: one greyscale PNG per track."""
 
-import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from music_genre.audio import decoding, workers
-from music_genre.audio.catalogue import read_catalogue
+from music_genre.audio.catalogue import check_contents, check_unchanged, read_catalogue
 from music_genre.audio.inspection import Track
 from music_genre.config import FeatureConfig
 from music_genre.errors import AudioError, InputError
@@ -25,8 +24,6 @@ from music_genre.store import files, keys, records
 
 logger = logging.getLogger(__name__)
 
-CLOCKS_DIFFER_SECONDS = 5.0
-"""Largest expected difference between the clocks of the scanning host and the storage."""
 RECIPE = 2
 """Increase this when the same audio and settings would give different pixels, including by a
 change in decoding. A different PNG encoding of the same pixels does not count."""
@@ -154,56 +151,6 @@ def extract(
     }
 
 
-def drawn_from(images_dir: Path) -> Path | None:
-    """Find the catalogue that a folder of images was drawn from.
-
-    Returns:
-        Its folder: the catalogue beside the images that lists all of them; if several do, the one
-        that was scanned last. None if `extract` did not draw the pictures, or if no catalogue
-        beside them lists any.
-
-    Raises:
-        InputError: the images come from several catalogues.
-    """
-    if (images_dir / "catalogue.json").exists():  # written by create-image-features-from-audio
-        return images_dir
-    if not (images_dir / "features.json").exists():
-        return None
-    named = _catalogues_beside(images_dir)
-    whole = [catalogue for catalogue, n_left_out in named if not n_left_out]
-    if whole:
-        logger.info("%s: drawn by extract from what %s lists", images_dir, whole[-1])
-        return whole[-1]
-    if named:
-        raise InputError(
-            f"{images_dir}: drawn by extract, and none of {len(named)} catalogues beside it lists "
-            "all its images; choose one by split with --catalogue and --images"
-        )
-    logger.warning(
-        "%s: drawn by extract, but their catalogue is not beside them: which of them are of one "
-        "recording is not known; run split with --catalogue and --images instead",
-        images_dir,
-    )
-    return None
-
-
-def _catalogues_beside(images_dir: Path) -> list[tuple[Path, int]]:
-    """List the catalogues that list some of a folder's images, and how many each leaves out.
-
-    They are in the order in which they were scanned.
-    """
-    settings = read_features(images_dir)
-    there = {path.relative_to(images_dir).as_posix() for path in images_dir.glob("*/*.png")}
-    found = []
-    for record in (images_dir.parent.parent / "catalogues").glob("*/catalogue.json"):
-        with contextlib.suppress(InputError):  # a damaged one is skipped
-            catalogue = read_catalogue(record.parent)
-            named = {image_path(track, settings) for track in catalogue.tracks}
-            if not catalogue.has_pictures and named & there:
-                found.append((catalogue.scanned_at, record.parent, len(there - named)))
-    return [(folder, n_left_out) for _, folder, n_left_out in sorted(found)]
-
-
 def read_features(images_dir: Path) -> FeatureConfig:
     """Read the settings that a folder's images were drawn with.
 
@@ -215,38 +162,6 @@ def read_features(images_dir: Path) -> FeatureConfig:
     )
     del record["key"]
     return FeatureConfig(**record)
-
-
-def check_contents(file: Path, checksum: str) -> None:
-    """Reject a file whose contents have changed since the scan; an empty checksum skips the check.
-
-    Raises:
-        InputError: they have changed.
-    """
-    if checksum and keys.file_checksum(file) != checksum:
-        raise InputError(f"{file}: has changed since the scan; scan again")
-
-
-def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
-    """Reject a file that is gone or whose size has changed since the scan.
-
-    Returns:
-        The checksum that it must still have, if it was touched since; else an empty string.
-
-    Raises:
-        InputError: it is gone, or has another size.
-    """
-    file = folder / track.path
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        raise InputError(f"{file}: is gone since the scan; put it back or scan again") from None
-    if found.st_size != track.n_bytes:
-        raise InputError(
-            f"{file}: has {found.st_size} bytes, had {track.n_bytes} when scanned; scan again"
-        )
-    # ctime: the kernel sets it at each change, and copying cannot set it back.
-    return track.checksum if found.st_ctime > scanned_at - CLOCKS_DIFFER_SECONDS else ""
 
 
 def _run(tasks: list[_Task], n_workers: int, progress: Progress) -> int:
