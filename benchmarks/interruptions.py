@@ -1,6 +1,6 @@
 """Interrupt a training many times and see that its weights are those of one left alone.
 
-    .venv/ml/bin/python benchmarks/interruptions.py --times 20
+    .venv/ml/bin/python benchmarks/interruptions.py --kills 20 --terms 20
 
 One training runs to its end. Then, for kill -9 and for SIGTERM, the same training is interrupted
 at random moments and resumed by the same command each time. Its last weights are compared bit for
@@ -124,7 +124,7 @@ def try_signal(
     """Interrupt one training again and again, then let it end."""
     tally = Tally(number.name)
     chance = random.Random(given.seed)
-    for turn in range(given.times):
+    for turn in range(given.terms if number == signal.SIGTERM else given.kills):
         process = start(split, run, given)
         counted = turn % 2 == 0
         delay = chance.uniform(*((0, given.latest) if counted else (0.5, START_SECONDS)))
@@ -159,7 +159,8 @@ def main() -> int:
     parser.add_argument("--audio", type=Path, default=DEMO_MUSIC)
     parser.add_argument("--model", default="shufflenet_v2_x0_5")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--terms", type=int, default=20)
     parser.add_argument("--checkpoint-seconds", type=float, default=2.0)
     parser.add_argument("--latest", type=float, default=2.2, help="seconds after a checkpoint")
     parser.add_argument("--device", default="cpu")

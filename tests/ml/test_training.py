@@ -246,12 +246,12 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_interrupted_ten_times_by_each_signal_it_ends_with_the_same_weights(
+def test_killed_ten_times_and_stopped_at_twenty_moments_it_ends_with_the_same_weights(
     tmp_path: Path, figures: dict[str, str]
 ) -> None:
     few = write_few_tracks(tmp_path / "genres")
     script = Path(__file__).parents[2] / "benchmarks" / "interruptions.py"
-    words = [script, "--audio", few, "--times", "10", "--epochs", "120"]
+    words = [script, "--audio", few, "--kills", "10", "--terms", "20", "--epochs", "120"]
     ended = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for line in ended.stdout.splitlines()[2:]:
