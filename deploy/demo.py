@@ -63,7 +63,17 @@ class Run:
 
     def result(self, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """The JSON object that a task's command printed last."""
-        return dict(self._xcom(task_id, "return_value", map_index))
+        return dict(self.xcom(task_id, map_index=map_index))
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """What a task has left under a key; None if nothing."""
+        address = path("taskInstances", task_id, "xcomEntries", key)
+        query = f"?map_index={map_index}&deserialize=true"
+        try:
+            value = self._get(f"/{address}{query}")["value"]
+        except NotFoundError:
+            return None
+        return json.loads(value) if key == "return_value" and isinstance(value, str) else value
 
     def _row(self, instance: dict[str, Any]) -> TaskRow:
         task_id, map_index = instance["task_id"], instance["map_index"]
@@ -80,17 +90,8 @@ class Run:
         """Ask once for each task which worker took it."""
         key = task_id, map_index
         if not self._workers.get(key):
-            self._workers[key] = str(self._xcom(task_id, "worker", map_index) or "")
+            self._workers[key] = str(self.xcom(task_id, "worker", map_index) or "")
         return self._workers[key]
-
-    def _xcom(self, task_id: str, key: str, map_index: int) -> Any:
-        address = path("taskInstances", task_id, "xcomEntries", key)
-        query = f"?map_index={map_index}&deserialize=true"
-        try:
-            value = self._get(f"/{address}{query}")["value"]
-        except NotFoundError:
-            return None
-        return json.loads(value) if key == "return_value" and isinstance(value, str) else value
 
     def _get(self, rest: str) -> Any:
         return self._stack.answer(lambda: self._stack.api.get(f"{self._address}{rest}"))

@@ -9,7 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSkipException,
+    ParamValidationError,
+)
 
 from fleet.contract import PUBLISHING_POOL, queues
 from fleet.pipeline import refuse_unknown_names
@@ -108,10 +112,54 @@ def test_a_sweep_trains_every_model_with_every_seed_on_one_split(dags, seeds):
 
 def test_the_stages_of_a_sweep_follow_each_other(dags):
     order = [task.task_id for task in dags["music_genre_sweep"].topological_sort()]
-    stages = ["pull", "scan", "extract", "split", "plan", "train", "evaluate"]
+    stages = ["pull", "scan", "extract", "split", "plan", "train", "evaluate", "compare"]
     assert order == ["check", *stages]
     for earlier, later in itertools.pairwise(order):
         assert dags["music_genre_sweep"].get_task(later).upstream_task_ids == {earlier}
+
+
+class Results:
+    """What the tasks of a sweep have left."""
+
+    def __init__(self, **left):
+        self._left = left
+
+    def xcom_pull(self, task_id, *, map_indexes=None):
+        found = self._left.get(task_id)
+        return found if map_indexes is None else [found[index] for index in map_indexes]
+
+
+def test_a_sweep_ends_with_a_table_whose_best_on_validation_comes_first(dags, caplog):
+    compare = dags["music_genre_sweep"].get_task("compare")
+    assert compare.is_teardown  # it runs whatever failed, and hides no failure
+    trained = [
+        {"validation_accuracy": 0.25, "run": "/runs/a"},
+        None,
+        {"validation_accuracy": 0.5, "run": "/runs/c"},
+    ]
+    candidates = [{"model": "resnet18", "seed": str(seed)} for seed in range(3)]
+    evaluated = [{"accuracy": 0.75}, None, None]
+    left = Results(plan=candidates, train=trained, evaluate=evaluated)
+    with caplog.at_level("INFO"):
+        table = compare.python_callable(ti=left)
+    assert [row["seed"] for row in table] == ["2", "0", "1"]
+    assert table[1] == {
+        "validation_accuracy": 0.25,
+        "test_accuracy": 0.75,
+        "model": "resnet18",
+        "seed": "0",
+        "run": "/runs/a",
+    }
+    assert [record.getMessage() for record in caplog.records] == [
+        "validation 0.500, test none: resnet18, seed 2, run /runs/c",
+        "validation 0.250, test 0.750: resnet18, seed 0, run /runs/a",
+        "validation none, test none: resnet18, seed 1, run None",
+    ]
+
+
+def test_a_sweep_without_candidates_has_no_table(dags):
+    with pytest.raises(AirflowSkipException, match="no candidate was trained"):
+        dags["music_genre_sweep"].get_task("compare").python_callable(ti=Results())
 
 
 def test_run_parameters_have_choices_and_limits(dags):

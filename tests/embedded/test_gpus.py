@@ -81,6 +81,19 @@ def test_kills_of_each_kind_free_the_gpu_at_once_and_one_that_fails_ends_itself_
     measured = {row.name: row.state for row in run.rows() if row.name.startswith("evaluate")}
     expected = {f"evaluate {seeds.index(seed) + 1}": "success" for seed in killed}
     assert measured == expected | {f"evaluate {index + 1}": "upstream_failed"}
+    table = run.xcom("compare")
+    assert [row["seed"] for row in table][-1] == str(lost)
+    found = [row["validation_accuracy"] for row in table[:-1]]
+    assert found == sorted(found, reverse=True)
+    assert all(row["test_accuracy"] is not None for row in table[:-1])
+
+
+def test_a_sweep_that_is_refused_has_nothing_to_compare(stack):
+    run = sweep(stack, range(1), epochs=1, audio="/no/such/folder")
+    wait_until(lambda: run.state() == "failed")
+    states = {row.name: row.state for row in run.rows()}
+    assert (states["check"], states["plan"]) == ("failed", "upstream_failed")
+    assert states["compare"] == "skipped"
 
 
 @pytest.mark.soak

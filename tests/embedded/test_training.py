@@ -105,7 +105,7 @@ def test_a_dag_runs_on_the_new_model(stack, run):
     wait_until(lambda: stack.api.get(f"{address}?state=success")["dag_runs"], 60)
     (told, *_) = stack.api.get(f"{address}?state=success&order_by=id")["dag_runs"]
     rows = Run(stack, "music_genre_new_model", told["dag_run_id"])
-    assert run.result("publish")["model"] in json.dumps(rows._xcom("tell", "return_value", -1))
+    assert run.result("publish")["model"] in json.dumps(rows.xcom("tell"))
 
 
 def git(stack, *words: str) -> str:
