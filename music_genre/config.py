@@ -37,7 +37,7 @@ def check_model(name: str) -> None:
     if name not in known_models():
         near = ", ".join(difflib.get_close_matches(name, known_models(), n=4, cutoff=0.4))
         raise InputError(
-            f"model {name}: torchvision has no such model; near names: {near or 'resnet18'}"
+            f"model {name}: torchvision has no such model; similar names: {near or 'resnet18'}"
         )
 
 
@@ -74,7 +74,9 @@ class FeatureConfig:
 class SplitConfig:
     """How groups are assigned to train, validation and test."""
 
-    seed: int = setting(0, "Which groups go where.", least=0, most=MOST_SEED)
+    seed: int = setting(
+        0, "Seed that decides which groups go to which split.", least=0, most=MOST_SEED
+    )
     group_by: str = setting(
         "track",
         "What must not span two splits: a recording (track) or an artist.",
@@ -89,7 +91,7 @@ class SplitConfig:
         if not (self.test > 0 and self.validation > 0 and self.test + self.validation < 1):
             raise InputError(
                 f"test ({self.test}) and validation ({self.validation}) must be above 0 and "
-                "leave something to train on; lower them so that their sum is below 1"
+                "leave something to train on; choose shares above 0 whose sum is below 1"
             )
 
 
@@ -99,36 +101,50 @@ class TrainConfig:
 
     model: str = setting("resnet18", "Any torchvision classification model.")
     optimizer: str = setting(
-        "sgd", "sgd has Nesterov momentum; sdg means sgd.", choices=(*OPTIMIZERS, "sdg")
+        "sgd", "sgd uses Nesterov momentum; sdg means sgd.", choices=(*OPTIMIZERS, "sdg")
     )
-    criterion: str = setting("cross_entropy", "The loss.", choices=CRITERIA)
+    criterion: str = setting("cross_entropy", "Loss function.", choices=CRITERIA)
     epochs: int = setting(
-        30, "Passes over the tracks; each shows a track as often as crops fit into it.", least=1
+        30,
+        "Passes over the training tracks. In each epoch a track yields as many random crops as fit "
+        "into it, at least one.",
+        least=1,
     )
     learning_rate: float = setting(
         0.0,
-        "Peak of the one-cycle schedule; 0 means "
+        "Peak learning rate of the one-cycle schedule; 0 means "
         + ", ".join(f"{rate} for {name}" for name, rate in OPTIMIZERS.items())
         + ".",
         least=0,
     )
-    batch_size: int = setting(32, "Crops in an update step.", least=1)
-    crop_frames: int = setting(128, "Width of a crop; 43 frames are one second.", least=1)
-    weight_decay: float = setting(5e-4, "Of weights, not of biases and norms.", least=0)
-    label_smoothing: float = setting(0.1, "Of cross_entropy only.", least=0, most=1)
-    focal_gamma: float = setting(2.0, "Of focal only.", least=0)
-    frequency_mask: int = setting(16, "Most mel bands that SpecAugment hides in a crop.", least=0)
-    time_mask: int = setting(16, "Most frames that SpecAugment hides in a crop.", least=0)
-    mixup: float = setting(
-        0.0, "Alpha of the Beta distribution of mixup's shares; 0 mixes nothing.", least=0
+    batch_size: int = setting(32, "Crops per update step.", least=1)
+    crop_frames: int = setting(128, "Width of a crop in frames; 43 frames are one second.", least=1)
+    weight_decay: float = setting(
+        5e-4, "Weight decay; not applied to biases and normalisation parameters.", least=0
     )
+    label_smoothing: float = setting(
+        0.1, "Label smoothing; used only by cross_entropy.", least=0, most=1
+    )
+    focal_gamma: float = setting(2.0, "Gamma of the focal loss; used only by focal.", least=0)
+    frequency_mask: int = setting(
+        16, "Maximum number of mel bands that SpecAugment masks in a crop.", least=0
+    )
+    time_mask: int = setting(
+        16, "Maximum number of frames that SpecAugment masks in a crop.", least=0
+    )
+    mixup: float = setting(0.0, "Alpha of mixup's Beta distribution; 0 disables mixup.", least=0)
     ema_decay: float = setting(
         0.0,
-        "Average the weights of the steps by this decay, 0.99 say; 0 averages nothing.",
+        "Decay of the exponential moving average of the weights, for example 0.99; 0 disables it.",
         least=0,
         most=1,
     )
-    seed: int = setting(0, "Of all that is random.", least=0, most=MOST_SEED)
+    seed: int = setting(
+        0,
+        "Seed of everything random: initial weights, crops and their order, augmentation, dropout.",
+        least=0,
+        most=MOST_SEED,
+    )
 
     def __post_init__(self) -> None:
         check_model(self.model)

@@ -38,7 +38,9 @@ class PictureError(InputError):
         remedy: what to do if it is needed anyway.
     """
 
-    def __init__(self, path: Path, reason: str, remedy: str = "delete it and make it anew") -> None:
+    def __init__(
+        self, path: Path, reason: str, remedy: str = "delete it and make it again"
+    ) -> None:
         super().__init__(f"{path}: {reason}; {remedy}")
         self.reason = reason
 

@@ -168,7 +168,7 @@ def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
     try:
         found = file.stat()
     except FileNotFoundError:
-        raise InputError(f"{file}: is gone since the scan; put it back or scan again") from None
+        raise InputError(f"{file}: is missing since the scan; put it back or scan again") from None
     if found.st_size != track.n_bytes:
         raise InputError(
             f"{file}: has {found.st_size} bytes, had {track.n_bytes} when scanned; scan again"
@@ -194,7 +194,7 @@ def find_files(folder: Path, kind: Kind = AUDIO, without: Path | None = None) ->
     genres = [entry for entry in entries if addresses.is_folder(entry)]
     if [genre.name for genre in genres] == [kind.wrapper]:
         raise InputError(
-            f"{folder}: holds {kind.wrapper}, not genres; give {folder / kind.wrapper}"
+            f"{folder}: holds {kind.wrapper}, not genre folders; give {folder / kind.wrapper}"
         )
     found = [entry.relative_to(folder).as_posix() for genre in genres for entry in _entries(genre)]
     if not found:

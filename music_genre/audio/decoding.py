@@ -85,7 +85,7 @@ class Sound:
             if not len(frames):
                 if self._length_is_guessed:
                     return
-                raise AudioError(f"ends after {done} of {announced} frames; copy it anew")
+                raise AudioError(f"ends after {done} of {announced} frames; copy it again")
             done += len(frames)
             yield frames
 
@@ -123,7 +123,7 @@ def _open(path: Path) -> int:
     if stat.S_ISREG(found.st_mode) and found.st_size > 0:
         return descriptor
     os.close(descriptor)
-    raise AudioError("empty: 0 bytes" if stat.S_ISREG(found.st_mode) else "no plain file")
+    raise AudioError("empty: 0 bytes" if stat.S_ISREG(found.st_mode) else "not a regular file")
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:
@@ -136,25 +136,25 @@ def _check_header(file: soundfile.SoundFile, path: Path) -> None:
     """Reject a file that the header alone shows to be unusable."""
     rate, n_frames = file.samplerate, file.frames
     if rate not in SAMPLE_RATES:
-        raise AudioError(f"its header announces {rate} samples a second; export it anew")
+        raise AudioError(f"its header announces {rate} samples a second; export it again")
     if file.channels > MOST_CHANNELS:
-        raise AudioError(f"its header announces {file.channels} channels; export it anew")
+        raise AudioError(f"its header announces {file.channels} channels; export it again")
     if n_frames <= 0:
         raise AudioError("holds no audio: 0 frames")
     announced, present = headers.data_bytes(path)
     if announced > present:
         raise AudioError(
-            f"truncated: its header announces {announced} bytes of audio, {present} are there"
+            f"truncated: its header announces {announced} bytes of audio, but it holds {present}"
         )
     seconds = n_frames / rate
     if seconds > MOST_HOURS * 3600:
         # libsndfile also reports this for a streamed FLAC, whose header leaves the length open.
         raise AudioError(
             f"its header announces {seconds / 3600:.3g} hours, more than {MOST_HOURS}; export it "
-            "anew or cut it"
+            "again or shorten it"
         )
     if seconds < MINIMUM_SECONDS:
-        raise AudioError(f"too short: {seconds:.2f} s, at least {MINIMUM_SECONDS} s are needed")
+        raise AudioError(f"too short: {seconds:.2f} s, the minimum is {MINIMUM_SECONDS} s")
 
 
 def _mono(frames: NDArray[Any]) -> NDArray[Any]:
@@ -177,9 +177,9 @@ def _checked(blocks: Iterator[NDArray[Any]], full_scale: float) -> Iterator[NDAr
     for block in blocks:
         highest = max(float(block.max()), -float(block.min())) / full_scale
         if not math.isfinite(highest):
-            raise AudioError("holds samples that are not finite numbers; export it anew")
+            raise AudioError("holds samples that are not finite numbers; export it again")
         if highest > LOUDEST:
-            raise AudioError(f"holds samples of {highest:.1g} times full scale; export it anew")
+            raise AudioError(f"holds samples of {highest:.1g} times full scale; export it again")
         peak = max(peak, highest)
         yield block
     if peak < SILENCE:

@@ -131,7 +131,7 @@ def _track(task: Task) -> Track:
     file, contents = task.file, task.contents
     seconds, tags = task.kind.describe(file, with_tags=task.origin is None)
     if not contents.checksum:
-        raise AudioError("could not be read to its end; scan again")
+        raise AudioError("could not be read completely; scan again")
     track, artist = task.origin or origins.from_tags(tags, task.path)
     genre = task.path.split("/", 1)[0]
     return Track(
@@ -149,12 +149,12 @@ def _check_place(task: Task) -> None:
     file = task.file
     # Not Path.resolve, which raises if links form a loop.
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(task.folder)):
-        raise AudioError("a link that leads out of the folder that is scanned; copy the file")
+        raise AudioError("a link that points outside the scanned folder; copy the file")
     if stat.S_ISDIR(file.stat().st_mode):
         os.scandir(file).close()  # raises the reason if it cannot be listed
-        raise AudioError(f"a folder; {task.kind.name} lie directly in a genre's folder")
+        raise AudioError(f"a folder; put {task.kind.name} directly into the genre folder")
     if file.suffix.lower() not in {*task.kind.suffixes, task.kind.rejection}:
         ends = " ".join(sorted(task.kind.suffixes))
-        raise AudioError(f"its name does not end as {task.kind.name}' do ({ends})")
+        raise AudioError(f"its suffix is not one for {task.kind.name} ({ends})")
     if not file.is_file():
-        raise AudioError("no plain file")
+        raise AudioError("not a regular file")

@@ -36,7 +36,9 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
         return {}
     rows = tables.read_table(table)
     if rows and not {"path", "track_id"} <= rows[0].keys():
-        raise InputError(f"{table}: has no columns path and track_id; add them or move it away")
+        raise InputError(
+            f"{table}: needs the columns path and track_id; add them or move the table away"
+        )
     named: dict[str, Origin] = {}
     for row in rows:
         if not row["path"] or row["track_id"] is None:
@@ -48,7 +50,7 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
     may_be_of_others = any_suffix and table.parent != audio_dir
     if rows and not found and not may_be_of_others:
         raise InputError(
-            f"{table}: names {len(rows)} files and none of those in {audio_dir}; write paths "
+            f"{table}: lists {len(rows)} files, but none of those in {audio_dir}; write paths "
             "relative to the table's own folder"
         )
     return found

@@ -13,7 +13,7 @@ from music_genre.config import TrainConfig
 
 @click.command()
 @data_options
-@click.option("--models", required=True, help="Names, separated by commas.")
+@click.option("--models", required=True, help="Names of models, separated by commas.")
 @settings_of(TrainConfig, without=("model",))
 @artifacts_option
 @access_options

@@ -14,15 +14,17 @@ from music_genre.cli.progress import shown_progress
 @click.option(
     "--from",
     "source",
-    help="Address of the archive, or an archive that is there already.  [default: the author's, "
-    "as kept by Hugging Face]",
+    help="URL of the archive, or path of a local archive.  [default: the author's archive, hosted "
+    "by Hugging Face]",
 )
-@click.option("--into", type=address, default=".", show_default=True, help="Folder for it.")
-@click.option("--checksum", default="", help="SHA-256 that an archive from elsewhere must have.")
+@click.option(
+    "--into", type=address, default=".", show_default=True, help="Folder to fetch it into."
+)
+@click.option("--checksum", default="", help="Expected SHA-256 of an archive from another source.")
 def fetch(collection: str, source: str | None, into: Path, checksum: str) -> dict[str, Any]:  # noqa: ARG001
-    """Fetch a collection, and what is known to be wrong in it.
+    """Fetch a collection and report its known faults.
 
-    gtzan has 1,000 clips of ten genres. A download that was cut off goes on where it ended.
+    gtzan has 1,000 clips of ten genres. An interrupted download resumes where it stopped.
     """
     from music_genre.dataset.gtzan import ADDRESS, fetch
 

@@ -49,17 +49,21 @@ def create_image_features_from_audio(
 
 @click.command("train-using-image-features")
 @click.option(
-    "--images_path", "images", type=address, required=True, help="Folder of pictures by genre."
+    "--images_path",
+    "images",
+    type=address,
+    required=True,
+    help="Folder with one folder of pictures per genre.",
 )
 @click.option(
-    "--checkpoints_path", "run", type=address, required=True, help="Run folder, made if missing."
+    "--checkpoints_path", "run", type=address, required=True, help="Run folder, created if missing."
 )
 @click.option(
     "--split-seed",
     type=click.IntRange(0, MOST_SEED),
     default=SplitConfig.seed,
     show_default=True,
-    help="Which groups go where.",
+    help="Seed that decides which groups go to which split.",
 )
 @settings_of(SplitConfig, without=("seed",))
 @settings_of(TrainConfig)

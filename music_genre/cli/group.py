@@ -83,11 +83,11 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 )
 @click.version_option(__version__)
 def commands() -> None:
-    """Train music-genre classifiers: audio folders to images to a trained, evaluated model.
+    """Train music-genre classifiers: from audio folders to images to a trained, evaluated model.
 
-    Every stage prints its result as one JSON line, last on standard output, and finds work
-    that was done before; predict prints a table, or a JSON line for each file. Exit codes: 0
-    done, 64 usage, 65 fix your input, 70 a crash, 75 try again (sysexits.h).
+    Every stage prints its result as one JSON line, the last on standard output, and reuses work
+    that is already done. predict prints a table or, with --json, a JSON line for each file.
+    Exit codes: 0 done, 64 wrong usage, 65 fix your input, 70 crash, 75 try again (sysexits.h).
     """
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("music_genre").setLevel(logging.INFO)

@@ -27,7 +27,7 @@ def taking(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
 def address(text: str) -> Path:
     """Turn an address into a local path."""
     if not text:  # from an unset variable, for example; would mean the current folder
-        raise click.BadParameter("is empty; give a path (the task before may have no result).")
+        raise click.BadParameter("is empty; give a path (the previous task may have no result).")
     return addresses.local_path(text)
 
 
@@ -35,7 +35,7 @@ def shard(text: str) -> tuple[int, int]:
     """Parse i/n, which means part i of n equal parts."""
     part, _, whole = text.partition("/")
     if not (part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole)):
-        raise click.BadParameter(f"{text!r} is no part of a whole; write 2/4 for part 2 of 4.")
+        raise click.BadParameter(f"{text!r} is not a valid part; write 2/4 for part 2 of 4.")
     return int(part), int(whole)
 
 
@@ -76,19 +76,19 @@ artifacts_option = click.option(
     show_default=True,
     envvar="MUSIC_GENRE_ARTIFACTS",
     show_envvar=True,
-    help="Where every stage keeps its outputs, by content.",
+    help="Folder in which all stages store their outputs, named by content.",
 )
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Processes.  [default: as many as cores may be used]",
+    help="Number of processes.  [default: one per usable core]",
 )
 device_option = click.option(
     "--device",
     type=click.Choice(DEVICES),
     default="auto",
     show_default=True,
-    help="Where to compute; auto takes a GPU if there is one.",
+    help="Device to compute on; auto uses a GPU if there is one.",
 )
 gpu_locks_option = click.option(
     "--gpu-locks",
@@ -97,7 +97,7 @@ gpu_locks_option = click.option(
     show_default=True,
     envvar="MUSIC_GENRE_GPU_LOCKS",
     show_envvar=True,
-    help="Folder of GPUs' locks, the same for all containers of a host.",
+    help="Folder of the GPU locks; all containers of a host must share it.",
 )
 machine_options = taking(
     device_option,
@@ -106,8 +106,8 @@ machine_options = taking(
         type=click.Choice(DATA_MODES),
         default="auto",
         show_default=True,
-        help="Where the images are while training; auto streams from a file what does not fit "
-        "into memory.",
+        help="Where training keeps the images: in memory (resident) or in a file (streamed); auto "
+        "streams them if they do not fit into memory.",
     ),
     click.option(
         "--checkpoint-seconds",
@@ -116,7 +116,7 @@ machine_options = taking(
         show_default=True,
         envvar="MUSIC_GENRE_CHECKPOINT_SECONDS",
         show_envvar=True,
-        help="Longest time between checkpoints; 0: each step.",
+        help="Longest time between checkpoints in seconds; 0 saves one after every step.",
     ),
     gpu_locks_option,
 )
@@ -124,7 +124,7 @@ weights_option = click.option(
     "--weights",
     type=address,
     metavar="FILE",
-    help="Begin with these weights: a state dict, or a run's checkpoint.  [default: random ones]",
+    help="Initial weights: a state dict or a run's checkpoint.  [default: random weights]",
 )
 
 

@@ -38,11 +38,11 @@ SECONDS_WITHOUT_AN_EPOCH = 30.0
 @click.option(
     "--pictures",
     type=address,
-    help="Instead: genre folders of spectrogram pictures from elsewhere.",
+    help="Instead of --audio: folder that holds genre folders of existing spectrogram pictures.",
 )
 @artifacts_option
 def scan(audio: Path | None, pictures: Path | None, store: Path) -> dict[str, Any]:
-    """Catalogue a folder of audio, or of pictures."""
+    """Catalogue a folder of audio files or pictures."""
     from music_genre.audio.catalogue import scan
     from music_genre.audio.inspection import AUDIO
     from music_genre.features.pictures import PICTURES
@@ -55,7 +55,9 @@ def scan(audio: Path | None, pictures: Path | None, store: Path) -> dict[str, An
 
 
 @click.command()
-@click.option("--catalogue", type=address, required=True, help="What scan printed.")
+@click.option(
+    "--catalogue", type=address, required=True, help="Catalogue address that scan printed."
+)
 @artifacts_option
 @click.option(
     "--shard",
@@ -63,13 +65,13 @@ def scan(audio: Path | None, pictures: Path | None, store: Path) -> dict[str, An
     metavar="I/N",
     type=shard,
     default="1/1",
-    help="Only this part of the tracks.",
+    help="Extract only part I of N of the tracks.",
 )
 @workers_option
 def extract(
     catalogue: Path, store: Path, part: tuple[int, int], workers: int | None
 ) -> dict[str, Any]:
-    """Draw the mel spectrograms still missing."""
+    """Draw the mel spectrograms that are still missing."""
     from music_genre.features.extraction import extract
 
     with shown_progress("extract") as progress:
@@ -79,40 +81,48 @@ def extract(
 
 
 @click.command()
-@click.option("--catalogue", type=address, required=True, help="What scan printed.")
 @click.option(
-    "--images", type=address, help="What extract printed; none for a catalogue of pictures."
+    "--catalogue", type=address, required=True, help="Catalogue address that scan printed."
+)
+@click.option(
+    "--images",
+    type=address,
+    help="Images address that extract printed; omit it for a catalogue of pictures.",
 )
 @artifacts_option
 @settings_of(SplitConfig)
 @click.option(
     "--assigned-by",
     metavar="LIST",
-    help="Deal as listed, not by seed and shares: gtzan-fault-filtered, or a CSV file with columns "
-    "path (or track) and split, such as another split.csv.",
+    help="Assign tracks by this list, not by seed and shares: gtzan-fault-filtered, or a CSV file "
+    "with columns path (or track) and split, such as another split.csv.",
 )
 def split(
     catalogue: Path, images: Path | None, store: Path, assigned_by: str | None, **settings: Any
 ) -> dict[str, Any]:
-    """Deal groups to train, validation, test."""
+    """Assign groups of tracks to train, validation and test."""
     from music_genre.dataset.split import split
 
     return split(catalogue, images, store, SplitConfig(**settings), assigned_by=assigned_by)
 
 
 @click.command()
-@click.option("--split", "split_dir", type=address, required=True, help="What split printed.")
+@click.option(
+    "--split", "split_dir", type=address, required=True, help="Split address that split printed."
+)
 @artifacts_option
-@click.option("--run", type=address, help="Run folder.  [default: one by content, in artifacts]")
+@click.option(
+    "--run", type=address, help="Run folder.  [default: in --artifacts, named by content]"
+)
 @weights_option
 @settings_of(TrainConfig)
 @machine_options
 def train(
     split_dir: Path, store: Path, run: Path | None, weights: Path | None, **settings: Any
 ) -> dict[str, Any]:
-    """Train a model, or go on where a run ended.
+    """Train a model, or resume an interrupted run.
 
-    It ends with the program that started it, except under nohup.
+    Stops when the shell or program that started it exits; use nohup to keep it running.
     """
     from music_genre.training.loop import train
 
@@ -133,25 +143,25 @@ def train(
 
 
 @click.command()
-@click.option("--run", type=address, required=True, help="What train printed.")
+@click.option("--run", type=address, required=True, help="Run address that train printed.")
 @click.option(
     "--split-name",
     type=click.Choice(SPLITS),
     default="test",
     show_default=True,
-    help="What to measure on.",
+    help="Split to evaluate on.",
 )
 @device_option
 @gpu_locks_option
 def evaluate(run: Path, split_name: str, device: str, gpu_locks: Path) -> dict[str, Any]:
-    """Measure a trained model on a split."""
+    """Evaluate a trained model on a split."""
     from music_genre.evaluation.evaluation import evaluate
 
     return evaluate(run, split_name=split_name, device_name=device, gpu_locks=gpu_locks)
 
 
 @click.command()
-@click.option("--run", type=address, required=True, help="What train printed.")
+@click.option("--run", type=address, required=True, help="Run address that train printed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines with all probabilities.")
 @device_option
 @gpu_locks_option
@@ -159,11 +169,11 @@ def evaluate(run: Path, split_name: str, device: str, gpu_locks: Path) -> dict[s
 def predict(
     run: Path, as_json: bool, device: str, gpu_locks: Path, paths: tuple[Path, ...]
 ) -> None:
-    """Name the genre of audio files or pictures.
+    """Predict the genre of audio files or pictures.
 
-    Folders are searched through: for pictures if the model learned pictures from elsewhere, else
-    for audio files. A file that cannot be used does not keep the others from being
-    predicted; its reason is a JSON line, or beside a table a line on standard error.
+    Folders are searched recursively: for pictures if the model was trained on pictures that extract
+    did not draw, otherwise for audio files. A file that cannot be used does not stop the others.
+    Its reason is printed as a JSON line or, without --json, as a line on standard error.
     """
     from music_genre.evaluation.prediction import Unusable, predict
 
@@ -180,14 +190,14 @@ def predict(
             click.echo(f"{found.genre:<20} {found.probability:6.1%}  {path}")
     if n_unusable:
         raise InputError(
-            f"{n_unusable} of {n_paths} files could not be used; the line of each says why"
+            f"{n_unusable} of {n_paths} files could not be used; the line for each says why"
         )
 
 
 @click.command()
 @device_option
 def device(device: str) -> dict[str, Any]:
-    """Name what training would compute on here."""
+    """Show the device that training would use on this machine."""
     found = {"cores": usable_cores(), "free_memory_gib": round(usable_memory() / 2**30, 1)}
     if find_spec("torch") is None:  # as on workers that only preprocess
         return {"device": "cpu", "device_name": "CPU; torch is not installed", **found}

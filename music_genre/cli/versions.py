@@ -21,7 +21,7 @@ def given_file(text: str) -> Path | None:
         return None
     if not os.access(path, os.R_OK):
         raise click.BadParameter(
-            f"{path} may not be read by user {os.getuid()}; give the file to that user."
+            f"{path} is not readable by user {os.getuid()}; make that user its owner."
         )
     return path
 
@@ -31,13 +31,13 @@ access_options = taking(
         "--git",
         envvar="MUSIC_GENRE_GIT",
         show_envvar=True,
-        help="Repository of the versions: an URL, or a folder, made where it is missing.",
+        help="Git repository of the versions: a URL, or a folder, which is created if missing.",
     ),
     click.option(
         "--remote",
         envvar="MUSIC_GENRE_DVC_REMOTE",
         show_envvar=True,
-        help="Where DVC keeps the bytes: s3://bucket/folder, or a folder.",
+        help="DVC remote that stores the data: s3://bucket/folder, or a folder.",
     ),
     click.option(
         "--git-credentials",
@@ -46,7 +46,7 @@ access_options = taking(
         envvar="MUSIC_GENRE_GIT_CREDENTIALS",
         show_envvar=True,
         metavar="FILE",
-        help="Lines https://user:token@host that open the repository.",
+        help="Credentials for the repository: lines of the form https://user:token@host.",
     ),
     click.option(
         "--git-key",
@@ -55,7 +55,7 @@ access_options = taking(
         envvar="MUSIC_GENRE_GIT_KEY",
         show_envvar=True,
         metavar="FILE",
-        help="SSH key that opens the repository.",
+        help="Private SSH key for the repository.",
     ),
     click.option(
         "--git-known-hosts",
@@ -64,7 +64,7 @@ access_options = taking(
         envvar="MUSIC_GENRE_GIT_KNOWN_HOSTS",
         show_envvar=True,
         metavar="FILE",
-        help="SSH keys of the repository's host.",
+        help="File of known hosts with the SSH keys of the repository's host.",
     ),
 )
 
@@ -87,9 +87,11 @@ data_options = taking(
         "--data",
         required=True,
         metavar="ADDRESS",
-        help="A folder, which stays where it is, or dvc:PATH of the repository.",
+        help="A folder, which is used in place, or dvc:PATH for data in the repository.",
     ),
-    click.option("--revision", default="", help="Branch, tag or commit.  [default: the newest]"),
+    click.option(
+        "--revision", default="", help="Branch, tag or commit.  [default: the newest commit]"
+    ),
 )
 
 
@@ -98,18 +100,20 @@ data_options = taking(
 @artifacts_option
 @access_options
 def pull(data: str, revision: str, store: Path, **options: Any) -> dict[str, Any]:
-    """Bring a data set at a revision here."""
+    """Fetch a revision of a data set."""
     from music_genre.versioning import pull
 
     return pull(data, store, take_access(options), revision)
 
 
 @click.command()
-@click.option("--run", type=address, help="Publish this model: what train printed.")
+@click.option("--run", type=address, help="Publish this model: the run address that train printed.")
 @click.option("--data", type=address, help="Publish this folder of audio instead.")
-@click.option("--name", help="What the data set is called in the repository.")
-@click.option("--airflow-run", default="", help="What the commit names as the run it comes from.")
-@click.option("--data-version", default="", help="The version that pull printed.")
+@click.option("--name", help="Name of the data set in the repository.")
+@click.option("--airflow-run", default="", help="Airflow run to name in the commit as its origin.")
+@click.option(
+    "--data-version", default="", help="Data version to name in the commit, as pull printed it."
+)
 @artifacts_option
 @access_options
 def publish(
@@ -121,10 +125,10 @@ def publish(
     store: Path,
     **options: Any,
 ) -> dict[str, Any]:
-    """Publish a model: bytes to DVC's remote, then a commit and a tag.
+    """Publish a model: push its files to the DVC remote, then a commit and a tag to Git.
 
-    Or a data set, with --data and --name. Cut off anywhere, the same command completes it; where
-    nothing is new, nothing is committed.
+    With --data and --name it publishes a data set instead. If it is interrupted at any point, the
+    same command completes it. If nothing has changed, nothing is committed.
     """
     from music_genre import versioning
 

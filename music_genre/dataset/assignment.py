@@ -50,15 +50,15 @@ class Assignment:
                 continue
             if name in taken:
                 raise InputError(
-                    f"{self.source}: {name} may be {taken[name]} or {path}; list them by path, or "
-                    "take one away"
+                    f"{self.source}: {name} matches both {taken[name]} and {path}; list them by "
+                    "path, or remove one"
                 )
             taken[name] = path
         if not taken:
             raise InputError(
                 f"{self.source}: none of its {len(self.splits)} tracks (such as "
-                f"{next(iter(self.splits))}) is in the catalogue (which has {example}); list paths "
-                "or names as the catalogue has them"
+                f"{next(iter(self.splits))}) is in the catalogue (which has, for example, "
+                f"{example}); list paths or names as in the catalogue"
             )
         dealt = {path: self.splits[name] for name, path in taken.items()}
         for split in SPLITS:
@@ -88,15 +88,13 @@ def read(source: str) -> Assignment:
     rows = tables.read_table(path)
     column = next((name for name in ("path", "track") if rows and name in rows[0]), None)
     if column is None or "split" not in rows[0]:
-        raise InputError(
-            f"{path}: has no rows with columns path (or track) and split; give it both"
-        )
+        raise InputError(f"{path}: has no rows with columns path (or track) and split; add them")
     splits: dict[str, str] = {}
     for row in rows:
         name, split = row[column], row["split"]
         if not name or split not in SPLITS:
             raise InputError(
-                f"{path}: the row {list(row.values())} names no track or no split; write one of "
+                f"{path}: the row {list(row.values())} has no track or no valid split; use one of "
                 f"{', '.join(SPLITS)}"
             )
         if splits.setdefault(name, split) != split:

@@ -52,7 +52,7 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
     parts = urllib.parse.urlsplit(address)
     name = Path(urllib.parse.unquote(parts.path)).name
     if parts.scheme not in {"http", "https"} or not parts.netloc or not name:
-        raise InputError(f"{address}: no address of a file; give https://host/file")
+        raise InputError(f"{address}: not the address of a file; give https://host/file")
     whole, part = into / name, into / f"{name}.part"
     if whole.exists():
         return whole
@@ -68,8 +68,8 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
             logger.info("%s: cut off at %d bytes: %s", address, _size(part), _reason(error))
             if failures >= ATTEMPTS:
                 raise TemporaryError(
-                    f"{address}: {_reason(error)}; {_size(part)} bytes are kept in {part}, and the "
-                    "same command goes on from there"
+                    f"{address}: {_reason(error)}; {_size(part)} bytes are kept in {part}; run "
+                    "the same command again to resume"
                 ) from None
             time.sleep(min(2.0**failures, 30) if failures else 0)
     part.replace(whole)
@@ -103,7 +103,7 @@ def _go_on(address: str, part: Path, progress: Progress) -> None:
         file.flush()
         os.fsync(file.fileno())
         if file.tell() < total:
-            raise ConnectionError(f"{file.tell()} of {total} bytes came")
+            raise ConnectionError(f"only {file.tell()} of {total} bytes arrived")
 
 
 def _judge(address: str, error: urllib.error.HTTPError, part: Path) -> None:
@@ -113,9 +113,11 @@ def _judge(address: str, error: urllib.error.HTTPError, part: Path) -> None:
         if whole == str(_size(part)):
             return
         part.unlink()  # it belongs to another file
-        raise ConnectionError("the part on the disk is none of the server's file")
+        raise ConnectionError("the partial file on the disk is not part of the server's file")
     if error.code in LASTING:
-        raise InputError(f"{address}: the server answers {error.code} {error.reason}; correct it")
+        raise InputError(
+            f"{address}: the server answers {error.code} {error.reason}; correct the address"
+        )
     raise ConnectionError(f"the server answers {error.code} {error.reason}")
 
 

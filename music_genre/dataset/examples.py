@@ -71,16 +71,16 @@ def drawn_from(images_dir: Path) -> Path | None:
     named = _catalogues_beside(images_dir)
     whole = [catalogue for catalogue, n_left_out in named if not n_left_out]
     if whole:
-        logger.info("%s: drawn by extract from what %s lists", images_dir, whole[-1])
+        logger.info("%s: drawn by extract from the catalogue %s", images_dir, whole[-1])
         return whole[-1]
     if named:
         raise InputError(
-            f"{images_dir}: drawn by extract, and none of {len(named)} catalogues beside it lists "
-            "all its images; choose one by split with --catalogue and --images"
+            f"{images_dir}: drawn by extract, but none of {len(named)} catalogues beside it lists "
+            "all its images; choose one: run split with --catalogue and --images"
         )
     logger.warning(
-        "%s: drawn by extract, but their catalogue is not beside them: which of them are of one "
-        "recording is not known; run split with --catalogue and --images instead",
+        "%s: drawn by extract, but there is no catalogue beside the folder to tell which images "
+        "are of the same recording; run split with --catalogue and --images instead",
         images_dir,
     )
     return None
@@ -131,11 +131,13 @@ def _find_images(
     """Return where a catalogue's images are, and how they were drawn if that is known."""
     if catalogue.has_pictures:
         if images_dir is not None:
-            raise InputError(f"{catalogue_dir}: lists the pictures itself; leave --images out")
+            raise InputError(f"{catalogue_dir}: already lists the pictures; omit --images")
         is_known = (catalogue.folder / "features.json").exists()
         return catalogue.folder, read_features(catalogue.folder) if is_known else None
     if images_dir is None:
-        raise InputError(f"{catalogue_dir}: lists audio; give --images, which extract printed")
+        raise InputError(
+            f"{catalogue_dir}: lists audio; give --images, the address that extract printed"
+        )
     return images_dir, read_features(images_dir)
 
 

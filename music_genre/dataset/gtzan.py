@@ -87,7 +87,7 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
         remove: delete a file with another checksum, so that it is downloaded again.
     """
     if not archive.is_file():
-        raise InputError(f"{archive}: no such file; give the archive, or the address of one")
+        raise InputError(f"{archive}: no such file; give the path or the URL of an archive")
     if not checksum:
         return
     with archive.open("rb") as file:
@@ -174,9 +174,9 @@ def report(folder: Path) -> dict[str, Any]:
     n_faulty = sum(path.stem not in clean for path in tracks)
     logger.warning(
         "%d of the tracks are repetitions, mislabelled or distorted (Sturm 2013); `split "
-        "--assigned-by %s` leaves them out and keeps artists apart",
+        "--assigned-by %s` leaves them out and keeps each artist in one split",
         *(n_faulty, FILTERED),
     )
     if any(path.name == UNREADABLE for path in tracks):
-        logger.warning("%s can often not be decoded; `scan` will say so", UNREADABLE)
+        logger.warning("%s often cannot be decoded; `scan` will report it", UNREADABLE)
     return {"n_tracks": len(tracks), "n_faulty": n_faulty, "genres": dict(sorted(genres.items()))}

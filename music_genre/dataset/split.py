@@ -63,7 +63,7 @@ def assign_splits(examples: list[Example], config: SplitConfig) -> list[Example]
         if len(ordered) < 3:
             raise InputError(
                 f"genre {genre}: {len(ordered)} groups, but train, validation and test need one "
-                "each; add recordings or group otherwise"
+                "each; add recordings or choose another --group-by"
             )
         n_test = min(max(1, round(config.test * len(ordered))), len(ordered) - 2)
         n_validation = max(1, round(config.validation * len(ordered)))
@@ -185,7 +185,7 @@ def _write(folder: Path, dealt: list[Example], found: Found) -> dict[str, Any]:
     genres = sorted({example.genre for example in dealt})
     if len(genres) < 2:
         raise InputError(
-            f"{found.images_dir}: images of {len(genres)} genre, two or more are needed"
+            f"{found.images_dir}: has images of {len(genres)} genre; at least two genres are needed"
         )
     tables.write_rows(folder / "split.csv", Example, dealt)
     tables.write_rows(folder / "rejected.csv", Rejection, found.rejections)

@@ -104,7 +104,10 @@ def _hear(path: Path, drawn_with: FeatureConfig | None, n_mels: int) -> NDArray[
         if path.suffix.lower() in pictures.SUFFIXES:
             return pictures.read_picture(path, n_mels, only_own=drawn_with is not None)
         if drawn_with is None:
-            return "no picture; the model learned pictures from elsewhere and takes no other"
+            return (
+                "not a picture; the model was trained on pictures from elsewhere and takes only "
+                "pictures"
+            )
         return extraction.image_of(path, drawn_with)
     except PictureError as error:
         return error.reason

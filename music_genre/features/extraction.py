@@ -122,7 +122,9 @@ def extract(
     """
     catalogue = read_catalogue(catalogue_dir)
     if catalogue.has_pictures:
-        raise InputError(f"{catalogue_dir}: lists pictures, which are not extracted; split them")
+        raise InputError(
+            f"{catalogue_dir}: lists pictures, which are not extracted; run split instead"
+        )
     audio_dir, tracks, scanned_at = catalogue.folder, catalogue.tracks, catalogue.scanned_at
     folder = into or store / "images" / keys.content_key(asdict(config), RECIPE)
     tracks = tracks[shard[0] - 1 :: shard[1]]

@@ -96,7 +96,7 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
         with Image.open(path) as picture:
             is_own = (picture.format, picture.mode, picture.height) == ("PNG", "L", n_mels)
             if only_own and not is_own:
-                raise PictureError(path, "no image that extract drew", "give its audio")
+                raise PictureError(path, "not an image that extract drew", "give its audio file")
             _check_size(path, picture.size, own=is_own)
             grey = _grey(picture, path)
             if grey.height != n_mels:
@@ -123,7 +123,7 @@ def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
     # Pillow would clip 16-bit values at 255 instead of scaling them.
     levels = np.asarray(picture)
     if picture.mode == "F" or levels.min() < 0 or levels.max() > 0xFFFF:
-        raise PictureError(path, "its pixels are no 8 or 16 bits", "save it with 8 bits of grey")
+        raise PictureError(path, "its pixels are neither 8 nor 16 bits", "save it as 8-bit grey")
     return Image.fromarray((levels >> 8).astype(np.uint8))
 
 

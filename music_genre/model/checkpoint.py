@@ -105,7 +105,7 @@ def load_newest(run: Path, key: str) -> dict[str, Any] | None:
         try:
             state = _read(path)
         except DamagedError as error:
-            logger.warning("%s; going on without it", error)
+            logger.warning("%s; continuing without it", error)
             path.rename(path.with_suffix(".damaged"))
             continue
         check_run(path, state, key)
@@ -121,8 +121,8 @@ def check_run(path: Path, state: dict[str, Any], key: str) -> None:
     """
     if state["run"] != key:
         raise InputError(
-            f"{path}: of another run ({state['run']}, not {key}); put this run's own one there, or "
-            "move it away and run train again"
+            f"{path}: belongs to another run ({state['run']}, not {key}); put this run's own "
+            "checkpoint there, or move this one away and run train again"
         )
 
 
@@ -146,7 +146,7 @@ def load_last(run: Path) -> tuple[Path, dict[str, Any]]:
         reason = "is gone" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(
             f"{run}: its last checkpoint {reason}; delete {run / 'training.json'} and run train "
-            "again, which goes on from an older one if there is one"
+            "again, which resumes from an older one if there is one"
         ) from None
 
 
@@ -177,16 +177,16 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         if error.errno != errno.EIO:  # for example, no permission: nothing is damaged
             raise
-        raise DamagedError(f"{path}: damaged, the disk cannot read it") from None
+        raise DamagedError(f"{path}: damaged (the disk cannot read it)") from None
     match = _name(path)
     if not match or match[2] != hashlib.blake2b(contents, digest_size=16).hexdigest():
-        raise DamagedError(f"{path}: damaged, its contents are not those that its name tells")
+        raise DamagedError(f"{path}: damaged (its contents do not match the hash in its name)")
     try:
         state: dict[str, Any] = read_tensors(io.BytesIO(contents))
     except ValueError as error:
         raise InputError(
-            f"{path}: whole, but not for this version of torch ({error}); use the one that it was "
-            "written with"
+            f"{path}: intact, but this version of torch cannot read it ({error}); use the version "
+            "that wrote it"
         ) from None
     return state
 

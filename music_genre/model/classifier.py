@@ -82,7 +82,7 @@ def _check_genres(path: Path, state: dict[str, Any], settings: runs.RunSettings)
     learned = state["settings"]["genres"]
     if learned != settings.genres:
         raise InputError(
-            f"{path}: learned the genres {', '.join(learned)}, but settings.json names "
+            f"{path}: trained on the genres {', '.join(learned)}, but settings.json names "
             f"{', '.join(settings.genres)}; put the checkpoint's own settings.json there"
         )
 

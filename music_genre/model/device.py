@@ -47,7 +47,7 @@ def choose(name: str) -> torch.device:
         torch.use_deterministic_algorithms(True, warn_only=True)
         logger.info("computing on %s", torch.cuda.get_device_name())
         return torch.device("cuda")
-    reason = "as asked" if name == "cpu" else "no NVIDIA GPU is visible"
+    reason = "as requested" if name == "cpu" else "no NVIDIA GPU is visible"
     logger.info("%s: computing on the CPU (%d threads)", reason, n_threads)
     return torch.device("cpu")
 
@@ -76,9 +76,9 @@ def held(name: str, gpu_locks: Path) -> Iterator[torch.device]:
         with lock:
             yield device
     except torch.OutOfMemoryError as error:
-        larger = os.environ.get(LARGER_VARIABLE) or "a GPU with more"
+        larger = os.environ.get(LARGER_VARIABLE) or "a GPU with more memory"
         raise InputError(
-            f"{describe(device)}: out of memory ({str(error).splitlines()[0]}); give a smaller "
+            f"{describe(device)}: out of memory ({str(error).splitlines()[0]}); use a smaller "
             f"--batch-size or --model, or {larger}"
         ) from None
 
@@ -93,7 +93,7 @@ def _gpu(name: str, device: torch.device) -> str:
     given = os.environ.get(VISIBLE_VARIABLE, "")
     if name == "cpu" or not given.startswith("GPU-") or "," in given:
         return ""
-    logger.warning("%s is given, but CUDA cannot use it: look at the driver", given)
+    logger.warning("%s is assigned, but CUDA cannot use it; check the driver", given)
     return given
 
 

@@ -118,7 +118,7 @@ def _make_grey(network: nn.Module) -> None:
             parent, _, attribute = path.rpartition(".")
             setattr(network.get_submodule(parent), attribute, new)
             return
-    raise ValueError("it has no convolution of three colours to begin with")
+    raise ValueError("it has no convolution with three input channels")
 
 
 def load_weights_file(network: nn.Module, path: Path) -> None:
@@ -142,10 +142,10 @@ def load_weights_file(network: nn.Module, path: Path) -> None:
     strange = [name for name in other if own[name].shape[:1] != list(own.values())[-1].shape[:1]]
     if missing or strange:
         raise InputError(
-            f"{path}: weights of another model ({(missing + strange)[0]} does not fit, one of "
-            f"{len(missing + strange)}); give those of the same --model"
+            f"{path}: weights of another model ({(missing + strange)[0]} is missing or does not "
+            f"fit, 1 of {len(missing + strange)} such tensors); give weights of the same --model"
         )
-    logger.info("weights of %s; begun at random: %s", path.name, ", ".join(other) or "none")
+    logger.info("initial weights from %s; left random: %s", path.name, ", ".join(other) or "none")
     own.update({name: found[name] for name in own if name in found and name not in other})
     network.load_state_dict(own)
 
@@ -155,11 +155,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         contents = checkpoint.read_tensors(path)
     except ValueError as error:
-        raise InputError(f"{path}: no file of weights ({error}); give a state dict") from None
+        raise InputError(f"{path}: not a file of weights ({error}); give a state dict") from None
     for name in ("averaged", "weights", "state_dict", "model"):
         if isinstance(contents, dict) and isinstance(contents.get(name), dict):
             contents = contents[name]
             break
     if not isinstance(contents, dict) or not all(isinstance(v, Tensor) for v in contents.values()):
-        raise InputError(f"{path}: holds no tensors by name; give a state dict")
+        raise InputError(f"{path}: holds no named tensors; give a state dict")
     return {name.removeprefix("module."): value for name, value in contents.items()}

@@ -58,7 +58,7 @@ class Lock:
         found = _read(self.path)
         if found.get("holder") != self._record["holder"]:
             raise TemporaryError(
-                f"{self._what}: {_describe(found)} took it over while this process stood still; "
+                f"{self._what}: {_describe(found)} took it over while this process was suspended; "
                 "nothing more was written"
             )
 
@@ -137,7 +137,7 @@ def _take(path: Path, what: str, lease_seconds: float) -> Lock:
                 f"{what}: in use by {_describe(found)}; wait until it ends, or stop it"
             )
         if found:
-            logger.info("%s: going on after %s, which has ended", what, _describe(found))
+            logger.info("%s: taking over from %s, which has ended", what, _describe(found))
         return Lock(path, descriptor, what)
     except BaseException as error:
         os.close(descriptor)
@@ -224,7 +224,7 @@ def _end_orphan(path: Path, what: str) -> None:
     try:
         # Signal by pidfd: if the PID was reused meanwhile, the new process is not killed.
         if _is_orphan(found):
-            logger.warning("%s: ending %s, which lost its supervisor", what, _describe(found))
+            logger.warning("%s: killing %s, which has lost its supervisor", what, _describe(found))
             with contextlib.suppress(PermissionError):  # another user's process; treated as in use
                 signal.pidfd_send_signal(process, signal.SIGKILL)
             select.select([process], [], [], ENDING_SECONDS)

@@ -47,7 +47,7 @@ def claim(run: Path, settings: RunSettings, split_dir: Path) -> None:
         _check_same(run, found, settings)
     elif (read_finished(run) or {}).get("key", settings.key) != settings.key:
         raise InputError(
-            f"{run}: has finished with settings that are gone; choose another run folder"
+            f"{run}: has finished with other settings, which are missing; choose another run folder"
         )
     written = {"key": settings.key, "split": location, **asdict(settings)}
     if record != written:
@@ -110,7 +110,7 @@ def _parse(run: Path, record: dict[str, Any]) -> tuple[RunSettings, Path]:
         )
     except (KeyError, TypeError):
         raise InputError(
-            f"{run / 'settings.json'}: not as this version writes it; choose another run folder"
+            f"{run / 'settings.json'}: not in the format of this version; choose another run folder"
         ) from None
     return settings, addresses.resolve(record["split"], run)
 

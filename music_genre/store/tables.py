@@ -62,5 +62,5 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         ]
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{path}: not as this version writes it; delete its folder and run its stage again"
+            f"{path}: not in the format of this version; delete its folder and run its stage again"
         ) from None

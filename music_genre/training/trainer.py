@@ -152,7 +152,7 @@ class Trainer:
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise InputError(
-                f"the loss is {loss} by step {self.step}: training diverged; begin another run "
+                f"the loss is {loss} at step {self.step}: training diverged; start another run "
                 f"with a --learning-rate below {self.config.learning_rate}"
             )
 

@@ -35,15 +35,14 @@ class Access:
         address = urllib.parse.urlsplit(self.git)
         if address.password or (address.username and address.scheme.startswith("http")):
             raise InputError(
-                "the address of the Git repository holds a user or password, and a token is "
-                "either; they would show in process lists: write the line into a file of "
-                "credentials, and give the address without"
+                "the address of the Git repository holds a user or password (or a token), which "
+                "process lists would show; write it into the credentials file and give the address "
+                "without it"
             )
         scheme, separator, _ = self.remote.partition("://")
         if separator and scheme != "s3":
             raise InputError(
-                f"{self.remote}: not a DVC remote that is known here; give s3://bucket/folder or "
-                "a folder"
+                f"{self.remote}: not a supported DVC remote; give s3://bucket/folder or a folder"
             )
         if not separator:
             object.__setattr__(self, "remote", str(addresses.local_path(self.remote)))

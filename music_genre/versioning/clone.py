@@ -67,7 +67,7 @@ class Clone:
             InputError: there is no such revision.
         """
         if revision.startswith("-"):
-            raise InputError(f"{revision}: no revision; give a branch, tag or commit")
+            raise InputError(f"{revision}: not a revision; give a branch, tag or commit")
         if revision:
             self.git("checkout", "--quiet", revision, "--")  # without --, it may be a path
 
@@ -89,7 +89,7 @@ class Clone:
         local = self._access.local_git
         objects = local and local / "objects"
         if objects and objects.is_dir() and not os.access(objects, os.W_OK):
-            raise InputError(f"{local}: its files may not be written; {git.REMEDY}")
+            raise InputError(f"{local}: its files are not writable; {git.REMEDY}")
         with contextlib.suppress(git.OvertakenError):
             self.git("push", "--quiet", "--dry-run", "origin", f"HEAD:refs/heads/{self.branch}")
 

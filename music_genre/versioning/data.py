@@ -92,13 +92,13 @@ def _tracked(clone: Clone, access: Access, address: str, revision: str) -> tuple
     if not tracked.is_file():
         known = ", ".join(_data_sets(clone)) or "none"
         at = f" at revision {revision}" if revision else ""
-        raise InputError(f"{access.git}: has no data {name}{at}; has {known}")
+        raise InputError(f"{access.git}: has no data set {name}{at}; available: {known}")
     return name, tracked
 
 
 def _check(name: str) -> str:
     if not NAME.fullmatch(name):
-        raise InputError(f"{name!r}: no name of data; use letters, digits, - _ . and /")
+        raise InputError(f"{name!r}: not a valid data set name; use letters, digits, - _ . and /")
     return name
 
 
@@ -141,7 +141,9 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
         TemporaryError: one of them cannot be reached.
     """
     if not addresses.is_folder(folder) or not any(folder.iterdir()):
-        raise InputError(f"{folder}: no such folder, or empty; give the one of the genre folders")
+        raise InputError(
+            f"{folder}: no such folder, or empty; give the one that holds the genre folders"
+        )
     path = _check(f"{name}/{folder.name}")
     with cloned(access, store) as clone, storage.opened(clone, store, access) as repo:
         storage.probe(repo, write=True)
@@ -193,8 +195,8 @@ def _place_all(folder: Path, into: Path) -> int:
 
 def _check_file(file: Path, folder: Path) -> None:
     if not str(file).isprintable() and os.fsencode(file).decode("utf-8", "replace") != str(file):
-        raise InputError(f"{str(file)!r}: DVC keeps UTF-8 names alone; rename it")
+        raise InputError(f"{str(file)!r}: DVC accepts only UTF-8 names; rename it")
     leads_out = not file.resolve().is_relative_to(folder.resolve())
     if file.is_symlink() and (leads_out or file.is_dir()):
-        what = "leads out of the folder" if leads_out else "is a link to a folder"
-        raise InputError(f"{file}: {what}, and is not followed; put there what it leads to")
+        what = "points outside the folder" if leads_out else "is a link to a folder"
+        raise InputError(f"{file}: {what}, and is not followed; replace it with its target")

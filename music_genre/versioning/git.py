@@ -38,20 +38,20 @@ AWAY: Final = (
 """Git's messages when the repository cannot be reached, or is out of space."""
 KNOWN: Final = {
     "Authentication failed": "the user or token is refused",
-    "could not read Username": "it wants a user and a token",
-    "are too open": "the SSH key's file may be read by others than its owner",
+    "could not read Username": "it requires a user and a token",
+    "are too open": "the SSH key file is readable by users other than its owner",
     "Permission denied (publickey": "the SSH key is refused",
-    "Host key verification failed": "its host's SSH key is not among the known ones",
-    "Permission denied": "its files may not be written",
-    "insufficient permission": "its files may not be written",
-    "Read-only file system": "its files may not be written",
-    "unable to create temporary object directory": "its files may not be written",
-    "The requested URL returned error: 403": "the token may not do it",
-    "access denied": "it may only be read",
-    "marked as read only": "it may only be read",
-    "does not have write access": "it may only be read",
+    "Host key verification failed": "its host's SSH key is not among the known hosts",
+    "Permission denied": "its files are not writable",
+    "insufficient permission": "its files are not writable",
+    "Read-only file system": "its files are not writable",
+    "unable to create temporary object directory": "its files are not writable",
+    "The requested URL returned error: 403": "the token lacks permission",
+    "access denied": "it is read-only",
+    "marked as read only": "it is read-only",
+    "does not have write access": "it is read-only",
     "does not appear to be a git repository": "there is no repository",
-    "not found": "there is no repository, or it may not be seen",
+    "not found": "there is no repository, or it is not visible to this user",
     "hook declined": "its own rules refuse the commit",
     "protected branch": "its own rules refuse the commit",
 }
@@ -65,7 +65,7 @@ SSH: Final = (
     *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"),
     *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=2"),
 )
-REMEDY: Final = "check the address, and the file of credentials or the SSH key"
+REMEDY: Final = "check the address, and the credentials file or the SSH key"
 
 
 class OvertakenError(TemporaryError):
@@ -131,8 +131,9 @@ def _environment(access: Access | None) -> dict[str, str]:
 def _fault(what: str, said: str) -> MusicGenreError:
     """Turn Git's output into an error of one line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    shown = next((line for line in lines if "fatal:" in line or "error:" in line), "")
-    shown = (shown or (lines or ["nothing said"])[-1]).partition(": ")[2] or said[:200]
+    told = [line for line in lines if "fatal:" in line or "error:" in line]
+    first = (told or lines[-1:] or ["it said nothing"])[0]
+    shown = first.partition(": ")[2] or first
     for words, meaning in KNOWN.items():
         if words in said:
             return InputError(f"{what}: {meaning} ({shown}); {REMEDY}")

@@ -77,7 +77,9 @@ def publish_run(
             tag = clone.tag_of(commit)  # pushed by an attempt that was killed before it reported
         where = {"repository": access.git, "remote": storage.address(repo)}
     if not tag:
-        logger.info("%s: published before, with the same bytes; no commit", published.name)
+        logger.info(
+            "%s: already published with the same contents; nothing committed", published.name
+        )
     which = {"model": published.name, "path": path, "commit": commit, "tag": tag}
     shown = {name: published.metrics[name] for name in SHOWN}
     return {**which, **where, **shown, "reused": not tag}

@@ -36,7 +36,7 @@ REMEDIES: Final = {
     "AuthorizationHeaderMalformed": "the bucket is in another region; correct AWS_DEFAULT_REGION",
     "PermanentRedirect": "the bucket is in another region; correct AWS_DEFAULT_REGION",
     "RequestTimeTooSkewed": "this machine's clock differs from the service's; set it",
-    "AccessDenied": "the credentials may not do it; allow s3:ListBucket, s3:GetObject and "
+    "AccessDenied": "the credentials lack permission; allow s3:ListBucket, s3:GetObject and "
     "s3:PutObject below that address",
 }
 """The service's error code -> what is wrong, and how to fix it."""
@@ -137,8 +137,8 @@ def in_words(what: str, error: BaseException) -> MusicGenreError:
             return _of_service(what, cause)
         if isinstance(cause, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
             return InputError(
-                f"{what}: no credentials were found; set {_KEYS}, give AWS_CREDENTIALS_FILE, or "
-                "run where the machine has a role"
+                f"{what}: no credentials were found; set {_KEYS} or AWS_SHARED_CREDENTIALS_FILE "
+                "(in the stack's .env: AWS_CREDENTIALS_FILE), or run where the machine has a role"
             )
         if isinstance(cause, SSLError):
             return InputError(f"{what}: its certificate is not trusted here; set AWS_CA_BUNDLE")
@@ -160,7 +160,7 @@ def _of_service(what: str, error: ClientError) -> MusicGenreError:
         return InputError(f"{what}: {known} (answer: {code})")
     if status >= 500 or code in {"SlowDown", "RequestTimeout", "Throttling"}:
         return TemporaryError(f"{what}: the service is in trouble (answer: {code}); try again")
-    return InputError(f"{what}: refused with {code}; see the service's documentation of it")
+    return InputError(f"{what}: refused with {code}; look it up in the service's documentation")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

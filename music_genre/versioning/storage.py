@@ -45,7 +45,7 @@ def address(repo: Repo) -> str:
     found = repo.config["remote"].get(name, {}).get("url")
     if not found:
         raise InputError(
-            f"{repo.root_dir}: its .dvc/config names no default remote; give it one in a clone: "
+            f"{repo.root_dir}: its .dvc/config names no default remote; set one in a clone: "
             "dvc remote add --default NAME ADDRESS, then commit and push"
         )
     return str(found).rstrip("/")
@@ -151,7 +151,7 @@ def _settle_remote(repo: Repo, access: Access) -> None:
     found = address(repo)
     if found != access.remote.rstrip("/"):
         logger.warning(
-            "%s: keeps its bytes at %s, which is used, and not %s", access.git, found, access.remote
+            "%s: stores its data at %s; using that, not %s", access.git, found, access.remote
         )
 
 
@@ -197,8 +197,8 @@ def verify(repo: Repo, tracked: Sequence[str]) -> None:
             remote.fs.put_file(cache.oid_to_path(oid), remote.oid_to_path(oid))
         if missing := _missing(cache, remote, oids):
             raise TemporaryError(
-                f"{address(repo)}: {len(missing)} of {len(oids)} objects are not there whole after "
-                f"the push (the first: {missing[0]}); nothing was committed; try again"
+                f"{address(repo)}: {len(missing)} of {len(oids)} objects are missing or incomplete "
+                f"after the push (the first: {missing[0]}); nothing was committed; try again"
             )
 
 
@@ -241,7 +241,9 @@ def checksum(repo: Repo, tracked: str) -> str:
     with _in_words(f"{tracked}: reading"):
         outs = [out for stage in repo.stage.load_all(tracked) for out in stage.outs]
     if len(outs) != 1 or not outs[0].hash_info:
-        raise InputError(f"{tracked}: names {len(outs)} outputs with checksums, not one")
+        raise InputError(
+            f"{tracked}: names {len(outs)} outputs; exactly one with a checksum is needed"
+        )
     return str(outs[0].hash_info.value)
 
 

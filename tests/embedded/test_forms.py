@@ -168,6 +168,6 @@ def test_the_reason_of_a_failure_is_two_clicks_from_home(page, stack, tmp_path):
     page.locator("a[href^='/task_instances?task_state=failed']").click()
     page.screenshot(path=tmp_path / "failed.png")
     page.locator(f"a[href*='{quote(run.run_id, safe=':+')}/tasks/check']").click()
-    reason = "torchvision has no such model; near names: resnet18"
+    reason = "torchvision has no such model; similar names: resnet18"
     page.get_by_text(reason).first.wait_for()
     page.screenshot(path=tmp_path / "reason.png")

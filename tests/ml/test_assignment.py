@@ -149,8 +149,8 @@ BASS_UNLEARNED = WHOLE | {f"bass.{number:05}": "test" for number in range(5)}
     [
         ({"a": "train"}, "name", "has no rows with columns path (or track) and split"),
         ({}, "track", "has no rows with columns path (or track) and split"),
-        ({"a": "valid"}, "track", "['a', 'valid'] names no track or no split; write one of train"),
-        ({"": "train"}, "track", "names no track or no split"),
+        ({"a": "valid"}, "track", "'valid'] has no track or no valid split; use one of train"),
+        ({"": "train"}, "track", "has no track or no valid split"),
         ({"a": "train", "b": "test"}, "track", "none of its 2 tracks (such as a) is in the cat"),
         (UNTESTED, "track", "leaves test empty: none of the 0 tracks listed for it can be used"),
         (BASS_UNLEARNED, "track", "has no track of genre bass in train"),
@@ -177,7 +177,7 @@ def test_an_unknown_list_is_refused_with_the_names_of_those_there_are() -> None:
 
 def test_a_name_of_two_tracks_is_refused() -> None:
     listed = assignment.Assignment("list.csv", {"x": "train"})
-    with pytest.raises(InputError, match=r"x may be a/x.wav or b/x.wav; list them by path"):
+    with pytest.raises(InputError, match=r"x matches both a/x.wav and b/x.wav; list them by path"):
         listed.deal(["a/x.wav", "b/x.wav"])
 
 

@@ -79,13 +79,13 @@ BAD = {
     "short.wav": (lambda p: soundfile.write(p, np.ones(99), SAMPLE_RATE), "too short"),
     "truncated.wav": (write_truncated, "its header announces 441000 bytes"),
     "folder.wav": (lambda p: p.mkdir(), "a folder"),
-    "pipe.wav": (os.mkfifo, "no plain file"),
-    "readme.txt": (lambda p: p.write_text("hello"), "does not end as audio"),
-    "link.wav": (lambda p: p.symlink_to("/etc/passwd"), "leads out of"),
+    "pipe.wav": (os.mkfifo, "not a regular file"),
+    "readme.txt": (lambda p: p.write_text("hello"), "its suffix is not one for audio"),
+    "link.wav": (lambda p: p.symlink_to("/etc/passwd"), "points outside"),
     "circle.wav": (lambda p: p.symlink_to(p), "symbolic links"),
     "gone.wav": (lambda p: p.symlink_to(p.with_name("nothing")), "No such file"),
     "long.wav": (lambda p: p.symlink_to("x" * 300), "File name too long"),
-    "device.wav": (lambda p: p.symlink_to("/dev/zero"), "leads out of"),
+    "device.wav": (lambda p: p.symlink_to("/dev/zero"), "points outside"),
 }
 
 
@@ -101,7 +101,7 @@ def test_bad_files_are_rejected_with_their_reason(music: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("row", "found"),
-    [("elsewhere/a.wav,r1", "names 1 files and none of those"), ("a/one.wav", "lacks a value")],
+    [("elsewhere/a.wav,r1", "lists 1 files, but none of those"), ("a/one.wav", "lacks a value")],
 )
 def test_a_tracks_csv_that_says_nothing_of_the_files_is_refused(
     tmp_path: Path, row: str, found: str

@@ -85,7 +85,7 @@ def test_a_whole_file_that_torch_cannot_read_is_refused_and_kept(tmp_path: Path)
     digest = hashlib.blake2b(strange, digest_size=16).hexdigest()
     newer = tmp_path / f"checkpoint-00000008.{digest}.pt"
     newer.write_bytes(strange)
-    with pytest.raises(InputError, match="whole, but not for this version of torch"):
+    with pytest.raises(InputError, match="intact, but this version of torch cannot read it"):
         checkpoint.load_newest(tmp_path, "k")
     assert newer.exists()
 
@@ -108,7 +108,7 @@ def test_lack_of_memory_is_no_damage(
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 5, key="other")
-    with pytest.raises(InputError, match=r"of another run \(other, not k\)"):
+    with pytest.raises(InputError, match=r"to another run \(other, not k\)"):
         checkpoint.load_newest(tmp_path, "k")
 
 

@@ -49,12 +49,12 @@ def test_a_checkpoint_of_another_run_is_refused(copy: Path) -> None:
     state = torch.load(copy / record["checkpoint"], weights_only=True)
     other = checkpoint.save(copy, state | {"run": "0123456789ab"})
     records.write_json(copy / "training.json", record | {"checkpoint": other.name})
-    with pytest.raises(InputError, match=r"of another run \(0123456789ab, not "):
+    with pytest.raises(InputError, match=r"to another run \(0123456789ab, not "):
         Classifier.load(copy, CPU)
 
 
 def test_a_checkpoint_of_other_genres_is_refused(copy: Path) -> None:
     record = records.read_json(copy / "settings.json") or {}
     records.write_json(copy / "settings.json", record | {"genres": ["dub", "funk", "ska"]})
-    with pytest.raises(InputError, match=r"learned the genres bass, lead, noise, but settings"):
+    with pytest.raises(InputError, match=r"trained on the genres bass, lead, noise, but settings"):
         Classifier.load(copy, CPU)

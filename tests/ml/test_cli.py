@@ -258,14 +258,14 @@ def test_a_signal_while_libraries_load_ends_in_one_line_and_75(prepared: Prepare
         ("scan", 64, "Give --audio or --pictures. See: music-genre scan --help"),
         ("train --split x --optimizer sgdd", 64, "is not one of"),
         ("train --split x --epochs 0", 64, "not in the range x>=1"),
-        ("extract --catalogue x --shard 5/4", 64, "'5/4' is no part of a whole"),
+        ("extract --catalogue x --shard 5/4", 64, "'5/4' is not a valid part"),
         ("scan --audio nowhere", 65, "nowhere: no such folder"),
         ("scan --audio s3://bucket/x", 65, "s3://bucket/x: only local folders can be read"),
         ("extract --catalogue nowhere", 65, "holds no catalogue.json; give the address that scan"),
         ("split --catalogue nowhere --images nowhere", 65, "holds no catalogue.json"),
         ("split --catalogue x --images x --test 0.9 --validation 0.2", 65, "lower them"),
         ("train --split nowhere", 65, "holds no split.json; give the address that split printed"),
-        ("evaluate --run=", 64, "is empty; give a path (the task before may have no result)"),
+        ("evaluate --run=", 64, "is empty; give a path (the previous task may have no result)"),
         ("evaluate --run nowhere", 65, "holds no settings.json; give the address that train"),
         ("predict --run nowhere x.wav", 65, "holds no settings.json"),
     ],
@@ -282,7 +282,7 @@ def test_an_error_is_one_line_and_its_code(
 def test_an_unknown_model_is_refused(prepared: Prepared, tmp_path: Path, run: Run) -> None:
     outcome = run("train", "--split", prepared.split, "--artifacts", tmp_path, "--model", "resnt18")
     assert outcome.code == 65
-    assert "near names: resnet18" in outcome.error
+    assert "similar names: resnet18" in outcome.error
 
 
 def test_with_standard_error_closed_nothing_is_printed_elsewhere(
@@ -369,7 +369,7 @@ CHECK = ("--data", "{audio}", "--models", "resnet18, vgg11", "--epochs", "3")
     [
         ((), 0, ""),
         (("--models", "resnet18,resnt18"), 65, "model resnt18: torchvision has no such model;"),
-        (("--models", "zzz"), 65, "near names: resnet18"),
+        (("--models", "zzz"), 65, "similar names: resnet18"),
         (("--epochs", "0"), 64, "not in the range x>=1"),
         (("--learning-rate", "nan"), 65, "not a finite number"),
         (("--data", "nowhere"), 65, "nowhere: no such folder"),

@@ -48,7 +48,7 @@ def test_a_gpu_that_a_worker_gave_is_held_also_where_cuda_cannot_use_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with device.held("auto", tmp_path) as chosen:
         assert chosen.type == "cpu"
-        assert "GPU-1 is given, but CUDA cannot use it" in caplog.text
+        assert "GPU-1 is assigned, but CUDA cannot use it" in caplog.text
         with pytest.raises(TemporaryError, match="GPU GPU-1: in use by process"):
             with device.held("auto", tmp_path):
                 raise AssertionError
@@ -70,7 +70,7 @@ def test_without_a_gpu_of_its_own_a_process_holds_none(
 
 @pytest.mark.parametrize(
     ("larger", "remedy"),
-    [("", "or a GPU with more$"), ("the run parameter gpu_queue=large", "gpu_queue=large$")],
+    [("", "or a GPU with more memory$"), ("the run parameter gpu_queue=large", "gpu_queue=large$")],
 )
 def test_too_little_memory_is_one_line_and_names_the_larger_queue(
     larger: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

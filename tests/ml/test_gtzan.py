@@ -70,7 +70,7 @@ def test_an_archive_that_is_there(
     assert_fetched(tmp_path / "music")
     assert done.result["n_tracks"] == 4
     assert "4 tracks of 3 genres; GTZAN has 1000 of 10" in caplog.text
-    assert "jazz.00054.wav can often not be decoded" in caplog.text
+    assert "jazz.00054.wav often cannot be decoded" in caplog.text
     assert not (tmp_path.parent / "outside").exists()
     assert fetch(run, archive, tmp_path / "music").result["reused"] is True
 
@@ -144,8 +144,8 @@ def test_a_part_that_is_whole_is_not_asked_for_again(
     [
         ("/no/such/archive.tar.gz", 65, "no such file"),
         ("http://127.0.0.1:1/x.tar.gz", 75, "Connection refused"),
-        ("ftp://host/x.tar.gz", 65, "no address of a file"),
-        ("http:///", 65, "no address of a file"),
+        ("ftp://host/x.tar.gz", 65, "not the address of a file"),
+        ("http:///", 65, "not the address of a file"),
     ],
 )
 def test_a_wrong_source_is_one_line(

@@ -42,7 +42,7 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone() ->
 
 
 def test_an_unknown_model_is_refused_with_near_names() -> None:
-    with pytest.raises(InputError, match=r"model resnet17: .*near names: .*resnet1"):
+    with pytest.raises(InputError, match=r"model resnet17: .*similar names: .*resnet1"):
         model.build("resnet17", 7, 128, 128, 0)
 
 
@@ -145,10 +145,10 @@ def test_other_files_of_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"other\.pth: weights of another model \(.* --model"):
         model.load_weights_file(network, tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(InputError, match=r"text\.pth: no file of weights"):
+    with pytest.raises(InputError, match=r"text\.pth: not a file of weights"):
         model.load_weights_file(network, tmp_path / "text.pth")
     torch.save({"step": 3}, tmp_path / "step.pth")
-    with pytest.raises(InputError, match=r"step\.pth: holds no tensors by name"):
+    with pytest.raises(InputError, match=r"step\.pth: holds no named tensors"):
         model.load_weights_file(network, tmp_path / "step.pth")
 
 

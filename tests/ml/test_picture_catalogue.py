@@ -101,7 +101,7 @@ def test_images_without_their_catalogue_still_join_copies_and_can_hear_audio(
     shutil.copytree(drawn.images, tmp_path / "moved")
     words = ["--images_path", tmp_path / "moved", "--checkpoints_path", tmp_path / "run", *FAST]
     result = run("train-using-image-features", *words).result
-    assert "drawn by extract, but their catalogue is not beside them" in caplog.text
+    assert "drawn by extract, but there is no catalogue beside the folder" in caplog.text
     found = read(Path(result["split"]))
     assert list(found.rejections.values()) == list(drawn.audio.rejections.values())
     assert sum(len(group) == 2 for group in found.groups) == 1
@@ -136,7 +136,7 @@ def test_a_table_of_other_music_beside_the_folder_is_none_of_its_pictures(
     scanned = ("scan", "--pictures", pictures, "--artifacts", tmp_path / "store")
     assert run(*scanned).result["n_tracks"] == 10
     shutil.copy(tmp_path / "tracks.csv", pictures)
-    assert "names 1 files and none of those" in run(*scanned).error
+    assert "lists 1 files, but none of those" in run(*scanned).error
 
 
 def test_pictures_of_an_artist_stay_together_and_links_out_of_the_folder_are_rejected(
@@ -156,7 +156,7 @@ def test_pictures_of_an_artist_stay_together_and_links_out_of_the_folder_are_rej
     found = read(Path(split(catalogue, None, tmp_path, config)["split"]))
     assert frozenset({"blues/blues1", "blues/blues2"}) in found.groups
     assert frozenset({"jazz/jazz0", "blues/jazz0"}) in found.groups
-    assert found.rejections["blues/link"].startswith("a link that leads out of the folder")
+    assert found.rejections["blues/link"].startswith("a link that points outside the scanned")
 
 
 def test_a_picture_that_changed_since_the_scan_is_refused(tmp_path: Path) -> None:
@@ -199,10 +199,10 @@ def test_identical_pictures_stay_together_and_a_broken_one_is_set_aside(
     found = read(Path(run("split", *listed).result["split"]))
     assert frozenset({"blues/blues0", "blues/again"}) in found.groups
     assert "truncated" in found.rejections["jazz/half"]
-    assert found.rejections["jazz/notes"].startswith("its name does not end as pictures' do (.bmp")
+    assert found.rejections["jazz/notes"].startswith("its suffix is not one for pictures (.bmp")
     assert run("extract", *listed).code == 65
     refused = run("split", *listed, "--images", pictures)
-    assert "lists the pictures itself; leave --images out" in refused.error
+    assert "already lists the pictures; omit --images" in refused.error
 
 
 def test_scan_wants_audio_or_pictures(tmp_path: Path, run: Run) -> None:
@@ -214,7 +214,7 @@ def test_scan_wants_audio_or_pictures(tmp_path: Path, run: Run) -> None:
 def test_audio_is_split_with_its_images(prepared: Prepared, tmp_path: Path, run: Run) -> None:
     refused = run("split", "--catalogue", prepared.catalogue, "--artifacts", tmp_path)
     assert refused.code == 65
-    assert "lists audio; give --images, which extract printed" in refused.error
+    assert "lists audio; give --images, the address that extract printed" in refused.error
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path, run: Run) -> None:
@@ -245,7 +245,7 @@ def test_a_model_of_pictures_predicts_pictures_and_says_so_of_audio(
     assert [Path(each["path"]).name for each in named[:2]] == ["blues0.png", "blues1.png"]
     assert len(named) == 10
     assert set(named[0]["probabilities"]) == {"blues", "jazz"}
-    assert audio["error"].startswith("no picture; the model learned pictures from elsewhere")
+    assert audio["error"].startswith("not a picture; the model was trained on pictures")
     assert broken["error"].startswith("not a picture")
     assert outcome.code == 65
 
@@ -264,4 +264,4 @@ def test_a_model_of_audio_takes_no_other_picture(trained: Path, tmp_path: Path, 
     Image.new("RGB", (600, 600)).save(tmp_path / "cover.jpg")
     refused = run("predict", "--run", trained, tmp_path / "cover.jpg")
     assert refused.code == 65
-    assert "no image that extract drew" in refused.stderr
+    assert "not an image that extract drew" in refused.stderr

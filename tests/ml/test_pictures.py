@@ -64,7 +64,7 @@ def test_sixteen_bits_of_grey_are_scaled_not_cut_off(tmp_path: Path) -> None:
 
 def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "x.tiff")
-    with pytest.raises(InputError, match="its pixels are no 8 or 16 bits"):
+    with pytest.raises(InputError, match="its pixels are neither 8 nor 16 bits"):
         pictures.read_picture(tmp_path / "x.tiff", 8)
 
 

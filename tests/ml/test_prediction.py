@@ -84,7 +84,7 @@ def test_json_lines_hold_good_and_bad_files_in_order(trained: Path, mixed: Path,
         "holds no audio files",
     ]
     assert outcome.code == 65
-    assert outcome.error == "error: 3 of 6 files could not be used; the line of each says why"
+    assert outcome.error == "error: 3 of 6 files could not be used; the line for each says why"
 
 
 def test_a_table_has_lines_for_good_files_and_reasons_beside_it(
@@ -147,7 +147,7 @@ def test_what_cannot_be_opened_holds_nothing_up(trained: Path, tmp_path: Path) -
     (tmp_path / "far.wav").symlink_to("x" * 300)
     found = prediction.predict(trained, [tmp_path, tmp_path / ("y" * 300)], device_name="cpu")
     shown = [getattr(each, "error", None) or each.genre for each in found]
-    assert shown == ["File name too long", "lead", "no plain file", "File name too long"]
+    assert shown == ["File name too long", "lead", "not a regular file", "File name too long"]
 
 
 def test_a_reader_that_leaves_ends_it_quietly(trained: Path, prepared: Prepared) -> None:

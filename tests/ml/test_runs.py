@@ -50,7 +50,7 @@ def test_a_finished_run_whose_settings_are_gone_is_nobody_elses(tmp_path: Path) 
     records.write_json(tmp_path / "training.json", {"key": SETTINGS.key})
     runs.claim(tmp_path, SETTINGS, tmp_path / "split")
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(InputError, match="has finished with settings that are gone"):
+    with pytest.raises(InputError, match="has finished with other settings, which are missing"):
         runs.claim(tmp_path, replace(SETTINGS, n_mels=64), tmp_path / "split")
 
 
@@ -58,7 +58,7 @@ def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no settings\.json"):
         runs.read_settings(tmp_path)
     (tmp_path / "settings.json").write_text('{"config": {"epoch": 3}}')
-    with pytest.raises(InputError, match="not as this version writes it"):
+    with pytest.raises(InputError, match="not in the format of this version"):
         runs.read_settings(tmp_path)
 
 

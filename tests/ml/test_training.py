@@ -476,7 +476,7 @@ def test_a_training_that_lost_its_folder_writes_nothing_more(
             record = json.loads((tmp_path / ".lock").read_text())
             (tmp_path / ".lock").write_text(json.dumps({**record, "holder": "another"}))
 
-    with pytest.raises(TemporaryError, match="took it over while this process stood still"):
+    with pytest.raises(TemporaryError, match="took it over while this process was suspended"):
         loop.train(
             prepared.split,
             tmp_path,

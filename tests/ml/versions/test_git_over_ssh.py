@@ -99,9 +99,9 @@ def test_a_deploy_key_publishes(run: Run, trained: Path, host: Host) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (("read_only",), "it may only be read"),
+        (("read_only",), "it is read-only"),
         (("stranger",), "the SSH key is refused"),
-        (("key", "no_hosts"), "its host's SSH key is not among the known ones"),
+        (("key", "no_hosts"), "its host's SSH key is not among the known hosts"),
     ],
     ids=["read-only", "unknown", "other-host"],
 )
@@ -121,4 +121,4 @@ def test_a_key_that_this_user_may_not_read_is_named(
     monkeypatch.setattr(os, "access", lambda *_: False)  # the tests' user may read all
     refused = run("publish", "--run", trained, *host.options())
     assert refused.code == 64
-    assert f"{host.folder / 'key'} may not be read by user {os.getuid()}" in refused.stderr
+    assert f"{host.folder / 'key'} is not readable by user {os.getuid()}" in refused.stderr
