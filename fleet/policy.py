@@ -6,9 +6,12 @@ is about to run one of its tasks. It calls `task_instance_mutation_hook` when a 
 are created.
 """
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.exceptions import AirflowClusterPolicyViolation
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from fleet.contract import Queue, queues
 
@@ -53,11 +56,26 @@ def _limit_run(task: Any, queue: Queue) -> None:
     """Give a task its queue's time limit; refuse a longer one: its message would be redelivered."""
     if task.execution_timeout is None:
         task.execution_timeout = queue.execution_timeout
+        for name in ("on_failure_callback", "on_retry_callback"):
+            given = getattr(task, name) or []  # one function, or several
+            setattr(task, name, [*([given] if callable(given) else given), tell_whose_limit])
     elif task.execution_timeout > queue.execution_timeout:
         raise AirflowClusterPolicyViolation(
             f"{task.dag.fileloc}: task {task.task_id} may run for {task.execution_timeout}, longer "
             f"than queue {queue.name} allows ({queue.execution_timeout}); lower its "
             "execution_timeout, or raise longest_run_minutes in deploy/queues.toml"
+        )
+
+
+def tell_whose_limit(context: Mapping[str, Any]) -> None:
+    """Log that a task met its queue's time limit: Airflow's own line is `Timeout, PID: 248`."""
+    if isinstance(context.get("exception"), AirflowTaskTimeout):
+        task = context["task"]
+        logging.getLogger(__name__).error(
+            "error: stopped after %s, the time limit of queue %s; raise longest_run_minutes in "
+            "deploy/queues.toml, or have the task wait with mode='reschedule'",
+            task.execution_timeout,
+            task.queue,
         )
 
 

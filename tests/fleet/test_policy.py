@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from fleet import policy
 from fleet.contract import Queue
@@ -15,9 +16,13 @@ from fleet.contract import Queue
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FILE = """
 from datetime import timedelta
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
 from fleet.operators.command import CommandOperator
+def told(context): ...
+@task(on_failure_callback=told)
+def of_users(x): ...
 with DAG("{dag}", schedule=None):
+    of_users.expand(x=[1, 2])
     CommandOperator(task_id="plain", command=["true"])
     CommandOperator(task_id="train", command=["true"], {arguments})
     CommandOperator.partial(task_id="mapped", {arguments}).expand(command=[["true"]])
@@ -26,9 +31,12 @@ PARSE = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1])
-tasks = {t.task_id: [t.queue, t.pool, str(t.execution_timeout), t.priority_weight]
-         for dag in bag.dags.values() for t in dag.tasks}
-print(json.dumps({"errors": bag.import_errors, "dags": sorted(bag.dags), "tasks": tasks}))
+listed = [task for dag in bag.dags.values() for task in dag.tasks]
+tasks = {t.task_id: [t.queue, t.pool, str(t.execution_timeout), t.priority_weight] for t in listed}
+telling = [t.task_id for t in listed for callbacks in (t.on_failure_callback, t.on_retry_callback)
+           if "tell_whose_limit" in [callback.__name__ for callback in callbacks]]
+print(json.dumps({"errors": bag.import_errors, "dags": sorted(bag.dags), "tasks": tasks,
+                  "telling": telling}))
 """
 
 
@@ -69,6 +77,21 @@ def test_what_a_task_lacks_comes_from_its_queue(parsed):
 def test_what_a_task_says_itself_stays(parsed):
     said = 'queue="cpu", pool="mine", execution_timeout=timedelta(hours=1), priority_weight=7'
     assert parsed(a=said)["tasks"]["mapped"] == ["cpu", "mine", "1:00:00", 7]
+
+
+def test_a_task_that_meets_its_queues_limit_says_whose_it_is(parsed, caplog):
+    """A sensor that pokes for two hours otherwise ends with `Timeout, PID: 248`."""
+    found = parsed(a='queue="gpu", execution_timeout=timedelta(hours=1)')
+    # After its failure, and before a retry.
+    assert sorted(found["telling"]) == ["of_users", "of_users", "plain", "plain"]
+    task = SimpleNamespace(execution_timeout="2:00:00", queue="cpu")
+    policy.tell_whose_limit({"task": task, "exception": ValueError()})
+    assert caplog.messages == []
+    policy.tell_whose_limit({"task": task, "exception": AirflowTaskTimeout("Timeout, PID: 248")})
+    (line,) = caplog.messages
+    assert line.startswith(
+        "error: stopped after 2:00:00, the time limit of queue cpu; raise longest"
+    )
 
 
 def test_a_pool_in_which_a_task_would_not_wait_for_a_gpu_is_refused(parsed):
