@@ -120,9 +120,9 @@ bench: $(ENVS)/ml.tested ## compare with rivals, interrupt trainings, stream lar
 	@for name in features training interruptions streaming; do \
 		echo "== $$name"; $(ENVS)/ml/bin/python benchmarks/$$name.py || exit 1; done
 
-docs: $(ENVS)/ml.tested ## write anew what is generated: docs/cli.md, deploy/queues.env
+docs: $(ENVS)/ml.tested $(ENVS)/deploy.made ## write anew what is generated: docs/cli.md, deploy/queues.env, deploy/compose/gpu.yml, docs/least-privilege.md
 	$(ENVS)/ml/bin/python tests/ml/test_cli.py --write
-	$(DEPLOY) settings > deploy/queues.env.new && mv deploy/queues.env.new deploy/queues.env
+	$(DEPLOY) generate
 
 COMPILE = $(UV) pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(ENVS)/deploy.made ## resolve requirements/*.txt anew from pyproject.toml

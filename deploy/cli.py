@@ -6,10 +6,11 @@ from types import FrameType
 
 import click
 
+from deploy import generated
 from deploy.containers import commands as container_commands
 from deploy.embedded import commands as embedded_commands
 from deploy.errors import DeployError
-from fleet import contract
+from deploy.messages import report
 
 LEFT = {
     "demo": "all that was started has been stopped",
@@ -52,9 +53,10 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 @main.command(hidden=True)
-def settings() -> None:
-    """Print the settings that follow from the queue contract: what deploy/queues.env holds."""
-    print(contract.queues_env(), end="")
+def generate() -> None:
+    """Write the files that follow from the queue contract and the table of components."""
+    for path in generated.write():
+        report(f"written: {path}")
 
 
 for module in (embedded_commands, container_commands):

@@ -29,7 +29,7 @@ def print_lines(lines: dict[str, str], console: Console) -> None:
 def print_addresses(stack: Stack, admin_password: str, flower_password: str) -> None:
     """Print where to look, and where the passwords are."""
     lines = {
-        "Airflow": f"{stack.web_address}  (user {ADMIN}, {admin_password})",
+        "Airflow": f"{stack.public_address}  (user {ADMIN}, {admin_password})",
         "Flower": f"{stack.flower_address}  (user {ADMIN}, {flower_password})",
         "logs": stack.logs,
     }

@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from deploy.airflow_api import AirflowApi, online_workers
 from deploy.errors import DeployError
@@ -21,13 +22,17 @@ class Stack(ABC):
     Args:
         web: Airflow's port.
         flower: Flower's port.
+        base_url: the address that people use, if it is not loopback's; Airflow serves its path.
     """
 
     logs: str
     """Where the components' logs are, for people."""
 
-    def __init__(self, web: int, flower: int, admin_password: str, flower_password: str) -> None:
-        self.web_address = f"http://127.0.0.1:{web}"
+    def __init__(
+        self, web: int, flower: int, admin_password: str, flower_password: str, base_url: str = ""
+    ) -> None:
+        self.web_address = f"http://127.0.0.1:{web}{urlsplit(base_url).path.rstrip('/')}"
+        self.public_address = base_url.rstrip("/") or self.web_address
         self.flower_address = f"http://127.0.0.1:{flower}"
         self.api = AirflowApi(self.web_address, ADMIN, admin_password)
         self._flower_password = flower_password

@@ -4,6 +4,7 @@ Standard library only, because the deploy environment, every worker and every DA
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -88,7 +89,8 @@ def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
             unknown key, a missing key or an invalid value.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("queues", {})
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text).get("queues", {})
     except FileNotFoundError as error:
         raise ContractError(f"queue contract {path} is missing; restore it from Git") from error
     except tomllib.TOMLDecodeError as error:
@@ -98,6 +100,8 @@ def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
     if not isinstance(tables, Mapping) or not tables:
         raise ContractError(f"queue contract {path} names no queue; add a [queues.NAME] table")
     contract = {name: _queue(name, table, path) for name, table in tables.items()}
+    for name in contract:
+        _check_name(name, text, path)
     for queue in contract.values():
         _check_larger(queue, contract, path)
     return contract
@@ -143,12 +147,24 @@ def settings(contract: Mapping[str, Queue]) -> Mapping[str, str]:
 
 
 def queues_env() -> str:
-    """Write `deploy/queues.env`, which both stacks read."""
+    """The text of `deploy/queues.env`, which both stacks read."""
     lines = [f"{name}={value}\n" for name, value in settings(queues()).items()]
     return (
         "# Follows from queues.toml: `make docs` writes it, fleet/contract.py says why.\n"
         + "".join(lines)
     )
+
+
+def _check_name(name: str, text: str, path: Path) -> None:
+    """Check that the shell script that writes Redis' rights finds the queue too."""
+    if not re.fullmatch("[a-z][a-z0-9-]*", name):
+        raise ContractError(
+            f"queue {name!r} in {path} is no name for a queue; use a-z, 0-9 and -, a letter first"
+        )
+    if f"[queues.{name}]" not in text.splitlines():
+        raise ContractError(
+            f"queue {name!r} in {path}: write its table's first line as [queues.{name}]"
+        )
 
 
 def _queue(name: str, table: Any, path: Path) -> Queue:

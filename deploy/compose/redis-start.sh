@@ -1,39 +1,8 @@
 #!/bin/sh
-# Starts Redis with one user for each kind of process that connects to it, and no other user.
-# Passwords come from the environment; the file that Redis reads is in memory (/tmp is a tmpfs).
-#
-#   scheduler   sends tasks to the queues and reads their results
-#   worker      takes tasks, keeps them while they run, writes results
-#   flower      watches: reads queue lengths, receives events, asks workers and reads their answers
-#
-# Keys are kombu's: the queues, _kombu.* (which queues an exchange fills, and until when), unacked*
-# (messages being worked on), *pidbox and celeryev* (questions to workers, events); and Celery's
-# results. Flower may not bind its own queue to the tasks' exchanges.
+# Starts Redis with the users of redis-users.sh. The file that it reads is in memory (/tmp is a tmpfs).
 set -eu
 umask 077
-sha256() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
-
-queues=
-lengths=
-for queue in $QUEUES; do
-    # A queue's list, and the lists of its lower priorities.
-    queues="$queues ~$queue ~$queue??[369]"
-    lengths="$lengths %R~$queue %R~$queue??[369]"  # lengths only: messages contain tokens
-done
-channels='&/0.celery.pidbox &/0.celeryev/*'
-talk="~_kombu.* ~*.pidbox* ~celeryev.* $channels &/0.celeryev/worker.*"
-look="~*.reply.celery.pidbox* ~celeryev.* $channels ~_kombu.binding_deadlines"
-for exchange in reply.celery.pidbox celery.pidbox celeryev; do
-    look="$look ~_kombu.binding.$exchange %R~_kombu.binding_permanent.$exchange"
-done
-commands='+@all -@admin -@dangerous +info -scan -randomkey -function'
-
-cat >/tmp/users.acl <<END
-user default off
-user scheduler on #$(sha256 "$REDIS_SCHEDULER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
-user worker on #$(sha256 "$REDIS_WORKER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
-user flower on #$(sha256 "$REDIS_FLOWER_PASSWORD") $look ~flower.unacked* $commands (+llen $lengths)
-END
+sh /opt/music-genre/redis-users.sh /opt/music-genre/queues.toml >/tmp/users.acl
 # The image's entrypoint makes Redis listen beyond loopback; only the stack's networks reach it.
 # A queued task survives a crash (AOF) and is never evicted. When full, Redis refuses new tasks
 # before it exceeds the container's memory limit, which would kill it.

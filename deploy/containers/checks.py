@@ -1,19 +1,18 @@
 """What the Compose stack needs from a machine: each check with its finding and its remedy."""
 
 import json
-import os
 import re
 import shutil
-import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from deploy.containers.engine import docker
 from deploy.containers.environment import count_gpus, profiles_of
+from deploy.containers.variables import Finding, of_variables, readable
 from deploy.errors import DeployError
-from deploy.places import DEMO_MUSIC, PORTS, REPOSITORY
+from deploy.places import REPOSITORY
 
 GIB = 1024**3
 MIN_ENGINE, MIN_COMPOSE, MIN_BUILDX = (20, 10), (2, 20), (0, 8)
@@ -24,26 +23,22 @@ MAX_SKEW_SECONDS = 5
 """Tokens are refused if the clocks differ by 10 s."""
 
 
-class Finding(NamedTuple):
-    """What one check found."""
-
-    name: str
-    found: str
-    remedy: str = ""
-    """Empty if all is well."""
-
-
-def check(environment: Mapping[str, str], held_ports: Callable[[], set[int]]) -> list[Finding]:
+def check(
+    settings: Callable[[], Mapping[str, str]], held_ports: Callable[[], set[int]]
+) -> list[Finding]:
     """Run all checks.
 
     Args:
-        environment: the variables of .env.
-        held_ports: returns the ports that the stack itself uses; called only if Compose can
-            answer.
+        settings: returns the variables of .env.
+        held_ports: returns the ports that the stack itself uses. Both are called only if Compose
+            can answer.
 
     Raises:
-        DeployError: the engine does not answer, so nothing else can be checked.
+        DeployError: the engine does not answer, or .env cannot be read, so nothing else can be
+            checked.
     """
+    if podman := _podman():
+        return [podman]
     info: dict[str, Any] = json.loads(docker("info", "--format", "{{json .}}"))
     compose = _plugin("Compose", "compose", "version", "--short", least=MIN_COMPOSE)
     findings = [
@@ -52,20 +47,31 @@ def check(environment: Mapping[str, str], held_ports: Callable[[], set[int]]) ->
         _plugin("buildx", "buildx", "version", least=MIN_BUILDX),
         _at_least("cores", int(info["NCPU"]), MIN_CORES, ""),
         _at_least("memory", round(info["MemTotal"] / GIB, 1), MIN_MEMORY_GIB, " GiB"),
-        _disk(Path(info["DockerRootDir"]), environment),
         _clock(info["SystemTime"]),
-        _audio(environment),
         _scripts(),
-        _schedule(environment),
     ]
-    if not compose.remedy:
-        held = {str(port) for port in held_ports()}
-        findings += [_port(name, environment, held) for name in PORTS]
+    return findings if compose.remedy else findings + _of_settings(settings(), held_ports, info)
+
+
+def _of_settings(
+    environment: Mapping[str, str], held_ports: Callable[[], set[int]], info: Mapping[str, Any]
+) -> list[Finding]:
+    held = {str(port) for port in held_ports()}
+    findings = [_disk(Path(info["DockerRootDir"]), environment), *of_variables(environment, held)]
     if "docker" in profiles_of(environment):
         findings.append(_docker_way(environment))
     if "gpu.yml" in environment.get("COMPOSE_FILE", ""):
         findings += [_driver(), _toolkit(info)]
     return findings
+
+
+def _podman() -> Finding | None:
+    """Recognise Podman, as a command called docker or behind Docker's own command."""
+    said = docker("--version") + docker("version", "--format", "{{json .}}")
+    if "podman" not in said.lower():
+        return None
+    remedy = "install Docker Engine 20.10 or later; the stack is not tested with Podman"
+    return Finding("Docker engine", "it is Podman", remedy)
 
 
 def _version(name: str, found: str, least: tuple[int, int]) -> Finding:
@@ -107,67 +113,11 @@ def _clock(engine_time: str) -> Finding:
     return Finding("clock", f"the engine's differs by {skew:.0f} s", remedy)
 
 
-def _audio(environment: Mapping[str, str]) -> Finding:
-    """Check that the CPU workers' user, who has no account here, may read the music."""
-    folder = Path(environment.get("AUDIO_DIR") or DEMO_MUSIC)
-    remedy = "write the absolute path of a folder of genre folders as AUDIO_DIR in .env"
-    if not folder.is_absolute():  # Compose would read some of them as volume names
-        return Finding("AUDIO_DIR", f"{str(folder)!r} is not an absolute path", remedy)
-    if not folder.is_dir():
-        return Finding("AUDIO_DIR", f"{folder} is not a folder", remedy)
-    genres = [folder, *(path for path in folder.iterdir() if path.is_dir())]
-    if not any(path.is_file() for genre in genres[1:] for path in genre.iterdir()):
-        remedy = "lay it out as <genre>/<track>.wav, or name another AUDIO_DIR in .env"
-        return Finding("AUDIO_DIR", f"no folder in {folder} holds a file", remedy)
-    samples = [
-        next((path for path in genre.iterdir() if path.is_file()), genre) for genre in genres
-    ]
-    return _readable("AUDIO_DIR", [*genres, *samples], folder)
-
-
 def _scripts() -> Finding:
     """Check the files mounted from the checkout; under umask 077 other users cannot read them."""
-    folder = REPOSITORY / "deploy" / "compose"
-    return _readable("scripts", list(folder.iterdir()), folder)
-
-
-def _readable(name: str, paths: list[Path], folder: Path) -> Finding:
-    """Check that all other users may read the files and enter the folders."""
-    for path in paths:
-        wanted = 0o005 if path.is_dir() else 0o004
-        if path.stat().st_mode & wanted != wanted:
-            remedy = f"let the containers' users read it: `chmod -R o+rX {folder}`"
-            return Finding(name, f"{path} is closed to other users", remedy)
-    return Finding(name, f"{folder} can be read")
-
-
-def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
-    text = environment.get(name) or str(PORTS[name])
-    for other in PORTS:
-        if other != name and text == (environment.get(other) or str(PORTS[other])):
-            return Finding(name, f"port {text} is {other} too", f"set another {name} in .env")
-    if text in held:
-        return Finding(name, f"port {text} is the stack's")
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        return Finding(
-            name, f"{text!r} is not a port", f"write a number below 65536 as {name} in .env"
-        )
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", int(text)))
-        except OSError as error:
-            found = f"port {text}: {os.strerror(error.errno or 0)}"
-            return Finding(name, found, f"stop what listens there, or set {name} in .env")
-    return Finding(name, f"port {text} is free")
-
-
-def _schedule(environment: Mapping[str, str]) -> Finding:
-    """Say when the training runs; a value other than 1 or 0 would silently mean no."""
-    text = environment.get("DAILY", "")
-    if text not in ("", "0", "1"):
-        return Finding("DAILY", f"{text!r} is neither 1 nor 0", "write 1 or 0 as DAILY in .env")
-    return Finding("schedule", "daily at midnight UTC" if text == "1" else "on demand")
+    folder = REPOSITORY / "deploy"
+    mounted = [*(folder / "compose").iterdir(), folder / "redis-users.sh", folder / "queues.toml"]
+    return readable("scripts", mounted, folder)
 
 
 def _docker_way(environment: Mapping[str, str]) -> Finding:

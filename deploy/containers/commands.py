@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,10 +11,12 @@ import click
 from rich.console import Console
 
 from deploy import demo as demo_run
-from deploy.containers import checks, environment
+from deploy import generated
+from deploy.containers import checks, environment, passwords, variables
 from deploy.containers import stack as compose
 from deploy.containers.stack import Project
 from deploy.errors import DeployError
+from deploy.files import write_private
 from deploy.messages import print_addresses, report, tell_schedule
 from deploy.places import REPOSITORY
 from deploy.running import Stack, ask
@@ -95,11 +98,9 @@ def write_env(project: Project, profiles: Sequence[str], chosen: Mapping[str, st
 
 def _write_env(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
     path = project.env_file
-    generated = environment.ensure(
-        path, profiles=profiles, chosen=chosen, has_data=project.has_data
-    )
-    kept = len(environment.SECRETS) - len(generated)
-    report(f"{path}: {len(generated)} secrets generated, {kept} kept")
+    drawn = environment.ensure(path, profiles=profiles, chosen=chosen, has_data=project.has_data)
+    kept = len(passwords.SECRETS) - len(drawn)
+    report(f"{path}: {len(drawn)} secrets generated, {kept} kept")
 
 
 @click.command("check")
@@ -111,9 +112,21 @@ def check_machine(env_file: Path, name: str) -> None:
 
 
 def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
-    planned = environment.planned(project.env_file)
-    settings = {**planned, **environment.with_profiles(planned, profiles), **chosen}
-    findings = checks.check(settings, project.held_ports)
+    """Check the machine, and the files and variables as `up` would start them.
+
+    Raises:
+        DeployError: a check found a fault.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # only this user can read it
+        findings = checks.check(
+            functools.partial(_settings_planned, project, profiles, chosen, Path(folder)),
+            project.held_ports,
+        )
+        if (Path(folder) / ".env").exists():
+            findings += variables.unused(environment.unknown(project.env_file, project.files()))
+            findings += variables.of_services(
+                Project(project.name, Path(folder) / ".env").services()
+            )
     for finding in findings:
         report(f"{finding.name + ':':<15}{finding.found}")
     if faults := [finding for finding in findings if finding.remedy]:
@@ -121,11 +134,24 @@ def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str])
         raise DeployError(f"this machine cannot run the stack: {listed}")
 
 
+def _settings_planned(
+    project: Project, profiles: Sequence[str], chosen: Mapping[str, str], folder: Path
+) -> dict[str, str]:
+    """Write the `.env` that `up` would write into a folder, and read it."""
+    text, _ = environment.planned(
+        project.env_file, profiles=profiles, chosen=chosen, has_data=project.has_data
+    )
+    write_private(folder / ".env", text)
+    return environment.read(folder / ".env")
+
+
 @click.command()
 @writing_env
 def up(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
     """Check, write .env, build, start, and run a task on every queue."""
     with project.alone():
+        for path in generated.write():
+            report(f"{path} follows deploy/queues.toml again")
         _check(project, profiles, chosen)
         _write_env(project, profiles, chosen)
         report("building the images: minutes at the first time, then seconds")

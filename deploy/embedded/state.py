@@ -13,10 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.errors import DeployError
-from deploy.files import write_private
+from deploy.files import read_env_file, write_private
 
 MIN_FREE_BYTES = 2 * 1024**3
 """A fresh stack with the demo's artifacts takes about 0.2 GiB; Postgres needs room to recover."""
+
+
+_OF_REDIS = tuple(f"redis_{user}_password" for user in ("scheduler", "worker", "flower"))
+"""A stack that was made before Redis had users has one `redis_password` instead."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,9 @@ class Secrets:
     """Every secret of a stack, generated once."""
 
     postgres_password: str
-    redis_password: str
+    redis_scheduler_password: str
+    redis_worker_password: str
+    redis_flower_password: str
     admin_password: str
     flower_password: str
     supervisor_password: str
@@ -39,6 +45,10 @@ class Secrets:
         words["jwt_secret"] = secrets.token_urlsafe(64)  # HS512 wants 64 bytes
         words["fernet_key"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
         return cls(**words)
+
+    def of(self, name: str) -> str:
+        """The secret that `.env` has under this name in the stack of containers."""
+        return str(getattr(self, name.lower()))
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,14 @@ class State:
                     f"{self.secrets_path} is gone, but the database knows its passwords; "
                     "restore it, or start afresh with `make clean`"
                 )
-            write_private(self.secrets_path, json.dumps(asdict(Secrets.generate()), indent=2))
+            self._save(Secrets.generate())
+        elif "redis_password" in self.secrets_path.read_text():
+            new = Secrets.generate()
+            kept = asdict(self.secrets())
+            self._save(Secrets(**kept | {name: getattr(new, name) for name in _OF_REDIS}))
+
+    def _save(self, keys: Secrets) -> None:
+        write_private(self.secrets_path, json.dumps(asdict(keys), indent=2))
 
     def _unwritable(self, error: OSError) -> DeployError:
         return DeployError(
@@ -120,12 +137,19 @@ class State:
             DeployError: the file is missing or damaged.
         """
         try:
-            return Secrets(**json.loads(self.secrets_path.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            found = json.loads(self.secrets_path.read_text())
+            if old := found.pop("redis_password", ""):
+                found |= dict.fromkeys(_OF_REDIS, old)
+            return Secrets(**found)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DeployError(
                 f"secrets file {self.secrets_path} cannot be read: {error}; "
                 f"restore it, or delete {self.folder} to start afresh"
             ) from error
+
+    def settings(self) -> dict[str, str]:
+        """Read the user's own settings; empty if there are none."""
+        return read_env_file(self.settings_path) if self.settings_path.exists() else {}
 
     def save_launch(self, launch: Launch) -> None:
         """Save a start's settings for the components and for later commands."""

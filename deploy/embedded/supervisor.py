@@ -16,14 +16,8 @@ from typing import Any
 
 import psutil
 
-from deploy.embedded.processes import (
-    RANKS,
-    SERVERS,
-    Component,
-    base_environment,
-    components,
-    leashed,
-)
+from deploy.components import RANKS, SERVERS
+from deploy.embedded.processes import Program, base_environment, leashed, programs
 from deploy.embedded.state import State
 from deploy.errors import DeployError
 from deploy.files import write_private
@@ -52,10 +46,10 @@ def write_config(state: State) -> None:
     parallel. So workers stop while the api-server still accepts their last reports, and all others
     stop while their servers still run.
     """
-    programs = components(state).values()
+    listed = programs(state).values()
     groups = {
         f"group:{rank}": {
-            "programs": ",".join(each.name for each in programs if each.rank == rank),
+            "programs": ",".join(each.name for each in listed if each.rank == rank),
             "priority": priority,
         }
         for priority, rank in enumerate(RANKS, start=1)
@@ -76,7 +70,7 @@ def write_config(state: State) -> None:
         "rpcinterface:supervisor": {
             "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
         },
-        **{f"program:{program.name}": _program(program, state) for program in programs},
+        **{f"program:{program.name}": _program(program, state) for program in listed},
         **groups,
     }
     text = "".join(
@@ -86,22 +80,22 @@ def write_config(state: State) -> None:
     write_private(state.supervisor_config, text)
 
 
-def _program(component: Component, state: State) -> dict[str, object]:
-    command = f'"{sys.executable}" -m deploy run --state "{state.folder}" {component.name}'
-    as_group = "false" if component.rank == SERVERS else "true"
+def _program(program: Program, state: State) -> dict[str, object]:
+    command = f'"{sys.executable}" -m deploy run --state "{state.folder}" {program.name}'
+    as_group = "false" if program.rank == SERVERS else "true"
     return {
         "command": command,
         "directory": REPOSITORY,
-        "autostart": "true" if component.rank == SERVERS else "false",
+        "autostart": "true" if program.rank == SERVERS else "false",
         "autorestart": "true",
-        "startsecs": 1 if component.rank == SERVERS else 5,
+        "startsecs": 1 if program.rank == SERVERS else 5,
         "startretries": MAX_STARTS - 1,
-        "stopsignal": component.stop_signal,
-        "stopwaitsecs": component.stop_seconds,
+        "stopsignal": program.stop_signal,
+        "stopwaitsecs": program.stop_seconds,
         "stopasgroup": as_group,
         "killasgroup": as_group,
         "redirect_stderr": "true",
-        "stdout_logfile": log_path(state, component.name),
+        "stdout_logfile": log_path(state, program.name),
         "stdout_logfile_maxbytes": "20MB",
         "stdout_logfile_backups": 2,
         "priority": 1,
@@ -130,12 +124,12 @@ def exec_component(state: State, name: str) -> None:
     Raises:
         DeployError: supervisord died before the parent-death signal was set.
     """
-    component = components(state)[name]
-    prctl(PR_SET_PDEATHSIG, getattr(signal, f"SIG{component.death_signal}"))
+    program = programs(state)[name]
+    prctl(PR_SET_PDEATHSIG, getattr(signal, f"SIG{program.death_signal}"))
     if str(os.getppid()) != state.supervisor_pid.read_text().strip():
         raise DeployError(f"{name} was started by no living process manager; run `make up-local`")
-    words = leashed(component.command, component.death_signal)
-    os.execvpe(words[0], words, dict(component.environment))
+    words = leashed(program.command, program.death_signal)
+    os.execvpe(words[0], words, dict(program.environment))
 
 
 def supervisord_process(state: State) -> psutil.Process | None:

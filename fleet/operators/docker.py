@@ -46,6 +46,7 @@ from fleet.operators.outcome import (
 from fleet.operators.process import die_with_parent
 
 REQUEST_SECONDS = 60
+TMP = "/tmp"  # noqa: S108 # of a container
 LOG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "3"})
 _DECIDED_HERE = {
     *("auto_remove", "container_name", "env_file", "force_pull", "host_tmp_dir", "labels"),
@@ -244,7 +245,8 @@ class ResumableDockerOperator(DockerOperator):
             "ulimits": self.ulimits,
             "cap_add": self.cap_add,
             "read_only": True,
-            "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 # in memory, private to the container
+            # In memory, as large as the worker's, and private to the container.
+            "tmpfs": {TMP: (limits.get("Tmpfs") or {}).get(TMP, "mode=1777")},
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
             "log_config": LOG,

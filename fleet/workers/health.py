@@ -7,6 +7,7 @@ stack.
 Arguments of `python -m fleet.workers.health`:
 
     http PORT PATH [STATUS]   the server answers with STATUS, by default 200
+    webserver PORT            Airflow's API for workers answers, below the path of its base URL
     job TYPE                  this host's Airflow job of that type sends heartbeats
     alive                     this worker has sent a heartbeat to the broker
 """
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 JOB_SECONDS = {"SchedulerJob": 30, "DagProcessorJob": 30, "TriggererJob": 30}
 """Age of the last heartbeat at which a job counts as dead; they beat every 5 s."""
@@ -31,6 +33,12 @@ def http(port: str, path: str, wanted: str = "200") -> str:
     connection.request("GET", path)
     status = connection.getresponse().status
     return "" if status == int(wanted) else f"answered {status}"
+
+
+def webserver(port: str) -> str:
+    """Ask the API that workers call; Airflow serves it below the path of its base URL."""
+    base = urlsplit(os.environ.get("AIRFLOW__API__BASE_URL", "")).path.rstrip("/")
+    return http(port, f"{base}/execution/health")
 
 
 def job(kind: str) -> str:
@@ -60,7 +68,12 @@ def alive() -> str:
     return "" if age < ALIVE_SECONDS else f"no heartbeat for {age:.0f} s"
 
 
-CHECKS: dict[str, Callable[..., str]] = {"http": http, "job": job, "alive": alive}
+CHECKS: dict[str, Callable[..., str]] = {
+    "http": http,
+    "webserver": webserver,
+    "job": job,
+    "alive": alive,
+}
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -16,6 +17,7 @@ ALONE = ("--skip-serve-logs", "--without-mingle", "--without-gossip")
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 """A slot's share of the cores. With more threads than cores, threads spin while they wait for each
 other: four trainings on two cores took 480 s with two threads each, 54 s with one (measured)."""
+EXECUTION_API = "AIRFLOW__CORE__EXECUTION_API_SERVER_URL"
 LARGER_VARIABLE = "MUSIC_GENRE_LARGER_GPU"
 """Tells `music-genre` what to suggest when it reports that a GPU is too small."""
 
@@ -37,10 +39,20 @@ def run_worker(queue_name: str) -> None:
     os.environ[GPUS_VARIABLE] = ",".join(gpu.uuid for gpu in gpus[:n_slots])
     if queue.resource == "gpu":
         os.environ.setdefault(THREADS_VARIABLE, str(max(1, n_cores // n_slots)))
+    if EXECUTION_API in os.environ:
+        base = os.environ.get("AIRFLOW__API__BASE_URL", "")
+        os.environ[EXECUTION_API] = below(base, os.environ[EXECUTION_API])
     if queue.larger:
         os.environ[LARGER_VARIABLE] = f"the run parameter gpu_queue={queue.larger}"
     command = worker_command(queue, n_slots)
     os.execv(command[0], command)
+
+
+def below(base: str, address: str) -> str:
+    """Put an address below the path of Airflow's base URL, where Airflow serves its APIs."""
+    path, parts = urlsplit(base).path.rstrip("/"), urlsplit(address)
+    is_below = parts.path.startswith(f"{path}/execution")
+    return address if is_below else parts._replace(path=path + parts.path).geturl()
 
 
 def worker_command(queue: Queue, n_slots: int) -> list[str]:

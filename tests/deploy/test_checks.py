@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from deploy.containers import checks
+from deploy.containers import checks, environment, variables
 from deploy.containers.stack import Project
 from deploy.errors import DeployError
 from deploy.places import REPOSITORY
+from fleet.contract import queues
 
 GIB = 1024**3
 
@@ -35,8 +36,23 @@ def engine(**differing: object) -> dict:
     }
 
 
+NOTHING = {"environment": dict.fromkeys(environment.variables(), "")}
+ALL = {
+    "services": {
+        **{
+            key: {"environment": dict.fromkeys(environment.variables(), "")}
+            for key in ("values", "is-set")
+        },
+        **{f"{name}-worker": {"command": ["-m", "fleet", "worker", name]} for name in queues()},
+    },
+}
+"""What Compose says of a file that sets nothing, and of the services."""
 WELL = {
+    "--version": "Docker version 28.2.2, build e6534b4",
+    "version --format": '{"Server": {"Version": "28.2.2"}}',
     "compose version": "2.30.0",
+    "compose -f": json.dumps(ALL),
+    "compose --env-file": json.dumps(ALL),
     "compose -p": "",
     "buildx version": "github.com/docker/buildx v0.13.1 788433953af10f2a",
     "image ls": "",
@@ -48,7 +64,9 @@ WELL = {
 def answering(monkeypatch):
     def answer(info: dict | None = None, fault: str = "", **differing: str | None) -> None:
         answers = {"info --format": info, "fault": fault, **WELL}
-        answers |= {name.replace("_", " "): text for name, text in differing.items()}
+        answers |= {
+            name.replace("_", " ").replace("  ", "--"): text for name, text in differing.items()
+        }
         monkeypatch.setenv("FAKE_DOCKER", json.dumps(answers))
         fakes = REPOSITORY / "tests" / "fakes"
         monkeypatch.setenv("PATH", f"{fakes}{os.pathsep}{os.environ['PATH']}")
@@ -62,8 +80,9 @@ def deploy(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
-def faults(environment: dict[str, str] | None = None) -> dict[str, checks.Finding]:
-    found = checks.check(environment or {}, lambda: {8080, 5555} if environment is None else set())
+def faults(given: dict[str, str] | None = None) -> dict[str, checks.Finding]:
+    held = {8080, 5555} if given is None else set()
+    found = checks.check(lambda: given or {}, lambda: held)
     return {finding.name: finding for finding in found if finding.remedy}
 
 
@@ -97,6 +116,21 @@ def test_each_shortage_has_its_figure_and_its_remedy(answering, info, name, foun
     fault = faults()[name]
     assert found in fault.found
     assert remedy in fault.remedy
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        # Podman's command under Docker's name, whose `info` has other fields; and its service.
+        {"__version": "podman version 5.4.0", "info_--format": '{"host": {}, "version": {}}'},
+        {"version_--format": '{"Server": {"Components": [{"Name": "Podman Engine"}]}}'},
+    ],
+)
+def test_podman_is_named(answering, said):
+    answering(engine(), **said)
+    fault = faults()["Docker engine"]
+    assert fault.found == "it is Podman"
+    assert "install Docker Engine 20.10 or later" in fault.remedy
 
 
 def test_a_full_disk_is_named(answering, monkeypatch):
@@ -203,13 +237,13 @@ def test_secrets_of_a_database_that_is_there_are_not_made_anew(answering, tmp_pa
 def test_an_engine_that_does_not_answer_is_one_line(answering, fault, remedy):
     answering(None, fault)
     with pytest.raises(DeployError, match=remedy):
-        checks.check({}, set)
+        checks.check(dict, set)
 
 
 def test_no_docker_at_all_is_one_line(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(DeployError, match="install Docker Engine"):
-        checks.check({}, set)
+        checks.check(dict, set)
 
 
 def test_a_taken_port_is_named_unless_the_stack_holds_it(answering):
@@ -222,9 +256,9 @@ def test_a_taken_port_is_named_unless_the_stack_holds_it(answering):
         assert port in fault["WEB_PORT"].found
         assert "WEB_PORT in .env" in fault["WEB_PORT"].remedy
         assert "'no' is not a port" in fault["FLOWER_PORT"].found
-        running = checks.check({"WEB_PORT": port}, lambda: {int(port)})
+        running = checks.check(lambda: {"WEB_PORT": port}, lambda: {int(port)})
         assert [each.remedy for each in running if each.name == "WEB_PORT"] == [""]
-        moved = checks.check({"WEB_PORT": port}, lambda: {8080})
+        moved = checks.check(lambda: {"WEB_PORT": port}, lambda: {8080})
         assert all(each.remedy for each in moved if each.name == "WEB_PORT")
     same = faults({"WEB_PORT": "5555"})
     assert same["WEB_PORT"].found == "port 5555 is FLOWER_PORT too"
@@ -238,16 +272,16 @@ def test_the_docker_way_says_what_it_means_and_wants_a_socket(answering, tmp_pat
     assert "DOCKER_SOCKET in .env" in fault.remedy
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(wanted["DOCKER_SOCKET"])
-        found = {each.name: each for each in checks.check(wanted, set)}["Docker way"]
+        found = {each.name: each for each in checks.check(lambda: wanted, set)}["Docker way"]
     assert "root on this machine" in found.found
     assert found.remedy == ""
-    assert "Docker way" not in {each.name for each in checks.check({}, set)}
+    assert "Docker way" not in {each.name for each in checks.check(dict, set)}
 
 
 @pytest.mark.parametrize(("daily", "told"), [("", "on demand"), ("0", "on demand"), ("1", "daily")])
 def test_the_schedule_is_said(answering, daily, told):
     answering(engine())
-    found = {each.name: each for each in checks.check({"DAILY": daily}, set)}["schedule"]
+    found = {each.name: each for each in checks.check(lambda: {"DAILY": daily}, set)}["schedule"]
     assert told in found.found
 
 
@@ -266,3 +300,66 @@ def test_a_gpu_wants_its_driver_and_toolkit_where_it_is_asked_for(answering, tmp
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     answering(engine(Runtimes={"runc": {}, "nvidia": {}}))
     assert not {"GPU driver", "GPU toolkit"} & set(faults(wanted))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *[("CPU_WORKER_MEMORY", text) for text in ("6", "four", "-1g", "0g", "4x")],
+        *[("CPU_WORKER_TMP", text) for text in ("6", "512mb", "0.5g", "0g", "1073741824")],
+    ],
+)
+def test_what_docker_or_the_kernel_would_not_take_for_a_size_is_refused(answering, name, text):
+    """Docker reads `6` as six bytes; a tmpfs takes a whole number and one letter."""
+    answering(engine())
+    fault = faults({name: text})[name]
+    assert fault.found == f"{text!r} is not a size"
+    assert f"as {name} in .env" in fault.remedy
+
+
+def test_sizes_may_be_written_as_docker_takes_them(answering):
+    answering(engine())
+    for text in ("4g", "4G", "4gb", "4GiB", "4 GB", "1.5g", "1t", "4294967296"):
+        assert "CPU_WORKER_MEMORY" not in faults({"CPU_WORKER_MEMORY": text}), text
+    assert "CPU_WORKER_TMP" not in faults({"CPU_WORKER_TMP": "512M"})
+
+
+def test_files_in_tmp_leave_room_for_the_tasks():
+    small = {"tmpfs": ["/tmp:mode=1777,exec,size=1g"], "mem_limit": str(GIB)}
+    (fault,) = [each for each in variables.of_services({"cpu-worker": small}) if "TMP" in each.name]
+    assert (fault.name, fault.found) == (
+        "CPU_WORKER_TMP",
+        "its files take 1024 MiB of 1024, more than half",
+    )
+    assert fault.remedy == "write 256m as CPU_WORKER_TMP in .env"
+    enough = {"cpu-worker": small | {"mem_limit": str(2 * GIB)}, "gpu-worker": {"tmpfs": None}}
+    assert not [each for each in variables.of_services(enough) if "TMP" in each.name]
+
+
+@pytest.mark.parametrize("text", ["localhost:8080", "ftp://a", "https://", "https://a/b c"])
+def test_what_is_no_address_of_a_web_page_is_refused(answering, text):
+    answering(engine())
+    assert "is not an http address" in faults({"BASE_URL": text})["BASE_URL"].found
+    assert "BASE_URL" not in faults({"BASE_URL": "https://airflow.example.org/music"})
+
+
+def test_variables_that_nobody_uses_are_told_and_slips_refused():
+    near, *far = variables.unused(
+        ["AUDIODIR", "SMTP_PASSWORD", "AWS_PROFILE", "DB_PORT", "LOG_DIR"]
+    )
+    assert near.found == "no file of the stack uses AUDIODIR"
+    assert near.remedy == "write AUDIO_DIR, or delete the line"
+    assert [each.remedy for each in far] == [""] * 4
+
+
+def test_a_queue_without_a_service_and_a_service_without_a_queue_are_named():
+    services = {"a": {"command": ["python", "-m", "fleet", "worker", "huge"]}, "b": {}}
+    found = {each.name: each.remedy for each in variables.workers(services)}
+    assert found == {
+        **{
+            f"queue {name}": f"add a service {name}-worker that runs "
+            f"`python -m fleet worker {name}`"
+            for name in queues()
+        },
+        "queue huge": "add a table [queues.huge]",
+    }

@@ -8,8 +8,11 @@ import time
 import pytest
 
 from deploy.embedded import stack as embedded
-from deploy.embedded.processes import components, write_redis_config
+from deploy.embedded.processes import programs, write_redis_config
 from deploy.embedded.state import Launch, State, choose_ports
+from fleet.contract import queues
+
+USERS = ("scheduler", "worker", "flower")
 
 
 @pytest.fixture
@@ -26,10 +29,10 @@ def state(tmp_path):
 
 @contextlib.contextmanager
 def running(state, name):
-    component = components(state)[name]
+    program = programs(state)[name]
     process = subprocess.Popen(
-        component.command,
-        env=component.environment,
+        program.command,
+        env=program.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -67,3 +70,31 @@ def test_a_server_that_listens_but_recovers_its_data_is_waited_for(state):
             wait_until(lambda: embedded.servers_answer(state))
     with pytest.raises(OSError, match="refused"):
         embedded._redis_answers(state)
+
+
+def say(state, *lines: str) -> list[str]:
+    """Redis' first line of answer to each line; `AUTH` lines count too."""
+    with socket.create_connection(("127.0.0.1", state.launch().redis), timeout=5) as connection:
+        with connection.makefile("rw", newline="\r\n") as stream:
+            return [_answer(stream, line) for line in lines]
+
+
+def _answer(stream, line: str) -> str:
+    stream.write(f"{line}\n")
+    stream.flush()
+    return stream.readline().strip()
+
+
+def test_redis_has_a_user_for_each_kind_of_process_as_in_containers(state):
+    keys = state.secrets()
+    logins = {user: f"AUTH {user} {keys.of(f'REDIS_{user.upper()}_PASSWORD')}" for user in USERS}
+    with running(state, "redis"):
+        assert "NOAUTH" in say(state, "PING")[0]
+        assert "WRONGPASS" in say(state, f"AUTH flower {keys.redis_worker_password}")[0]
+        for user, login in logins.items():
+            assert say(state, login, "PING") == ["+OK", "+PONG"], user
+            assert "NOPERM" in say(state, login, "FLUSHALL")[1], user
+        for queue in queues():
+            assert say(state, logins["worker"], f"LPUSH {queue} x")[1] == ":1"
+            assert say(state, logins["flower"], f"LLEN {queue}")[1] == ":1"
+            assert "NOPERM" in say(state, logins["flower"], f"LPUSH {queue} x")[1]

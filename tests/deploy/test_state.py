@@ -35,6 +35,21 @@ def test_secrets_are_long_and_never_the_same():
     assert len(one["jwt_secret"]) >= 64
 
 
+def test_a_stack_from_before_redis_had_users_is_stopped_and_started(tmp_path):
+    state = State(tmp_path)
+    state.prepare()
+    now = json.loads(state.secrets_path.read_text())
+    before = {name: value for name, value in now.items() if not name.startswith("redis_")}
+    write_private(state.secrets_path, json.dumps(before | {"redis_password": "old"}))
+    assert state.secrets().redis_worker_password == "old"  # as `make down-local` reads it
+    state.prepare()
+    after = json.loads(state.secrets_path.read_text())
+    assert {name: after[name] for name in before} == before
+    of_redis = {after[name] for name in now if name.startswith("redis_")}
+    assert len(of_redis) == 3
+    assert "old" not in of_redis
+
+
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"postgres_password": "x"}', "[]"])
 def test_damaged_secrets_name_the_file_and_the_remedy(tmp_path, text):
     state = State(tmp_path)

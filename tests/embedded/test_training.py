@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ from conftest import down_local, secrets_of, up_local, wait_until
 
 from deploy.airflow_api import path
 from deploy.demo import Run, trigger
-from deploy.embedded.processes import components
+from deploy.embedded.processes import programs
 from deploy.embedded.stack import LocalStack
 from deploy.embedded.supervisor import supervisord_process
 from deploy.errors import DeployError
@@ -164,7 +165,7 @@ def test_ten_tracks_more_are_ten_extracted(stack, few, tmp_path):
 
 def publish(stack, music: Path) -> None:
     """As a user does by hand, with the worker's own addresses."""
-    environment = components(stack.state)["cpu-worker"].environment
+    environment = programs(stack.state)["cpu-worker"].environment
     words = ["music-genre", "publish", "--data", str(music), "--name", "demo"]
     program = str(ENVIRONMENTS / "ml" / "bin" / words[0])
     subprocess.run([program, *words[1:]], check=True, env=environment)
@@ -172,7 +173,7 @@ def publish(stack, music: Path) -> None:
 
 WRONG = {
     "path": ({"audio": "/no/such/folder"}, "error: /no/such/folder: no such folder; give one, or"),
-    "model": ({"model": "resnt18"}, "torchvision has no such model; near names: resnet18"),
+    "model": ({"model": "resnt18"}, "torchvision has no such model; similar names: resnet18"),
     "revision": ({"revision": "v1"}, "a folder has no revision v1; give dvc:PATH"),
     "name": ({"modle": "resnet18"}, "run parameter 'modle' is unknown; write model"),
 }
@@ -199,6 +200,16 @@ def test_wrong_input_ends_a_run_in_its_first_task_and_says_why(stack, refused, n
     log = stack.api.get(f"{address}/logs/1?full_content=true")["content"]
     errors = [line for line in log if line.get("level") == "error"]
     assert reason in errors[-1]["event"], log
+
+
+def test_a_command_of_airflow_runs_as_the_scheduler_sees_the_world(stack):
+    """`dags test` runs tasks where it is called: with the database and the commands."""
+    words = [sys.executable, "-m", "deploy", "airflow", "--state", str(stack.state.folder)]
+    tested = subprocess.run([*words, "dags", "test", "fleet_check"], capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stderr
+    assert "state=success" in tested.stdout + tested.stderr
+    told = subprocess.run([*words, "dags", "list-runs", "--help"], capture_output=True, text=True)
+    assert "--state" in told.stdout
 
 
 def test_parameters_out_of_bounds_are_refused_at_the_door(stack):

@@ -15,7 +15,6 @@ from fleet.contract import (
     Queue,
     pools,
     queues,
-    queues_env,
     read_contract,
     settings,
 )
@@ -55,11 +54,6 @@ def test_the_projects_contract_has_a_queue_for_each_kind_of_work():
     assert list(pools(queues())) == ["gpu"]
 
 
-def test_the_file_of_settings_is_the_contracts():
-    """`make docs` writes it anew."""
-    assert CONTRACT_PATH.with_name("queues.env").read_text() == queues_env()
-
-
 @pytest.mark.parametrize(
     ("resource", "slots", "n_gpus", "expected"),
     [
@@ -87,6 +81,8 @@ def test_memory_for_fewer_tasks_means_fewer_slots(contract):
         ("queues = [", "not valid TOML"),
         ("queues = 3", "names no queue"),
         ("[queues]\na = 3\n", "int"),
+        (table("Ab"), "is no name for a queue"),
+        (table().replace("[queues.a]", "[queues . a]"), "first line as [queues.a]"),
         (table(pool=None), "lacks ['pool']"),
         (table(slot="1"), "unknown ['slot']"),
         (table(resource="'tpu'"), "'tpu'"),

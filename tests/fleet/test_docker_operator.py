@@ -102,13 +102,15 @@ def test_only_image_and_command_are_rendered_for_all_to_see():
 def test_the_slots_gpu_is_asked_for(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
     operator = ResumableDockerOperator(task_id="task", image="i", command=["c"])
-    worker = {"HostConfig": {"Memory": 8, "ShmSize": 1}, "Mounts": []}
+    tmpfs = {"/tmp": "mode=1777,exec,size=2g"}
+    worker = {"HostConfig": {"Memory": 8, "ShmSize": 1, "Tmpfs": tmpfs}, "Mounts": []}
     (request,) = operator._host_settings(worker)["device_requests"]
     assert (request["DeviceIDs"], request["Capabilities"]) == (["GPU-1"], [["gpu"]])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     settings = operator._host_settings(worker)
     assert settings["device_requests"] is None
     assert (settings["mem_limit"], settings["shm_size"]) == (8, 1)
+    assert settings["tmpfs"] == tmpfs
 
 
 def test_the_old_address_still_works():

@@ -25,7 +25,7 @@ def check(
 def port():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200 if self.path == "/well" else 401)
+            self.send_response(200 if self.path in ("/well", "/execution/health") else 401)
             self.end_headers()
 
         def log_message(self, *words):
@@ -42,6 +42,13 @@ def test_a_server_is_well_when_it_answers_as_it_should(port):
     assert check("http", port, "/closed", "401").returncode == 0
     refused = check("http", port, "/closed")
     assert (refused.returncode, refused.stderr) == (1, "unhealthy: answered 401\n")
+
+
+def test_the_webserver_is_asked_below_the_path_of_its_base_url(port):
+    for base, status in (("", 0), ("http://a:1", 0), ("http://a:1/", 0), ("https://a/airflow/", 1)):
+        assert check("webserver", port, AIRFLOW__API__BASE_URL=base).returncode == status, base
+    refused = check("webserver", port, AIRFLOW__API__BASE_URL="https://a/airflow")
+    assert refused.stderr == "unhealthy: answered 401\n"
 
 
 @pytest.mark.parametrize("module", ["fleet.workers.health", "fleet.health"])

@@ -65,6 +65,22 @@ def test_a_containers_quota_of_cores_counts_where_it_is_less(
     assert usable_cores() == (expected or len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("", "http://webserver:8080/execution/"),
+        ("http://127.0.0.1:8080", "http://webserver:8080/execution/"),
+        ("https://example.org/", "http://webserver:8080/execution/"),
+        ("https://example.org/airflow/", "http://webserver:8080/airflow/execution/"),
+        ("https://example.org/e", "http://webserver:8080/e/execution/"),
+        ("https://example.org/a/b", "http://webserver:8080/a/b/execution/"),
+    ],
+)
+def test_a_worker_calls_airflow_below_the_path_of_its_base_url(base, expected):
+    assert worker.below(base, "http://webserver:8080/execution/") == expected
+    assert worker.below(base, expected) == expected  # where a setting has it already
+
+
 def test_an_unknown_queue_is_one_line_and_exit_1():
     result = subprocess.run(
         [sys.executable, "-m", "fleet", "worker", "trianing"], capture_output=True, text=True

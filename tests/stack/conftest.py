@@ -70,7 +70,8 @@ def project(plain: Project, driver: str) -> Project:
     """The same with what the tests want."""
     env_file = plain.env_file.with_name("stack.env")
     files = "COMPOSE_FILE=docker-compose.yml:tests/stack/stack.yml"
-    env_file.write_text(f"{plain.env_file.read_text()}{files}\nFAKE_DRIVER={driver}\n")
+    web = f"BASE_URL=http://127.0.0.1:{plain.settings()['WEB_PORT']}/airflow"
+    env_file.write_text(f"{plain.env_file.read_text()}{files}\nFAKE_DRIVER={driver}\n{web}\n")
     return Project(NAME, env_file)
 
 

@@ -1,4 +1,4 @@
-"""docs/least-privilege.md is true of the file and of the running containers."""
+"""The table of components is true of docker-compose.yml and of the running containers."""
 
 import json
 import re
@@ -6,29 +6,20 @@ import subprocess
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import REPOSITORY, inside, inspect
 
+from deploy.components import SERVERS, components
 from deploy.containers import environment
 from fleet.contract import queues
 
 pytestmark = pytest.mark.timeout(900)  # the first test starts the stack
-PAGE = (REPOSITORY / "docs" / "least-privilege.md").read_text()
-ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")]
-    for line in re.search(r"\| service \|.*?\n\n", PAGE, re.S).group().splitlines()[2:]
-    if line
-]
-TABLE = {
-    re.search(r"`([^`]+)`", row[0]).group(1): [
-        set(re.findall(r"`([^`]+)`", cell)) for cell in row[1:]
-    ]
-    for row in ROWS
-}
+TABLE = components()
 SERVICES = sorted(TABLE)
-OF_PROFILES = {"s3", "bucket", "socket-proxy"}
-LASTING = sorted(set(TABLE) - OF_PROFILES - {"init"})
+LASTING = sorted(name for name, each in TABLE.items() if each.is_lasting and not each.profile)
 
 
 WITH_S3 = {"webserver", "triggerer", "cpu-worker", "gpu-worker"}
@@ -37,14 +28,12 @@ WITH_S3 = {"webserver", "triggerer", "cpu-worker", "gpu-worker"}
 
 def known_to(service: str) -> set[str]:
     """The secrets that a running container may know."""
-    return TABLE[service][0] | ({"S3_SECRET_KEY"} if service in WITH_S3 else set())
+    return TABLE[service].secrets | ({"S3_SECRET_KEY"} if service in WITH_S3 else set())
 
 
 @pytest.fixture(scope="module")
 def rendered(plain) -> dict:
-    words = ["docker", "compose", "--env-file", str(plain.env_file)]
-    words += ["--profile", "s3", "--profile", "docker", "config", "--format", "json"]
-    return json.loads(subprocess.check_output(words, cwd=REPOSITORY))["services"]
+    return plain.services()
 
 
 def secrets_in(text: str, project) -> set[str]:
@@ -52,22 +41,43 @@ def secrets_in(text: str, project) -> set[str]:
     return {name for name in environment.SECRETS if values[name] in text}
 
 
-def test_the_file_has_the_services_of_the_page(rendered):
-    assert sorted(rendered) == SERVICES
+def test_the_file_has_the_services_of_the_table(rendered):
+    assert sorted(set(rendered) - {"music-genre-classif"}) == SERVICES
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_each_service_is_given_the_secrets_networks_and_volumes_of_its_row(
-    rendered, plain, service
-):
-    secrets, networks, volumes, ports = TABLE[service]
-    given = rendered[service]
-    assert secrets_in(json.dumps(given), plain) == secrets
-    assert set(given["networks"]) == networks
+def test_each_service_is_given_what_is_in_its_row_and_no_more(rendered, plain, service):
+    row, given = TABLE[service], rendered[service]
+    assert secrets_in(json.dumps(given), plain) == row.secrets
+    assert set(given["networks"]) == row.networks
     sources = [each["source"] for each in given.get("volumes", [])]
     mounts = {source.removeprefix(f"{REPOSITORY}/") for source in sources}
-    assert {mount for mount in mounts if not mount.startswith("deploy/compose/")} == volumes
-    assert {port["host_ip"] for port in given.get("ports", [])} == ports
+    of_the_house = ("deploy/compose/", "deploy/redis-users.sh", "deploy/queues.toml")
+    assert {mount for mount in mounts if not mount.startswith(of_the_house)} == row.volumes
+    ports = given.get("ports", [])
+    assert [(port["host_ip"], port["target"]) for port in ports] == (
+        [("127.0.0.1", row.port)] if row.port else []
+    )
+    assert given.get("profiles", []) == ([row.profile] if row.profile else [])
+    unit = {"m": 2**20, "g": 2**30}[row.memory[-1]]
+    assert int(given["mem_limit"]) == int(row.memory[:-1]) * unit
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_service_runs_what_its_row_says(rendered, service):
+    row, given = TABLE[service], rendered[service]
+    if row.command:
+        assert given["command"] == in_a_container(row.command, row.port)
+    if row.health:
+        assert given["healthcheck"]["test"] == ["CMD", *in_a_container(row.health, row.port)]
+    else:
+        assert ("healthcheck" in given) == (row.rank == SERVERS and not row.profile)
+    own = {name: given.get("environment", {}).get(name) for name in row.settings}
+    assert own == row.settings
+
+
+def in_a_container(words: Sequence[str], port: int) -> list[str]:
+    return [word.format(host="0.0.0.0", port=port) for word in words]
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -83,11 +93,6 @@ def test_each_service_is_confined(rendered, service):
     assert int(given["mem_limit"]) > 0
     assert given["logging"]["options"] == {"max-file": "3", "max-size": "10m"}
     assert given["stop_grace_period"] == "1m0s"
-
-
-def test_redis_knows_the_queues_of_the_contract(rendered):
-    assert rendered["redis"]["environment"]["QUEUES"].split() == list(queues())
-    assert {f"{name}-worker" for name in queues()} <= set(rendered)
 
 
 @pytest.mark.parametrize("name", environment.SECRETS)
@@ -133,7 +138,7 @@ def test_two_loopback_ports_and_no_other(stack):
     for service in LASTING:
         for bindings in (inspect(service)["NetworkSettings"]["Ports"] or {}).values():
             published += [(each["HostIp"], each["HostPort"]) for each in bindings or []]
-    ports = {stack.web_address.rpartition(":")[2], stack.flower_address.rpartition(":")[2]}
+    ports = {str(urlsplit(each).port) for each in (stack.web_address, stack.flower_address)}
     assert sorted(published) == sorted(("127.0.0.1", port) for port in ports)
 
 
@@ -176,7 +181,8 @@ def test_redis_refuses_what_a_user_has_no_business_with(stack, service):
     assert allowed_by_redis(service, *FORBIDDEN, "PING") == {"PING"}
 
 
-BINDINGS = ["_kombu.binding.cpu", "_kombu.binding.gpu", "_kombu.binding_permanent.gpu"]
+BINDINGS = [f"_kombu.binding.{queue}" for queue in queues()]
+BINDINGS += [f"_kombu.binding_permanent.{queue}" for queue in queues()]
 OF_OTHERS = [
     "LPUSH gpu x",
     "LRANGE gpu 0 -1",
@@ -246,6 +252,7 @@ PUBLIC = {
     "/auth/login/",
 }
 """What Airflow answers to anybody: its versions, whether it is well, and the form of the login."""
+PAGE = (REPOSITORY / "docs" / "least-privilege.md").read_text()
 TO_THE_LOGIN = {"/api/v2/auth/login", "/api/v2/auth/logout", "/auth/logout"}
 """What sends anybody to that form."""
 PAGES = "/auth/(?!fab/)"
@@ -264,6 +271,20 @@ def routes(stack) -> list[tuple[str, str]]:
     for part in ("/api/v2/", "/ui/", "/execution/", "/auth/fab/", "/auth/users/"):
         assert [path for _, path in found if path.startswith(part)], part
     return [(method, re.sub(r"[{<][^}>]*[}>]", "1", path)) for method, path in found]
+
+
+def test_the_page_names_what_needs_no_login():
+    assert {path for path in PUBLIC if f"`{path}`" not in PAGE} == set()
+
+
+def test_addresses_of_the_pages_exist(routes):
+    """But for the descriptions of the API and what Flower serves."""
+    texts = [PAGE, (REPOSITORY / "docs" / "settings.md").read_text()]
+    named = {path for text in texts for path in re.findall(r"`(?:POST )?(/[a-z0-9/_.-]+)`", text)}
+    of_airflow = {path for path in named if path.startswith(("/api/", "/execution/", "/auth/"))}
+    assert len(of_airflow) >= 7
+    known = {path for _, path in routes}
+    assert {each for each in of_airflow if not [p for p in known if p.startswith(each)]} == set()
 
 
 @pytest.mark.parametrize("login", WRONG_LOGINS)

@@ -55,7 +55,7 @@ def test_artifacts_outlive_every_container(started, run, left):
 
 @pytest.mark.parametrize("service", LASTING)
 def test_a_container_knows_the_secrets_of_its_row(started, plain, service):
-    assert secrets_in(json.dumps(inspect(service)["Config"]), plain) == TABLE[service][0]
+    assert secrets_in(json.dumps(inspect(service)["Config"]), plain) == TABLE[service].secrets
 
 
 def test_a_training_finds_its_work_done_and_is_published_to_the_volume(started):

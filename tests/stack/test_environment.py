@@ -1,11 +1,16 @@
-"""The `.env` file: what is generated, kept, refused."""
+"""The `.env` file: what is generated, kept, refused, and that Compose itself reads it.
 
+These tests need the docker command with Compose, and no engine.
+"""
+
+import json
 import os
 import re
+import subprocess
 
 import pytest
 
-from deploy.containers import environment
+from deploy.containers import environment, variables
 from deploy.containers.stack import Project
 from deploy.errors import DeployError
 from deploy.places import REPOSITORY
@@ -22,7 +27,7 @@ def path(tmp_path):
 def with_secrets(path, **values: str) -> None:
     environment.ensure(path)
     found = environment.read(path) | values
-    path.write_text("".join(f"{name}={value}\n" for name, value in found.items()))
+    path.write_text("".join(f"{name}='{value}'\n" for name, value in found.items()))
 
 
 def test_every_secret_is_generated_once_private_and_of_its_own(path):
@@ -88,8 +93,59 @@ def test_a_missing_file_and_a_line_that_is_none_are_named(path):
     with pytest.raises(DeployError, match="is missing; restore it, or run `make env`"):
         environment.read(path)
     path.write_text("# all well\nWEB_PORT 8080\n")
-    with pytest.raises(DeployError, match="line 2 is not NAME=value"):
+    with pytest.raises(DeployError, match=r"Compose cannot read .* line 2; see whether each line"):
         environment.ensure(path)
+    path.write_bytes(b"WEB_PORT=1\nAUDIO_DIR=/caf\xe9\n")
+    with pytest.raises(DeployError, match="line 2 is not UTF-8; save the file as UTF-8"):
+        environment.ensure(path)
+    assert path.read_bytes() == b"WEB_PORT=1\nAUDIO_DIR=/caf\xe9\n"
+
+
+@pytest.mark.parametrize("value", ["'hunter-2-unclosed", "hunter-2${-unclosed", "${NO:?hunter-2}"])
+def test_what_compose_says_of_a_line_does_not_show_its_secret(path, value):
+    path.write_text(f"TAG=1\nADMIN_PASSWORD={value}\n")
+    with pytest.raises(DeployError, match="Compose cannot read") as refused:
+        environment.read(path)
+    assert "hunter" not in str(refused.value)
+
+
+SPELLINGS = [
+    *("/music/rock", "/music/a$b", "/music/a$$b", "/music/rock #1", "/music/rock#1", "/music/c:d"),
+    *('"/music/a b"', "'/music/a$b'", '"/music/${TAG}"', " /music/rock ", "/music/ro\\ck"),
+    *("/music//rock/", '"/music/it\'s"', "/music/täuble"),
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("name", ["AUDIO_DIR=", "export AUDIO_DIR=", "AUDIO_DIR = "])
+def test_the_folder_that_is_checked_is_the_one_that_is_mounted(path, name, spelling):
+    environment.ensure(path)
+    text = path.read_text()
+    path.write_text(f"TAG=x\n{text}{name}{spelling}\n")
+    checked = environment.read(path)["AUDIO_DIR"]
+    words = ["docker", "compose", "--env-file", path, "config", "--format", "json"]
+    rendered = json.loads(subprocess.check_output(words, cwd=REPOSITORY))
+    for service in ("cpu-worker", "gpu-worker"):
+        mounts = rendered["services"][service]["volumes"]
+        (source,) = [each["source"] for each in mounts if each["target"] == "/data/genres_original"]
+        assert os.path.normpath(source.replace("$$", "$")) == os.path.normpath(checked)
+    assert "AUDIO_DIR" not in environment.unknown(path, [])
+
+
+def test_variables_are_read_and_replaced_however_they_are_written(path):
+    path.write_bytes("\ufeffexport WEB_PORT = '8081'\nFLOWER_PORT: 5556 # ours\n".encode())
+    assert environment.read(path) == {"WEB_PORT": "8081", "FLOWER_PORT": "5556"}
+    environment.ensure(path, chosen={"WEB_PORT": "8082", "FLOWER_PORT": "5557"})
+    assert path.read_text().startswith("WEB_PORT=8082\nFLOWER_PORT=5557\n")
+
+
+def test_names_that_no_file_of_the_stack_uses_are_found(path, tmp_path):
+    own = tmp_path / "own.yml"
+    own.write_text("services: {a: {image: ${MY_IMAGE}}}\n")
+    path.write_text("AUDIODIR=/x\nexport MY_IMAGE=y\nCOMPOSE_PARALLEL_LIMIT=1\n# NOT=1\nTAG=1\n")
+    assert environment.unknown(path, []) == ["AUDIODIR", "MY_IMAGE"]
+    assert environment.unknown(path, [own]) == ["AUDIODIR"]
+    assert environment.unknown(tmp_path / "none", []) == []
 
 
 def test_an_s3_of_its_own_is_written_completely_and_once(path):
@@ -148,14 +204,33 @@ def test_a_lost_secret_of_a_database_is_not_made_anew(path, lost):
     assert environment.ensure(path) == [lost]
 
 
+def test_the_sizes_of_the_checks_are_the_compose_files():
+    for name, size in variables.SIZES.items():
+        assert f"${{{name}:-{size}}}" in COMPOSE
+    assert set(variables.SIZES) == {
+        *(name for name in environment.variables() if re.search("_(MEMORY|TMP|SHM)$", name))
+    }
+
+
+def test_settings_of_ones_own_reach_airflows_containers(path, tmp_path):
+    own = tmp_path / "our settings.env"
+    own.write_text("AIRFLOW__CORE__PARALLELISM=64\nAIRFLOW__CORE__LOAD_EXAMPLES=True\n")
+    environment.ensure(path, chosen={"SETTINGS_FILE": f"'{own}'"})
+    services = Project("any", path).services()
+    for name in ("webserver", "scheduler", "dag-processor", "cpu-worker", "gpu-worker"):
+        given = services[name]["environment"]
+        assert given["AIRFLOW__CORE__PARALLELISM"] == "64"
+        assert given["AIRFLOW__CORE__LOAD_EXAMPLES"] == "True"  # where deploy/airflow.env says no
+
+
 def test_the_shells_own_variables_do_not_go_before_the_files(path, monkeypatch, tmp_path):
     program = tmp_path / "docker"
     program.write_text("#!/bin/sh\nenv >>$(dirname $0)/seen\n")
     program.chmod(0o755)
+    environment.ensure(path)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     for name in ("AWS_SECRET_ACCESS_KEY", "TAG", "WEB_PORT", "COMPOSE_FILE", "JWT_SECRET"):
         monkeypatch.setenv(name, "from-the-shell")
-    environment.ensure(path)
     Project("any", path).compose("up")
     assert "from-the-shell" not in (tmp_path / "seen").read_text()
 
@@ -167,7 +242,9 @@ def test_gpus_get_their_fragment_and_memory_for_a_slot_each(path, monkeypatch, t
         lines = "".join(f"echo 'GPU {n}: NVIDIA H200 (UUID: GPU-{n})'\n" for n in range(n_gpus))
         smi.write_text(f"#!/bin/sh\n{lines}")
         smi.chmod(0o755)
-        found = environment.planned(path)
+        path.unlink(missing_ok=True)
+        environment.ensure(path)
+        found = environment.read(path)
         assert found["GPU_WORKER_MEMORY"] == memory
         assert found["COMPOSE_FILE"].endswith("gpu.yml")
 

@@ -1,0 +1,192 @@
+"""The table of components: what each runs, and the minimum that it may know, reach and use.
+
+The embedded stack starts from this table. `docker-compose.yml` is written by hand, with its
+reasons, and tests compare it with the table. docs/least-privilege.md shows the table to people. To
+add a component, add an entry here and a service there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from deploy.places import DEMO_MUSIC, REPOSITORY
+from fleet.contract import GPU_LOCKS, Queue, queues
+
+SERVERS, CONTROL, WORKERS = "servers", "control", "workers"
+RANKS = (SERVERS, CONTROL, WORKERS)
+"""The start order of the embedded stack; the stop order is the reverse."""
+HEALTH = ("python", "-m", "fleet.workers.health")
+LOGS = frozenset({"logs"})
+MUSIC = str(DEMO_MUSIC.relative_to(REPOSITORY))
+"""The folder that is mounted where AUDIO_DIR is not set."""
+METADATA = frozenset({"POSTGRES_PASSWORD", "FERNET_KEY"})
+"""Whoever can write to the metadata database also has the key: without it Airflow would store
+connections, variables and the arguments of triggers there in clear text."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One component of both stacks."""
+
+    command: tuple[str, ...]
+    """As its container runs it, with `{host}` and `{port}` for the address where it listens; empty
+    for the image's own."""
+    secrets: frozenset[str]
+    """Names of the variables of `.env`."""
+    networks: frozenset[str]
+    """Of the stack of containers."""
+    memory: str
+    """The limit of its container."""
+    volumes: frozenset[str] = frozenset()
+    """Volumes and folders of its container."""
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Variables of this component alone."""
+    health: tuple[str, ...] = ()
+    """The check of its container; empty for one in the server's own words, or none."""
+    port: int = 0
+    """The port of its container that is published on loopback; 0 for none."""
+    rank: str = CONTROL
+    """One of `RANKS`."""
+    profile: str = ""
+    """The Compose profile that it needs; empty for none."""
+    is_lasting: bool = True
+    """Whether it runs as long as the stack."""
+    is_embedded: bool = True
+    """Whether the embedded stack has it too."""
+
+
+def components() -> Mapping[str, Component]:
+    """Every component by name, servers first, with a worker for each queue of the contract."""
+    workers = {f"{queue.name}-worker": _worker(queue) for queue in queues().values()}
+    return {**_SERVERS, **_CONTROL, **workers, "flower": _FLOWER, **_OPTIONAL}
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _job(words: str, kind: str, **more: object) -> Component:
+    """One of Airflow's long-running jobs."""
+    return Component(
+        command=("airflow", *words.split()),
+        memory="1g",
+        volumes=LOGS,
+        health=(*HEALTH, "job", kind),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _worker(queue: Queue) -> Component:
+    """The worker of a queue: the one for CPUs publishes, the one for GPUs may start containers."""
+    is_gpu = queue.resource == "gpu"
+    own = _names(f"docker {GPU_LOCKS}") if is_gpu else _names("versions")
+    return Component(
+        command=("python", "-m", "fleet", "worker", queue.name),
+        secrets=_names("REDIS_WORKER_PASSWORD"),
+        networks=_names("work") | (own & {"docker"}),
+        memory="8g" if is_gpu else "4g",
+        volumes=_names(f"logs artifacts {MUSIC}") | (own - {"docker"}),
+        health=(*HEALTH, "alive"),
+        rank=WORKERS,
+    )
+
+
+_SERVERS = {
+    "postgres": Component(
+        command=(),
+        secrets=_names("POSTGRES_SUPERUSER_PASSWORD POSTGRES_PASSWORD"),
+        networks=_names("control"),
+        memory="1g",
+        volumes=_names("postgres postgres-socket"),
+        rank=SERVERS,
+    ),
+    "redis": Component(
+        command=(),
+        secrets=_names("REDIS_SCHEDULER_PASSWORD REDIS_WORKER_PASSWORD REDIS_FLOWER_PASSWORD"),
+        networks=_names("control work"),
+        memory="512m",
+        volumes=_names("redis"),
+        rank=SERVERS,
+    ),
+}
+_CONTROL = {
+    "init": Component(
+        command=("python", "-m", "fleet", "init"),
+        secrets=METADATA | {"ADMIN_PASSWORD"},
+        networks=_names("control"),
+        memory="1g",
+        is_lasting=False,
+    ),
+    "webserver": Component(
+        command=("airflow", "api-server", "--host", "{host}", "--port", "{port}"),
+        secrets=METADATA | {"JWT_SECRET", "API_SECRET_KEY"},
+        networks=_names("control work"),
+        memory="2g",
+        volumes=LOGS,
+        settings={"AIRFLOW__API__WORKERS": "1"},
+        health=(*HEALTH, "webserver", "{port}"),
+        port=8080,
+    ),
+    "scheduler": _job(
+        "scheduler --skip-serve-logs",
+        "SchedulerJob",
+        secrets=METADATA | {"JWT_SECRET", "REDIS_SCHEDULER_PASSWORD"},
+        networks=_names("control work"),
+    ),
+    "dag-processor": _job(
+        "dag-processor", "DagProcessorJob", secrets=METADATA, networks=_names("control")
+    ),
+    "triggerer": _job(
+        "triggerer --skip-serve-logs",
+        "TriggererJob",
+        secrets=METADATA,
+        networks=_names("control work"),
+    ),
+}
+_FLOWER = Component(
+    command=("python", "-m", "fleet", "flower", "--hostname", "{host}", "--port", "{port}"),
+    secrets=_names("REDIS_FLOWER_PASSWORD FLOWER_PASSWORD"),
+    networks=_names("work"),
+    memory="512m",
+    settings={
+        # Keys of its own: Flower must not touch the messages in which tasks wait.
+        **{
+            f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__{key.upper()}_KEY": f"flower.{key}"
+            for key in ("unacked", "unacked_index", "unacked_mutex")
+        },
+        # Seconds after which it forgets a worker, such as one that `make up` has replaced.
+        "FLOWER_PURGE_OFFLINE_WORKERS": "300",
+    },
+    health=(*HEALTH, "http", "{port}", "/healthcheck", "401"),
+    port=5555,
+)
+_OPTIONAL = {
+    "s3": Component(
+        command=("server", "-s3", "-dir=/data"),
+        secrets=_names("S3_SECRET_KEY"),
+        networks=_names("work"),
+        memory="1g",
+        volumes=_names("s3"),
+        rank=SERVERS,
+        profile="s3",
+        is_embedded=False,
+    ),
+    "bucket": Component(
+        command=("python", "-m", "fleet", "bucket"),
+        secrets=frozenset(),
+        networks=_names("work"),
+        memory="512m",
+        profile="s3",
+        is_lasting=False,
+        is_embedded=False,
+    ),
+    "socket-proxy": Component(
+        command=(),
+        secrets=frozenset(),
+        networks=_names("docker"),
+        memory="128m",
+        volumes=_names("/var/run/docker.sock"),
+        profile="docker",
+        is_embedded=False,
+    ),
+}

@@ -1,0 +1,73 @@
+"""The secrets of `.env`: how each is generated, and which are refused."""
+
+import re
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+
+
+def _password() -> str:
+    return secrets.token_urlsafe(24)
+
+
+def _fernet_key() -> str:
+    return urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+SECRETS: Mapping[str, Callable[[], str]] = {
+    "POSTGRES_SUPERUSER_PASSWORD": _password,
+    "POSTGRES_PASSWORD": _password,
+    "REDIS_SCHEDULER_PASSWORD": _password,
+    "REDIS_WORKER_PASSWORD": _password,
+    "REDIS_FLOWER_PASSWORD": _password,
+    "ADMIN_PASSWORD": _password,
+    "FLOWER_PASSWORD": _password,
+    "JWT_SECRET": lambda: secrets.token_urlsafe(64),
+    "API_SECRET_KEY": _password,
+    "FERNET_KEY": _fernet_key,
+    "S3_SECRET_KEY": _password,
+}
+BOUND_TO_DATA = {"POSTGRES_PASSWORD", "ADMIN_PASSWORD", "FERNET_KEY"}
+"""Secrets that the database depends on: a new one cannot open what an old one has locked."""
+LEAST_CHARACTERS = 16
+LEAST_OF_JWT_SECRET = 64
+"""HS512 requires a key of 64 bytes (RFC 7518, section 3.2)."""
+_SAFE = re.compile(r"[A-Za-z0-9_=.~-]*")
+_PLACEHOLDER = re.compile(r"change.?me|password|secret|placeholder|example|x{6}", re.IGNORECASE)
+
+
+def draw(name: str) -> str:
+    """Generate a secret; a new one is drawn if by chance it has a word that `_fault` refuses."""
+    while fault_of(name, value := SECRETS[name]()):
+        pass
+    return value
+
+
+def fault_of(name: str, value: str) -> str:
+    """Say what is wrong with a secret, without showing it; empty if it may be used."""
+    least = LEAST_OF_JWT_SECRET if name == "JWT_SECRET" else LEAST_CHARACTERS
+    if not value:
+        return "is empty"
+    if len(value) < least:
+        return f"has {len(value)} characters, fewer than {least}"
+    if name == "FERNET_KEY":
+        return _fernet_fault(value)
+    if not _SAFE.fullmatch(value):
+        return "has characters that cannot stand in an address (allowed: A-Z a-z 0-9 _ = . ~ -)"
+    if word := _PLACEHOLDER.search(value):
+        return f"is a placeholder: it holds {word[0]!r}"
+    return ""
+
+
+def _fernet_fault(value: str) -> str:
+    """Say what is wrong with a Fernet key, or with the new and old ones during a rotation."""
+    if not all(map(_is_fernet_key, value.split(","))):
+        return "is not a key of 32 bytes in URL-safe base64, nor several separated by commas"
+    return ""
+
+
+def _is_fernet_key(value: str) -> bool:
+    try:
+        return len(urlsafe_b64decode(value)) == 32
+    except ValueError:
+        return False

@@ -1,0 +1,188 @@
+"""What is checked of `.env` and of the services that Compose makes of it."""
+
+import difflib
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deploy.containers.environment import variables
+from deploy.places import DEMO_MUSIC, PORTS
+from fleet.contract import queues
+
+MIB = 1024**2
+SIZES = {
+    "CPU_WORKER_MEMORY": "4g",
+    "CPU_WORKER_TMP": "1g",
+    "GPU_WORKER_MEMORY": "8g",
+    "GPU_WORKER_SHM": "1g",
+    "GPU_WORKER_TMP": "2g",
+}
+"""Variables that are sizes, with the defaults of docker-compose.yml."""
+
+
+class Finding(NamedTuple):
+    """What one check found."""
+
+    name: str
+    found: str
+    remedy: str = ""
+    """Empty if all is well."""
+
+
+def of_variables(environment: Mapping[str, str], held: set[str]) -> list[Finding]:
+    """Check the variables of .env; a finding without text is left out.
+
+    Args:
+        environment: the variables.
+        held: ports that the stack itself uses.
+    """
+    findings = [
+        _audio(environment),
+        _schedule(environment),
+        _base_url(environment),
+        *(_port(name, environment, held) for name in PORTS),
+        *(_size(name, environment) for name in SIZES),
+    ]
+    return [finding for finding in findings if finding.found]
+
+
+def _audio(environment: Mapping[str, str]) -> Finding:
+    """Check that the CPU workers' user, who has no account here, may read the music."""
+    folder = Path(environment.get("AUDIO_DIR") or DEMO_MUSIC)
+    remedy = "write the absolute path of a folder of genre folders as AUDIO_DIR in .env"
+    if not folder.is_absolute():  # Compose would read some of them as volume names
+        return Finding("AUDIO_DIR", f"{str(folder)!r} is not an absolute path", remedy)
+    if not folder.is_dir():
+        return Finding("AUDIO_DIR", f"{folder} is not a folder", remedy)
+    genres = [folder, *(path for path in folder.iterdir() if path.is_dir())]
+    if not any(path.is_file() for genre in genres[1:] for path in genre.iterdir()):
+        remedy = "lay it out as <genre>/<track>.wav, or name another AUDIO_DIR in .env"
+        return Finding("AUDIO_DIR", f"no folder in {folder} holds a file", remedy)
+    samples = [
+        next((path for path in genre.iterdir() if path.is_file()), genre) for genre in genres
+    ]
+    return readable("AUDIO_DIR", [*genres, *samples], folder)
+
+
+def readable(name: str, paths: list[Path], folder: Path) -> Finding:
+    """Check that all other users may read the files and enter the folders."""
+    for path in paths:
+        wanted = 0o005 if path.is_dir() else 0o004
+        if path.stat().st_mode & wanted != wanted:
+            remedy = f"let the containers' users read it: `chmod -R o+rX {folder}`"
+            return Finding(name, f"{path} is closed to other users", remedy)
+    return Finding(name, f"{folder} can be read")
+
+
+def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
+    text = environment.get(name) or str(PORTS[name])
+    for other in PORTS:
+        if other != name and text == (environment.get(other) or str(PORTS[other])):
+            return Finding(name, f"port {text} is {other} too", f"set another {name} in .env")
+    if text in held:
+        return Finding(name, f"port {text} is the stack's")
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        return Finding(
+            name, f"{text!r} is not a port", f"write a number below 65536 as {name} in .env"
+        )
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", int(text)))
+        except OSError as error:
+            found = f"port {text}: {os.strerror(error.errno or 0)}"
+            return Finding(name, found, f"stop what listens there, or set {name} in .env")
+    return Finding(name, f"port {text} is free")
+
+
+def _schedule(environment: Mapping[str, str]) -> Finding:
+    """Say when the training runs; a value other than 1 or 0 would silently mean no."""
+    text = environment.get("DAILY", "")
+    if text not in ("", "0", "1"):
+        return Finding("DAILY", f"{text!r} is neither 1 nor 0", "write 1 or 0 as DAILY in .env")
+    return Finding("schedule", "daily at midnight UTC" if text == "1" else "on demand")
+
+
+def _base_url(environment: Mapping[str, str]) -> Finding:
+    """Check the address of Airflow that links begin with."""
+    text = environment.get("BASE_URL", "")
+    if text and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", text):
+        remedy = "write an address such as https://host/airflow as BASE_URL in .env"
+        return Finding("BASE_URL", f"{text!r} is not an http address", remedy)
+    return Finding("BASE_URL", text)
+
+
+def _size(name: str, environment: Mapping[str, str]) -> Finding:
+    """Check a size: without a unit it would be bytes, and the kernel takes only one letter."""
+    text = environment.get(name) or SIZES[name]
+    is_tmp = name.endswith("_TMP")
+    if not re.fullmatch(r"[1-9]\d*[kmg]" if is_tmp else _MEMORY, text, re.IGNORECASE):
+        remedy = f"write a number and m or g, such as {SIZES[name]}, as {name} in .env"
+        return Finding(name, f"{text!r} is not a size", remedy)
+    return Finding(name, "")
+
+
+_MEMORY = r"(?:[1-9]\d{6,}|[1-9]\d*(?:\.\d+)?\s?[kmgt](?:i?b)?)"
+"""What Docker takes for a memory limit, or a number of bytes that is not a slip."""
+
+
+def _share(worker: str, services: Mapping[str, Any]) -> list[Finding]:
+    """Check that the files in a worker's /tmp, which is in memory, leave room for its tasks.
+
+    Args:
+        worker: CPU or GPU.
+        services: as Compose reads them.
+    """
+    service = services.get(f"{worker.lower()}-worker", {})
+    sizes = re.findall(r"^/tmp:.*size=(\d+)([kmg])", "\n".join(service.get("tmpfs") or []), re.M)
+    if not sizes or "mem_limit" not in service:
+        return []
+    tmp = int(sizes[0][0]) * 1024 ** " kmg".index(sizes[0][1])
+    memory = int(service["mem_limit"])
+    if tmp * 2 <= memory:
+        return []
+    found = f"its files take {tmp // MIB} MiB of {memory // MIB}, more than half"
+    remedy = f"write {memory // MIB // 4}m as {worker}_WORKER_TMP in .env"
+    return [Finding(f"{worker}_WORKER_TMP", found, remedy)]
+
+
+def unused(names: Sequence[str]) -> list[Finding]:
+    """Name variables of .env that no Compose file uses; one that is nearly known is refused."""
+    found = []
+    for name in names:
+        near = difflib.get_close_matches(name, variables(), n=1, cutoff=0.85)
+        remedy = f"write {near[0]}, or delete the line" if near else ""
+        found.append(Finding(".env", f"no file of the stack uses {name}", remedy))
+    return found
+
+
+def of_services(services: Mapping[str, Any]) -> list[Finding]:
+    """Check the services as Compose reads them: their memory and their queues."""
+    shares = [finding for worker in ("CPU", "GPU") for finding in _share(worker, services)]
+    return shares + workers(services)
+
+
+def workers(services: Mapping[str, Any]) -> list[Finding]:
+    """Check that each queue of the contract has a service, and each worker's service a queue."""
+    served = {
+        str(words[-1])
+        for words in (service.get("command") or [] for service in services.values())
+        if list(words[-4:-1]) == ["-m", "fleet", "worker"]
+    }
+    missing = [
+        Finding(
+            f"queue {name}",
+            "no service of docker-compose.yml serves it",
+            f"add a service {name}-worker that runs `python -m fleet worker {name}`",
+        )
+        for name in queues()
+        if name not in served
+    ]
+    unknown = [
+        Finding(f"queue {name}", "it is not in deploy/queues.toml", f"add a table [queues.{name}]")
+        for name in sorted(served - set(queues()))
+    ]
+    return missing + unknown

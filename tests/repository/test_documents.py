@@ -1,0 +1,110 @@
+"""Every command, variable and verb is in the documents, and every one in the documents exists."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from deploy.cli import main
+from deploy.containers import environment
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SETTINGS = (REPOSITORY / "docs" / "settings.md").read_text()
+COMMANDS = (REPOSITORY / "docs" / "cli.md").read_text()
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "deploy/README.md"]
+OF_OURS = re.compile(r"\b(?:MUSIC_GENRE|FLEET)_[A-Z_]+[A-Z]\b")
+
+
+def sources() -> str:
+    folders = ("music_genre", "fleet", "deploy", "dags")
+    files = [each for name in folders for each in (REPOSITORY / name).rglob("*.py")]
+    return "\n".join(each.read_text() for each in [*files, REPOSITORY / "docker-compose.yml"])
+
+
+def variables() -> set[str]:
+    """Variables of our own that the code or the Compose file names."""
+    return set(OF_OURS.findall(sources()))
+
+
+def verbs() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):.*?## ", MAKEFILE, re.M)) - {"help"}
+
+
+def programs() -> set[str]:
+    """The commands of `python -m deploy` and `python -m fleet`."""
+    shown = {name for name, command in main.commands.items() if not command.hidden}
+    text = (REPOSITORY / "fleet" / "__main__.py").read_text()
+    return shown | set(re.findall(r'add_parser\("([a-z-]+)"', text))
+
+
+def absent(names: Iterable[str], page: str) -> list[str]:
+    """The names that a page does not have between backticks."""
+    return [name for name in names if not re.search(rf"`(?:make )?{re.escape(name)}`", page)]
+
+
+@pytest.mark.parametrize(("found", "least"), [(variables, 16), (verbs, 27), (programs, 14)])
+def test_each_is_in_the_page_of_settings(found, least):
+    names = found()
+    assert len(names) >= least, "fewer than there were: the search finds them no more"
+    assert absent(names, SETTINGS) == []
+
+
+def test_a_variable_that_the_page_lacks_is_found():
+    assert absent([*variables(), "MUSIC_GENRE_PLANTED"], SETTINGS) == ["MUSIC_GENRE_PLANTED"]
+
+
+def test_variables_of_the_pages_exist():
+    exist = variables() | environment.variables()
+    named = {name for page in PAGES for name in OF_OURS.findall(page.read_text())}
+    assert len(named) >= 16
+    assert named - exist == set()
+
+
+def test_variables_of_make_exist():
+    table = SETTINGS.partition("## Verbs of make")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \|", table, re.M)
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert len(named) >= 10
+    used = MAKEFILE + (REPOSITORY / "tests" / "conftest.py").read_text()
+    assert [name for name in named if not re.search(rf"\b{name}\b", used)] == []
+
+
+def test_commands_of_the_pages_exist():
+    exist = set(re.findall(r"^## ([a-z-]+)$", COMMANDS, re.M))
+    assert len(exist) >= 13
+    named = {
+        word
+        for page in PAGES
+        for word in re.findall(r"music-genre ([a-z]+(?:-[a-z]+)*)\b(?!:)", code_of(page))
+    }
+    assert len(named) >= 9
+    assert named - exist == set()
+
+
+def code_of(page: Path) -> str:
+    """What a page sets as code."""
+    text = page.read_text()
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.S))
+
+
+def test_options_of_the_pages_exist():
+    """An option that a page names is one of the command line's, of make's programs or of others."""
+    known = set(re.findall(r"--[a-z_-]+", COMMANDS + sources()))
+    lines = {
+        line
+        for page in PAGES
+        for line in code_of(page).splitlines()
+        if re.match(r"`?music-genre |`?\.venv/ml/bin/music-genre ", line)
+    }
+    assert len(lines) >= 10
+    named = {option for line in lines for option in re.findall(r" (--[a-z_-]+)", line)}
+    assert named - known == set()
+
+
+def test_the_index_leads_to_every_page():
+    index = (REPOSITORY / "docs" / "README.md").read_text()
+    pages = {path.name for path in REPOSITORY.glob("docs/*.md")} - {"README.md"}
+    assert len(pages) >= 9
+    assert {name for name in pages if f"({name})" not in index} == set()
