@@ -21,6 +21,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
+from fleet.comparison import in_words, ranked
 from fleet.pipeline import (
     MODEL,
     SEED,
@@ -76,34 +77,6 @@ def compare(ti: Any = None) -> list[dict[str, Any]]:
     for row in table:
         logging.getLogger(__name__).info(in_words(row))
     return table
-
-
-def ranked(
-    candidates: list[dict[str, Any]],
-    trained: list[dict[str, Any] | None],
-    evaluated: list[dict[str, Any] | None],
-) -> list[dict[str, Any]]:
-    """Sort candidates by validation accuracy, descending; those without a result come last."""
-    rows = []
-    for wanted, training, evaluation in zip(candidates, trained, evaluated, strict=True):
-        found, measured = training or {}, evaluation or {}
-        figures = {
-            "validation_accuracy": found.get("validation_accuracy"),
-            "test_accuracy": measured.get("accuracy"),
-        }
-        rows.append({**figures, **wanted, "run": found.get("run")})
-    return sorted(rows, key=lambda row: (row["run"] is None, -(row["validation_accuracy"] or 0)))
-
-
-def in_words(row: dict[str, Any]) -> str:
-    """One candidate's line in the log."""
-    figures = [f"{name} {told(row[f'{name}_accuracy'])}" for name in ("validation", "test")]
-    return f"{', '.join(figures)}: {row['model']}, seed {row['seed']}, run {row['run']}"
-
-
-def told(accuracy: float | None) -> str:
-    """Write an accuracy with three decimals, or that there is none."""
-    return "none" if accuracy is None else f"{accuracy:.3f}"
 
 
 LIST: dict[str, Any] = {"minItems": 1, "uniqueItems": True}
