@@ -1,4 +1,4 @@
-"""`python -m fleet`: what needs Airflow's environment, for people and for the stacks."""
+"""`python -m fleet`: the commands that need Airflow installed; people and both stacks run them."""
 
 import argparse
 import sys

@@ -197,7 +197,7 @@ def _check_numbers(table: Mapping[str, Any], where: str) -> None:
         raise ContractError(f"slots of {where} is {slots!r}; write a number above 0 or {_COUNTED}")
     if slots == "gpus" and table["resource"] != "gpu":
         raise ContractError(
-            f"slots of {where} is 'gpus', but its resource is no gpu; write 'cores'"
+            f"slots of {where} is 'gpus', but its resource is not 'gpu'; write 'cores' or a number"
         )
     for key in ("longest_run_minutes", "priority"):
         if not _is_whole(table[key]):

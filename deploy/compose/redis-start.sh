@@ -1,5 +1,6 @@
 #!/bin/sh
-# Starts Redis with the users of redis-users.sh. The file that it reads is in memory (/tmp is a tmpfs).
+# Starts Redis with the users that redis-users.sh prints. They are written to memory only (/tmp is a
+# tmpfs).
 set -eu
 umask 077
 sh /opt/music-genre/redis-users.sh /opt/music-genre/queues.toml >/tmp/users.acl

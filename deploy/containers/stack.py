@@ -86,7 +86,7 @@ class Project:
         command = ["docker", "compose", "-p", self.name, "ps", "-a", "--format", "json"]
         answer = subprocess.run(command, cwd="/", capture_output=True, text=True)
         if answer.returncode != 0:
-            raise DeployError(f"Compose does not answer: {' '.join(answer.stderr.split())}")
+            raise DeployError(f"`docker compose ps` failed: {' '.join(answer.stderr.split())}")
         return _objects(answer.stdout)
 
     def running(self) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ def container_name(stack: str, ti: Any) -> str:
 
 
 def digest(image: str, words: Sequence[str]) -> str:
-    """Hash an image and a command, to tell commands apart."""
+    """Hash a Docker image's name and a command, to tell commands apart."""
     return hashlib.sha256(json.dumps([image, *words]).encode()).hexdigest()
 
 

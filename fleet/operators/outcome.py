@@ -105,7 +105,9 @@ def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> N
         logger.info("%s: to be tried again, which spends no retry", ended)
         raise AirflowRescheduleException(datetime.now(UTC) + TRY_AGAIN_AFTER)
     if status in EXITS_FINAL:
-        raise AirflowFailException(f"{ended}: fix what its error line says; a retry would not help")
+        raise AirflowFailException(
+            f"{ended}: fix the cause in its error line; a retry would not help"
+        )
     raise AirflowException(f"{ended}; see the last lines of its output above")
 
 

@@ -9,7 +9,7 @@ from fleet import timetable
 
 
 class MusicGenrePlugin(AirflowPlugin):
-    """The timetable of the daily DAGs, and the listener that drops missed runs at a start."""
+    """The timetable of the daily DAGs, and the listener that drops missed runs at a restart."""
 
     name = "music_genre"
     timetables = [timetable.UpcomingCronTimetable]  # noqa: RUF012 (as Airflow declares it)

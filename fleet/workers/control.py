@@ -9,8 +9,9 @@ from celery.worker.request import Request
 
 from fleet.workers.gpus import SLOTS_VARIABLE, slot_gpus
 
-# Whoever can reach the workers may end a task or a worker, and no more: queue and slots come from
-# the contract, and `election` would let others make a worker send tasks.
+# Remote control may look, switch events on and off, and end a task or a worker. Commands that
+# change queues or slots are removed, because the contract sets those, and so is `election`, by
+# which a worker can be made to send tasks.
 ALLOWED = {
     *("active", "active_queues", "clock", "conf", "hello", "ping", "query_task", "registered"),
     *("report", "reserved", "revoked", "scheduled", "stats"),

@@ -88,7 +88,7 @@ class _Pool(Generic[Task, Result]):
         if self.suspects and not worker.tasks:
             self.give(worker, self.suspects.popleft())
         elif not any(number in self.tries for number in worker.tasks):
-            # Do not queue the last tasks: any free worker may take them.
+            # Do not queue the last tasks, so that any free worker can take them.
             most = QUEUED if len(self.waiting) > self.n_workers else 1
             while self.waiting and len(worker.tasks) < most:
                 self.give(worker, self.waiting.popleft())

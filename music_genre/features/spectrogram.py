@@ -153,7 +153,7 @@ class MelSpectrogram:
 
 
 def _parts(blocks: Iterable[NDArray[Any]], end: NDArray[np.float32]) -> Iterator[NDArray[Any]]:
-    """Cut blocks to the size of the buffer, and append the end."""
+    """Split blocks into parts of at most BUFFER_SAMPLES; the closing zeros (`end`) come last."""
     for block in chain(blocks, [end]):
         for first in range(0, len(block), BUFFER_SAMPLES):
             yield block[first : first + BUFFER_SAMPLES]

@@ -98,7 +98,10 @@ def read_run(run: Path) -> Published:
     metrics = records.read_record(run / "evaluation" / "metrics.json", "run evaluate first")
     checkpoint = run / finished["checkpoint"]
     if not checkpoint.is_file():
-        raise InputError(f"{run}: its checkpoint {checkpoint.name} is gone; train again")
+        raise InputError(
+            f"{run}: its last checkpoint {checkpoint.name} is gone; delete {run / 'training.json'} "
+            "and run train again, which resumes from an older one if there is one"
+        )
     return Published(run, settings, checkpoint, split, metrics)
 
 

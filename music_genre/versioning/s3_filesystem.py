@@ -22,8 +22,8 @@ from funcy import wrap_prop
 from music_genre.versioning import s3
 
 SECONDS: Final = 20
-"""How long S3 may be silent before a request is repeated. It is sent ten times in all if S3 took
-it, else twice.
+"""How long S3 may be silent before a request is repeated. A request that S3 accepted is sent ten
+times in all, one that could not be sent twice.
 
 Source: AWS_MAX_ATTEMPTS in `s3.be_compatible`, and s3fs.core.S3_RETRYABLE_ERRORS on top of it.
 """

@@ -88,7 +88,7 @@ def test_memory_for_fewer_tasks_means_fewer_slots(contract):
         (table(slots="true"), "slots of queue 'a'"),
         (table(slots="'gpu'"), "slots of queue 'a'"),
         (table(slots="[1]"), "slots of queue 'a'"),
-        (table(resource="'cpu'"), "its resource is no gpu"),
+        (table(resource="'cpu'"), "its resource is not 'gpu'"),
         (table(memory_gib="0"), "memory_gib of queue 'a'"),
         (table(memory_gib="inf"), "memory_gib of queue 'a'"),
         (table(memory_gib="'2'"), "memory_gib of queue 'a'"),

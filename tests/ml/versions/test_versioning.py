@@ -232,7 +232,7 @@ def test_killed_between_steps_it_is_completed_by_the_same_command(
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.soak)])
-def test_killed_at_any_moment_nothing_is_named_that_is_not_there(
+def test_a_publication_killed_at_any_moment_records_no_data_that_the_remote_lacks(
     run: Run,
     trained: Path,
     versions: Versions,
@@ -252,7 +252,7 @@ def test_killed_at_any_moment_nothing_is_named_that_is_not_there(
         assert_whole(anew)
         assert run("publish", "--run", trained, *anew.options).code == 0
         assert assert_whole(anew) == 2
-    figures["a publication killed"] = f"at {times} moments of {seconds:.1f} s"
+    figures["a publication killed"] = f"at {times} moments, spread over its {seconds:.1f} s"
 
 
 def test_an_object_that_is_cut_short_on_the_remote_is_sent_again(
