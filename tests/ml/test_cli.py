@@ -263,7 +263,7 @@ def test_a_signal_while_libraries_load_ends_in_one_line_and_75(prepared: Prepare
         ("scan --audio s3://bucket/x", 65, "s3://bucket/x: only local folders can be read"),
         ("extract --catalogue nowhere", 65, "holds no catalogue.json; give the address that scan"),
         ("split --catalogue nowhere --images nowhere", 65, "holds no catalogue.json"),
-        ("split --catalogue x --images x --test 0.9 --validation 0.2", 65, "lower them"),
+        ("split --catalogue x --images x --test 0.9 --validation 0.2", 65, "choose shares above 0"),
         ("train --split nowhere", 65, "holds no split.json; give the address that split printed"),
         ("evaluate --run=", 64, "is empty; give a path (the previous task may have no result)"),
         ("evaluate --run nowhere", 65, "holds no settings.json; give the address that train"),

@@ -120,7 +120,7 @@ def test_too_few_groups_are_refused() -> None:
 
 @pytest.mark.parametrize(("test", "validation"), [(0, 0.5), (0.5, 0), (0.5, 0.5)])
 def test_impossible_shares_are_refused(test: float, validation: float) -> None:
-    with pytest.raises(InputError, match="lower them"):
+    with pytest.raises(InputError, match="choose shares above 0"):
         SplitConfig(test=test, validation=validation)
 
 
