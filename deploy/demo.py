@@ -73,7 +73,10 @@ class Run:
             value = self._get(f"/{address}{query}")["value"]
         except NotFoundError:
             return None
-        return json.loads(value) if key == "return_value" and isinstance(value, str) else value
+        try:
+            return json.loads(value)
+        except (TypeError, ValueError):  # no text, or no JSON
+            return value
 
     def _row(self, instance: dict[str, Any]) -> TaskRow:
         task_id, map_index = instance["task_id"], instance["map_index"]

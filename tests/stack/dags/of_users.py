@@ -36,7 +36,12 @@ def is_watched():
     time.sleep(15)
 
 
-with DAG("of_users", schedule=None, default_args={"queue": "cpu", "retry_delay": timedelta()}):
+with DAG(
+    "of_users",
+    schedule=None,
+    is_paused_upon_creation=False,
+    default_args={"queue": "cpu", "retry_delay": timedelta()},
+):
     own_package() >> fills_tmp()
     links()
     is_watched()
