@@ -18,14 +18,11 @@ from deploy.running import ask
 pytestmark = pytest.mark.timeout(900)
 
 
-def result_of(run: Run) -> str:
-    return f"{run.result('train')['run']}/training.json"
-
-
 @pytest.fixture(scope="module")
-def left(run) -> str:
-    """What the run's training left among the artifacts, before every container went."""
-    return inside("gpu-worker", "cat", result_of(run)).stdout
+def left(run: Run) -> tuple[str, str]:
+    """Address and text that the run's training left, before every container went."""
+    address = f"{run.result('train')['run']}/training.json"
+    return address, inside("gpu-worker", "cat", address).stdout
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +45,10 @@ def test_the_engines_proxy_is_gone_with_its_profile(started):
     assert not {container("socket-proxy"), container("gpu-worker-2")} & {*names.split()}
 
 
-def test_artifacts_outlive_every_container(started, run, left):
-    assert json.loads(left)
-    assert inside("gpu-worker", "cat", result_of(run)).stdout == left
+def test_artifacts_outlive_every_container(started, left):
+    address, text = left
+    assert json.loads(text)
+    assert inside("gpu-worker", "cat", address).stdout == text
 
 
 @pytest.mark.parametrize("service", LASTING)
