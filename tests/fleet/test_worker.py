@@ -87,5 +87,5 @@ def test_an_unknown_queue_is_one_line_and_exit_1():
     )
     assert result.returncode == 1
     assert result.stderr == (
-        "error: queue 'trianing' is not in the contract; known: ['cpu', 'gpu']\n"
+        f"error: queue 'trianing' is not in the contract; known: {list(queues())}\n"
     )
