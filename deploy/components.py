@@ -79,13 +79,13 @@ def _job(words: str, kind: str, **more: object) -> Component:
 def _worker(queue: Queue) -> Component:
     """The worker of a queue: the one for CPUs publishes, the one for GPUs may start containers."""
     is_gpu = queue.resource == "gpu"
-    own = _names(f"docker {GPU_LOCKS}") if is_gpu else _names("versions")
+    own = GPU_LOCKS if is_gpu else "versions"
     return Component(
         command=("python", "-m", "fleet", "worker", queue.name),
         secrets=_names("REDIS_WORKER_PASSWORD"),
-        networks=_names("work") | (own & {"docker"}),
+        networks=_names("work docker" if is_gpu else "work"),
         memory="8g" if is_gpu else "4g",
-        volumes=_names(f"logs artifacts {MUSIC}") | (own - {"docker"}),
+        volumes=_names(f"logs artifacts {MUSIC} {own}"),
         health=(*HEALTH, "alive"),
         rank=WORKERS,
     )

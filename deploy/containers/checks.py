@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.containers.engine import docker
+from deploy.containers.env_checks import Finding, of_variables, readable
 from deploy.containers.environment import count_gpus, profiles_of
-from deploy.containers.variables import Finding, of_variables, readable
 from deploy.errors import DeployError
 from deploy.places import REPOSITORY
 

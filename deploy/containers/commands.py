@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deploy import demo as demo_run
 from deploy import generated
-from deploy.containers import checks, environment, passwords, variables
+from deploy.containers import checks, env_checks, environment, passwords
 from deploy.containers import stack as compose
 from deploy.containers.stack import Project
 from deploy.errors import DeployError
@@ -123,8 +123,8 @@ def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str])
             project.held_ports,
         )
         if (Path(folder) / ".env").exists():
-            findings += variables.unused(environment.unknown(project.env_file, project.files()))
-            findings += variables.of_services(
+            findings += env_checks.unused(environment.unknown(project.env_file, project.files()))
+            findings += env_checks.of_services(
                 Project(project.name, Path(folder) / ".env").services()
             )
     for finding in findings:

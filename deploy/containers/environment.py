@@ -99,7 +99,10 @@ def unknown(path: Path, files: Sequence[Path]) -> list[str]:
         files: the Compose files.
     """
     used = variables().union(
-        *(re.findall(r"\$\{?(\w+)", file.read_text(encoding="utf-8")) for file in files)
+        *(
+            re.findall(r"\$\{?(\w+)", file.read_text(encoding="utf-8", errors="replace"))
+            for file in files
+        )
     )
     named = [match[1] for match in _NAMED.finditer(_text(path))] if path.exists() else []
     return [name for name in named if name not in used and not name.startswith(_OF_DOCKER)]

@@ -37,7 +37,7 @@ _PLACEHOLDER = re.compile(r"change.?me|password|secret|placeholder|example|x{6}"
 
 
 def draw(name: str) -> str:
-    """Generate a secret; a new one is drawn if by chance it has a word that `_fault` refuses."""
+    """Generate a secret; a new one is drawn if by chance it has a word that `fault_of` refuses."""
     while fault_of(name, value := SECRETS[name]()):
         pass
     return value

@@ -24,6 +24,8 @@ from fleet.contract import GPU_LOCKS, STACK_LABEL
 
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
 """Services with an image of their own; the others share the webserver's."""
+OWN_CHOICE = "docker-compose.yml:docker-compose.override.yml:docker-compose.override.yaml"
+"""The files that Compose reads where COMPOSE_FILE is not set."""
 WAIT_SECONDS = 300
 
 
@@ -58,11 +60,11 @@ class Project:
         return dict(json.loads(text)["services"])
 
     def files(self) -> list[Path]:
-        """The Compose files that `.env` names, or Compose's own choice."""
+        """The files in which Compose looks for variables of `.env`."""
         named = environment.read(self.env_file) if self.env_file.exists() else {}
-        listed = named.get("COMPOSE_FILE") or "docker-compose.yml:docker-compose.override.yml"
-        paths = [REPOSITORY / name for name in listed.split(":")]
-        return [path for path in paths if path.exists()]
+        listed = named.get("COMPOSE_FILE") or OWN_CHOICE
+        paths = [REPOSITORY / name for name in (*listed.split(":"), named.get("SETTINGS_FILE", ""))]
+        return [path for path in paths if path.is_file()]
 
     def compose(self, *words: str) -> None:
         """Run a Compose command on the project's files, and pass its output through.

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from deploy.containers import checks, environment, variables
+from deploy.containers import checks, env_checks, environment
 from deploy.containers.stack import Project
 from deploy.errors import DeployError
 from deploy.places import REPOSITORY
@@ -88,7 +88,7 @@ def faults(given: dict[str, str] | None = None) -> dict[str, checks.Finding]:
 
 def of_variables(given: dict[str, str], held: set[str] = frozenset()) -> dict:
     """Variables whose values are refused; asks no `docker`."""
-    found = variables.of_variables(given, held)
+    found = env_checks.of_variables(given, held)
     return {finding.name: finding for finding in found if finding.remedy}
 
 
@@ -281,7 +281,7 @@ def test_the_docker_way_says_what_it_means_and_wants_a_socket(answering, tmp_pat
 
 @pytest.mark.parametrize(("daily", "told"), [("", "on demand"), ("0", "on demand"), ("1", "daily")])
 def test_the_schedule_is_said(daily, told):
-    found = {each.name: each for each in variables.of_variables({"DAILY": daily}, set())}
+    found = {each.name: each for each in env_checks.of_variables({"DAILY": daily}, set())}
     assert told in found["schedule"].found
 
 
@@ -322,15 +322,17 @@ def test_sizes_may_be_written_as_docker_takes_them():
 
 
 def test_files_in_tmp_leave_room_for_the_tasks():
-    small = {"tmpfs": ["/tmp:mode=1777,exec,size=1g"], "mem_limit": str(GIB)}
-    (fault,) = [each for each in variables.of_services({"cpu-worker": small}) if "TMP" in each.name]
+    small = {"tmpfs": ["/tmp:mode=1777,exec,size=1G"], "mem_limit": str(GIB)}
+    (fault,) = [
+        each for each in env_checks.of_services({"cpu-worker": small}) if "TMP" in each.name
+    ]
     assert (fault.name, fault.found) == (
         "CPU_WORKER_TMP",
         "its files take 1024 MiB of 1024, more than half",
     )
     assert fault.remedy == "write 256m as CPU_WORKER_TMP in .env"
     enough = {"cpu-worker": small | {"mem_limit": str(2 * GIB)}, "gpu-worker": {"tmpfs": None}}
-    assert not [each for each in variables.of_services(enough) if "TMP" in each.name]
+    assert not [each for each in env_checks.of_services(enough) if "TMP" in each.name]
 
 
 @pytest.mark.parametrize("text", ["localhost:8080", "ftp://a", "https://", "https://a/b c"])
@@ -340,7 +342,7 @@ def test_what_is_no_address_of_a_web_page_is_refused(text):
 
 
 def test_variables_that_nobody_uses_are_told_and_slips_refused():
-    near, *far = variables.unused(
+    near, *far = env_checks.unused(
         ["AUDIODIR", "SMTP_PASSWORD", "AWS_PROFILE", "DB_PORT", "LOG_DIR"]
     )
     assert near.found == "no file of the stack uses AUDIODIR"
@@ -350,7 +352,7 @@ def test_variables_that_nobody_uses_are_told_and_slips_refused():
 
 def test_a_queue_without_a_service_and_a_service_without_a_queue_are_named():
     services = {"a": {"command": ["python", "-m", "fleet", "worker", "huge"]}, "b": {}}
-    found = {each.name: each.remedy for each in variables.workers(services)}
+    found = {each.name: each.remedy for each in env_checks.workers(services)}
     assert found == {
         **{
             f"queue {name}": f"add a service {name}-worker that runs "

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from deploy.containers import environment, variables
+from deploy.containers import env_checks, environment
 from deploy.containers.stack import Project
 from deploy.errors import DeployError
 from deploy.places import REPOSITORY
@@ -205,9 +205,9 @@ def test_a_lost_secret_of_a_database_is_not_made_anew(path, lost):
 
 
 def test_the_sizes_of_the_checks_are_the_compose_files():
-    for name, size in variables.SIZES.items():
+    for name, size in env_checks.SIZES.items():
         assert f"${{{name}:-{size}}}" in COMPOSE
-    assert set(variables.SIZES) == {
+    assert set(env_checks.SIZES) == {
         *(name for name in environment.variables() if re.search("_(MEMORY|TMP|SHM)$", name))
     }
 

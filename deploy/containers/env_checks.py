@@ -21,6 +21,8 @@ SIZES = {
     "GPU_WORKER_TMP": "2g",
 }
 """Variables that are sizes, with the defaults of docker-compose.yml."""
+_MEMORY = r"(?:[1-9]\d{6,}|[1-9]\d*(?:\.\d+)?\s?[kmgt](?:i?b)?)"
+"""What Docker takes for a memory limit, or a number of bytes that is not a slip."""
 
 
 class Finding(NamedTuple):
@@ -125,10 +127,6 @@ def _size(name: str, environment: Mapping[str, str]) -> Finding:
     return Finding(name, "")
 
 
-_MEMORY = r"(?:[1-9]\d{6,}|[1-9]\d*(?:\.\d+)?\s?[kmgt](?:i?b)?)"
-"""What Docker takes for a memory limit, or a number of bytes that is not a slip."""
-
-
 def _share(worker: str, services: Mapping[str, Any]) -> list[Finding]:
     """Check that the files in a worker's /tmp, which is in memory, leave room for its tasks.
 
@@ -137,10 +135,11 @@ def _share(worker: str, services: Mapping[str, Any]) -> list[Finding]:
         services: as Compose reads them.
     """
     service = services.get(f"{worker.lower()}-worker", {})
-    sizes = re.findall(r"^/tmp:.*size=(\d+)([kmg])", "\n".join(service.get("tmpfs") or []), re.M)
-    if not sizes or "mem_limit" not in service:
+    mounted = "\n".join(service.get("tmpfs") or []).lower()
+    size = re.search(r"^/tmp:.*size=(\d+)([kmg])", mounted, re.M)
+    if size is None or "mem_limit" not in service:
         return []
-    tmp = int(sizes[0][0]) * 1024 ** " kmg".index(sizes[0][1])
+    tmp = int(size[1]) * 1024 ** " kmg".index(size[2])
     memory = int(service["mem_limit"])
     if tmp * 2 <= memory:
         return []
