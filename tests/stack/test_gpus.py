@@ -116,10 +116,19 @@ HELD, LATER = range(1010, 1012), range(1012, 1014)
 
 @pytest.fixture(scope="module")
 def two(with_gpus, few):
-    """Two trainings that stand still on two of the three GPUs; a slot is free."""
+    """Two trainings that stand still on two of the three GPUs; a slot is free.
+
+    The first one's message came again while its token was valid: as soon as it ran.
+    """
     run = sweep(with_gpus, HELD, epochs=4, audio=few)
+    wait_until(lambda: (0, "running") in states_of(with_gpus, run), 180)
+    send_again(run, 0)
     with held_at(HELD, 2):
         yield run
+
+
+def states_of(stack: ComposeStack, run: Run) -> list[tuple[int, str]]:
+    return [(each["map_index"], each["state"]) for each in train_instances(stack, run)]
 
 
 @contextmanager
@@ -135,14 +144,13 @@ def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, 
     One training gets its message while the token is valid, one when it has run out.
     """
     held = trainings(HELD)
-    send_again(two, 0)
-    wait_until(lambda: "already running elsewhere" in since_start(two), 30)
+    wait_until(lambda: "already running elsewhere" in since_start(two))
     began = [each["start_date"] for each in train_instances(with_gpus, two)]
     latest = max(map(datetime.fromisoformat, began))
     wait_until(lambda: (datetime.now(UTC) - latest).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
     assert n_received(two, 1) == 1, "its worker did not renew the lease"
     send_again(two, 1)
-    wait_until(lambda: "came again: its token has run out" in since_start(two), 30)
+    wait_until(lambda: "came again: its token has run out" in since_start(two))
     assert trainings(HELD) == held
     seen = train_instances(with_gpus, two)
     assert [(each["state"], each["try_number"]) for each in seen] == [("running", 1)] * 2
