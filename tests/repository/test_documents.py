@@ -13,7 +13,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SETTINGS = (REPOSITORY / "docs" / "settings.md").read_text()
 COMMANDS = (REPOSITORY / "docs" / "cli.md").read_text()
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
-PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "deploy/README.md"]
+DOCS = sorted({*REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("docs/how-to/*.md")})
+PAGES = [*REPOSITORY.glob("*.md"), *DOCS]
+DECISIONS = sorted(REPOSITORY.glob("docs/decisions/*.md"))
 OF_OURS = re.compile(r"\b(?:MUSIC_GENRE|FLEET)_[A-Z_]+[A-Z]\b")
 
 
@@ -104,7 +106,38 @@ def test_options_of_the_pages_exist():
 
 
 def test_the_index_leads_to_every_page():
-    index = (REPOSITORY / "docs" / "README.md").read_text()
-    pages = {path.name for path in REPOSITORY.glob("docs/*.md")} - {"README.md"}
-    assert len(pages) >= 9
-    assert {name for name in pages if f"({name})" not in index} == set()
+    index = REPOSITORY / "docs" / "README.md"
+    pages = {str(path.relative_to(index.parent)) for path in DOCS if path != index}
+    assert len(pages) >= 19
+    assert {name for name in pages if f"({name})" not in index.read_text()} == set()
+
+
+def broken_links(page: Path) -> list[str]:
+    """The page's links to files or headings that do not exist."""
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    inside = [link for link in links if not re.match(r"https?:", link)]
+    return [link for link in inside if not leads_somewhere(page, *link.partition("#")[::2])]
+
+
+def leads_somewhere(page: Path, file: str, heading: str) -> bool:
+    target = page.parent / file if file else page
+    if not target.exists():
+        return False
+    return not heading or heading in anchors_of(target.read_text())
+
+
+def anchors_of(text: str) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *DECISIONS], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    assert broken_links(page) == []
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A title\n[1](page.md#a-title) [2](page.md#b) [3](none.md) [4](#a-title)")
+    assert broken_links(page) == ["page.md#b", "none.md"]
