@@ -1,6 +1,6 @@
-# Every verb of the project; bare `make` prints them. Needs Python 3.11 to 3.13 with venv.
+# The project's commands; `make` without a target lists them. Needs Python 3.11 to 3.13 with venv.
 
-# 3.11 first: the images have it. One without venv, or a name that does not start, is passed over.
+# 3.11 comes first because the images have it. A Python that lacks venv or does not start is skipped.
 PYTHON ?= $(or $(shell for name in python3.11 python3.12 python3.13; do \
 	$$name -c 'import ensurepip' 2>/dev/null && command -v $$name && break; done),python3)
 ENVS := .venv
@@ -11,7 +11,7 @@ WEB_PORT ?= 8080
 FLOWER_PORT ?= 5555
 PROFILES = $(if $(filter 1,$(S3)),--s3) $(if $(filter 1,$(DOCKER)),--docker)
 PORTS = --web-port $(WEB_PORT) --flower-port $(FLOWER_PORT)
-# What make was given and `make up` writes into .env.
+# Values given to make, which `make up` and `make env` write into .env.
 CHOSEN = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)) \
 	$(if $(filter-out file,$(origin FLOWER_PORT)),--flower-port $(FLOWER_PORT)) \
 	$(and $(DAILY),$(if $(filter 1,$(DAILY)),--daily,--on-demand))
@@ -57,9 +57,10 @@ down-local: $(ENVS)/deploy.made ## stop the embedded stack; its data stay
 status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
 	@$(DEPLOY) status-local
 
-# Each suite has a budget of seconds on two slow cores (tests/conftest.py). The lanes of `quick` run
-# two at a time, to their end; so do the tests of ML, whose trainings then take one core each.
-# QUICK=done leaves them out, where they have run before. FIRST=-x ends one at its first failure.
+# Each suite has a budget in seconds, for two slow cores (tests/conftest.py). `quick` runs two LANES at a
+# time, and runs all of them even if one fails. test-ml runs two tests at a time, so that a training takes
+# one core. `make test QUICK=done` leaves the LANES out, for when they have already run. FIRST=-x ends
+# each of them at its first failure.
 LANES := test-ml check test-airflow test-deploy
 test: $(if $(QUICK),,quick) test-versions test-embedded ## all checks and tests that need no Docker
 
@@ -85,7 +86,8 @@ test-embedded: setup $(ENVS)/deploy.tested ## one embedded stack, a full run thr
 test-stack: $(ENVS)/deploy.tested ## one stack of containers for all tests that need Docker
 	$(ENVS)/deploy/bin/pytest --budget 1500 tests/stack
 
-# Any Python 3.11 to 3.13 with torch and pytest, such as a GPU machine's own: it needs no network.
+# The Python of test-gpu: any 3.11 to 3.13 with torch and pytest. With the GPU machine's own Python,
+# test-gpu needs no network.
 GPU_PYTHON ?= $(ENVS)/ml/bin/python
 test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(ENVS)/ml.tested) ## what only a GPU can show; GPU_PYTHON=python3 for another than .venv/ml
 	$(GPU_PYTHON) -m pytest --budget 480 tests/gpu
@@ -164,7 +166,7 @@ $(ENVS)/%.made: requirements/%.txt $(ENVS)/deploy.made pyproject.toml
 	@$(UV) pip install -q --python $(ENVS)/$* --no-deps --editable .
 	@$(UV) pip check -q --python $(ENVS)/$* && touch $@
 
-# librosa compiles at its first use, for a quarter of a minute, and keeps that.
+# librosa compiles code at its first use, for about 15 s, and caches it.
 COMPILED := import librosa, numpy; librosa.feature.melspectrogram(y=librosa.resample(numpy.ones(9000), orig_sr=8000, target_sr=22050))
 $(ENVS)/%.tested: requirements/dev.txt requirements/rivals.txt $(ENVS)/%.made
 	@$(UV) pip install -q --python $(ENVS)/$* --require-hashes -r requirements/dev.txt \

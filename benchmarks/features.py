@@ -1,7 +1,7 @@
 """What features cost, beside librosa's: processor time and memory of whole processes.
 
 Run it as `.venv/ml/bin/python benchmarks/features.py`. It makes its music from
-deploy/demo_music, first checks that our images and librosa's agree, and prints one table.
+deploy/demo_music, checks that our images and librosa's agree, and then prints one table.
 """
 
 import argparse
@@ -29,11 +29,11 @@ DEMO_MUSIC = HERE.parent / "deploy" / "demo_music" / "genres_original"
 SAMPLE_RATE = 22_050
 N_SAMPLES = 30 * SAMPLE_RATE
 N_SONGS = 40
-"""Clips that the tracks are made from."""
+"""Number of clips that the tracks are made from."""
 ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA", "BLIS")
 }
-"""Set for every pipeline: BLAS threads help none of them and cost all of them."""
+"""Set for every pipeline, because BLAS threads make none of them faster and cost CPU time."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def measure(*command: str | Path) -> Cost:
 class Memory:
     """The memory of a process tree, sampled often at first, later twice a second.
 
-    Samples are few because they take CPU time from what is measured. ru_maxrss would be wrong: a
-    child's starts with this program's own.
+    Samples are few because sampling takes CPU time from the measured processes. ru_maxrss would be
+    wrong: a child's value starts at this program's own.
     """
 
     rss = pss = 0.0
@@ -93,7 +93,7 @@ class Memory:
                 processes = [Path("/proc", str(each)) for each in tree(pid)]
                 pss = sum(kilobytes(each / "smaps_rollup", "Pss:") for each in processes)
                 rss = max(kilobytes(each / "status", "VmHWM:") for each in processes)
-            except OSError:  # one has just ended
+            except OSError:  # a process has just ended
                 continue
             self.rss, self.pss = max(self.rss, rss / 1024), max(self.pss, pss / 1024)
             time.sleep(0.05 if time.monotonic() < began + 1 else 0.5)
@@ -120,7 +120,7 @@ def songs() -> list[np.ndarray]:
 
 
 def make_music(folder: Path, n_tracks: int) -> None:
-    """Write n_tracks files as WAV and as Ogg, and one WAV of two hours."""
+    """Write n_tracks files as WAV and as Ogg, and single WAV files of 30 s and of two hours."""
     music = songs()
     for number in range(n_tracks):
         song, genre = music[number % len(music)], f"genre{number % 10}"
@@ -152,7 +152,7 @@ def emptied(folder: Path) -> Iterator[Path]:
 
 
 def ours(audio: Path, store: Path) -> tuple[Cost, Cost]:
-    """Scan and extract; returns what each took."""
+    """Scan and extract; returns the cost of each."""
     program = [sys.executable, "-m", "music_genre"]
     scanned = measure(*program, "scan", "--audio", audio, "--artifacts", store)
     (catalogue,) = (store / "catalogues").iterdir()
@@ -173,7 +173,7 @@ def rival(name: str, audio: Path, output: Path) -> Cost:
 
 
 def check_agreement(audio: Path, folder: Path) -> str:
-    """Compare our images with librosa's; also does all one-time compiling and loading.
+    """Compare our images with librosa's. This also triggers all one-time compiling and loading.
 
     Returns:
         How well they agree, in words.

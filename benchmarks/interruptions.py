@@ -3,11 +3,11 @@
     .venv/ml/bin/python benchmarks/interruptions.py --kills 20 --terms 20
 
 One training runs to its end. Then, for kill -9 and for SIGTERM, the same training is interrupted
-at random moments and resumed by the same command each time. Its last weights are compared bit for
-bit with those of the first training. Every second moment is counted from the start of the process,
-so that loading and resuming are hit too; the others from a checkpoint. Exits 1 if a training
-restarted at step 0, lost more than a checkpoint's interval (and the time of a save), took over 3 s
-to stop, ended with an unexpected code, or has different weights.
+at random moments and resumed by the same command each time. Its final weights are compared bit for
+bit with those of the first training. Half of the moments are counted from the start of the process,
+so that loading and resuming are interrupted too; the other half from a checkpoint. Exits 1 if a
+training restarted at step 0, lost more than one checkpoint interval plus the time of a save, took
+over 3 s to stop, ended with an unexpected code, or has different weights.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from training import DEMO_MUSIC, ROOT, prepare
 from music_genre.model import checkpoint
 
 START_SECONDS = 15.0
-"""Latest signal after a process's start; it may be importing, loading or training by then."""
+"""Latest signal after the process started; by then it may be importing, loading or training."""
 SAVE_SECONDS = 2.0
 
 
 @dataclass
 class Tally:
-    """Observations of one way to interrupt."""
+    """Observations for one kind of signal."""
 
     name: str
     resumed_at: list[int] = field(default_factory=list)
@@ -131,7 +131,7 @@ def try_signal(
         if not interrupt(process, run, number, delay, tally, after_checkpoint=counted):
             raise SystemExit(f"{number.name}: the training ended too soon; give more --epochs")
         _, stderr = process.communicate()
-        if turn and "resuming" in stderr:  # not the first start, nor one hit before it resumed
+        if turn and "resuming" in stderr:  # not the first start, and it did resume
             tally.resumed_at.append(resumed_at(stderr))
     process = start(split, run, given)
     _, stderr = process.communicate()

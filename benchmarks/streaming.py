@@ -3,9 +3,9 @@
     .venv/ml/bin/python benchmarks/streaming.py --times 100
 
 The small set has 1,000 generated images, as many as GTZAN, each as large as a 30 s track's. The
-large set has --times as many: the same images under more names. The small set is trained on for
-some epochs, resident and streamed. The large set is trained on, streamed, for --seconds while the
-trainer's memory is sampled.
+large set has --times as many: the same images under more names. The trainer runs some epochs on
+the small set, once resident and once streamed. It then trains on the large set, streamed, for
+--seconds while its memory is sampled.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
     .venv/ml/bin/python benchmarks/training.py --models resnet18 shufflenet_v2_x0_5 --epochs 10
 
-Both train the same model on the same tracks, with the same batch and crop size, and see equally
-many images per epoch: the rival gets each track's image cut into pieces, as scripts for GTZAN do.
-Accuracy is per track of the same test split. "No data" repeats our steps on one batch in memory. On
-a GPU the last column is the share of the process's time in which the GPU computed, by `nvidia-smi`;
-this time includes the start of Python and of CUDA.
+Both train the same model on the same tracks, with the same batch and crop size, and see the same
+number of images per epoch: torchvision's loop gets each track's image cut into pieces, as scripts
+for GTZAN do. Accuracy is per track of the same test split. "No data" repeats our steps on one batch
+in memory. On a GPU the last column is the share of the process's time in which the GPU computed,
+according to `nvidia-smi`; the process's time includes the start of Python and of CUDA.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Timed(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The measures of a training."""
+    """Speed, accuracy and cost of a training."""
 
     images_per_second: float
     accuracy: float

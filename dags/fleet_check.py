@@ -1,8 +1,8 @@
 """Check every queue of the contract: which worker serves it, and what that worker computes on.
 
-One task per queue runs `music-genre device` on whichever worker takes it. Its result names the
-cores, the free memory and the GPU, or says that there is no GPU. `make up` runs this DAG after each
-start.
+One task per queue runs `music-genre device` on whichever worker takes it. The task's result names
+the worker's cores, free memory and GPU, or says that there is no GPU. `make up` runs this DAG after
+each start.
 """
 
 from datetime import timedelta

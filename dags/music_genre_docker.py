@@ -1,17 +1,17 @@
-"""Train and evaluate a music-genre model, the Docker way: the work runs in containers of one image.
+"""Train and evaluate a music-genre model, the Docker way: the work runs in Docker containers.
 
 `check` (refuses input that cannot work) on the **cpu** queue → `create-image-features-from-audio`
 (a mel-spectrogram image of every track) → `train-using-image-features` (split, training,
 evaluation) on the **gpu** queue → `publish` (bytes to the DVC remote, then a commit that names
-them) on the **cpu** queue. Each task on the **gpu** queue is a container of the image
-`music-genre-classif` and runs the first program's own command line.
+them) on the **cpu** queue. Each task on the **gpu** queue runs in a container of the Docker image
+`music-genre-classif`, with the command line of this project's first program.
 
 Paused by default: `music_genre_training` does the same work, and only a stack started with
 `make up DOCKER=1` can start containers. If a container outlives its worker, the task's next try
 follows it; if a container was stopped, the next try continues from its checkpoint.
 
-It takes as long as `music_genre_training` (see there) and trains from scratch each time. It
-publishes what that DAG publishes: a model with its metrics, tagged in the repository.
+This DAG takes as long as `music_genre_training` (see there) and trains from scratch in each run.
+Like that DAG, it publishes a model with its metrics, tagged in the repository.
 """
 
 import os
@@ -41,7 +41,7 @@ RUN = "/artifacts/docker/{{ run_id.replace(':', '').replace('+', '_') }}"
 
 
 def in_container(task_id: str, *options: str, volumes: tuple[str, ...]) -> ResumableDockerOperator:
-    """A task that runs the program's command of its name."""
+    """Add a task that runs, in a container, the program's command named like the task."""
     return ResumableDockerOperator(
         task_id=task_id,
         queue="gpu",
@@ -52,7 +52,7 @@ def in_container(task_id: str, *options: str, volumes: tuple[str, ...]) -> Resum
 
 
 def parameters() -> dict[str, Param]:
-    """The form of a run: what the first program's training is told."""
+    """The parameters of a run's form: the settings of the first program's training."""
     return {"model": model(), "seed": seed(), **training_parameters((*OPTIMIZERS, "sdg"))}
 
 

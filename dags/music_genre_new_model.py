@@ -1,4 +1,4 @@
-"""An example of a DAG that follows a new model: it runs whenever one was published, and logs it.
+"""An example of a DAG that reacts to new models: it runs when one is published, and logs it.
 
 Its schedule is the asset `music_genre_model`, whose event carries what `publish` returned. A run of
 `music_genre_training` that found nothing new creates no such event.
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @task(queue="cpu")
 def tell(triggering_asset_events: Any = None) -> list[str]:
-    """Name each new model with its accuracy, and how to get it; returns the names."""
+    """Log each new model's name, its accuracy and how to get it; returns the names."""
     models = [event.extra for event in triggering_asset_events[PUBLISHED_MODEL]]
     for model in models:
         low, high = model["accuracy_interval"]

@@ -1,13 +1,13 @@
-"""Train one model for each pair of torchvision name and seed, on as many GPUs as there are.
+"""Train one candidate for each pair of torchvision model and seed, on as many GPUs as there are.
 
-The tasks up to the split, and their artifacts, are those of `music_genre_training`: each DAG finds
-what the other has made. `plan` lists the trainings. `train` and `evaluate` are mapped over them, so
-each training takes its own GPU slot and the rest wait in the pool. If one fails, only its own
-candidate ends. The map index in the grid names model and seed.
+The tasks up to the split, and their artifacts, are those of `music_genre_training`: each DAG reuses
+what the other has made. `plan` lists the trainings. `train` and `evaluate` are mapped over that
+list: each training takes a GPU slot of its own, and the others wait in the pool. A failed task ends
+only its own candidate. In the grid, a task's map index shows the model and the seed.
 
-All candidates are evaluated on one split. The last task, `compare`, logs a line for each of them,
-the best on validation first, and returns the same table. Choose by validation accuracy: choosing by
-test accuracy would fit the test set. Nothing is published.
+All candidates are evaluated on the same split. The last task, `compare`, logs one line for each
+candidate, the best validation accuracy first, and returns the same table. Choose by validation
+accuracy, because choosing by test accuracy would overfit to the test set. Nothing is published.
 
 Apart from making the images, each candidate takes as long as one run of `music_genre_training`:
 with resnet18 an epoch of the demo music took 20 s on two cores; an H200 trained 1,990 crops a
@@ -49,21 +49,21 @@ def plan(params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
 
 
 def numbers(seeds: str | list[float]) -> list[int]:
-    """Read a list, or what the form's field holds: numbers with commas between, each once."""
+    """Read seeds from a list or from the form's comma-separated text; duplicates are dropped."""
     listed = seeds.split(",") if isinstance(seeds, str) else seeds
     return list(dict.fromkeys(map(int, listed)))
 
 
 @task_group(prefix_group_id=False)
 def candidate(model: Any, seed: Any) -> None:
-    """Train one and measure it."""
+    """Train and evaluate one candidate."""
     trained = train(model, seed, map_index_template=NAME)
     trained >> evaluate(", map_indexes=ti.map_index", map_index_template=NAME)
 
 
 @task(queue="cpu")
 def compare(ti: Any = None) -> list[dict[str, Any]]:
-    """Log each candidate's accuracies and run folder; the best on validation comes first.
+    """Log each candidate's accuracies and run folder, the best validation accuracy first.
 
     Raises:
         AirflowSkipException: the run failed before its first training.
@@ -80,10 +80,10 @@ def compare(ti: Any = None) -> list[dict[str, Any]]:
 
 
 LIST: dict[str, Any] = {"minItems": 1, "uniqueItems": True}
-"""A list names at least one thing, and each once."""
+"""A list has at least one entry, and no entry twice."""
 SEEDS = Param(
     "0, 1, 2, 3",
-    type=["string", "array"],  # for a list of numbers alone the form shows a JSON editor
+    type=["string", "array"],  # with "array" alone, the form would show a JSON editor
     pattern=r"^ *[0-9]{1,9}( *, *[0-9]{1,9})* *$",
     items={"type": "integer", **SEED},
     title="Seeds",
@@ -112,5 +112,5 @@ with DAG(
 ):
     listed = plan()
     preprocess(models=given("models", " | join(',')")) >> listed
-    # A teardown comes last whatever failed before it, and leaves the run's state to the others.
+    # A teardown runs last, whatever failed before it, and does not affect the run's state.
     candidate.expand_kwargs(listed) >> compare().as_teardown()

@@ -1,10 +1,10 @@
 """Train and evaluate a music-genre model: each task is one command on a worker.
 
-`check` (refuses input that cannot work) → `pull` (the data at their version) → `scan` (catalogue) →
-`extract` (mel-spectrogram images, in parallel shards) → `split` (by recording) on the **cpu** queue
-→ `train` (a torchvision CNN) → `evaluate` (accuracy with its interval, confusion matrix) on the
-**gpu** queue → `publish` (bytes to the DVC remote, and a commit that records what the model was
-made from) on the **cpu** queue.
+`check` (refuses input that cannot work) → `pull` (the requested version of the data) → `scan`
+(catalogue) → `extract` (mel-spectrogram images, in parallel shards) → `split` (by recording) on the
+**cpu** queue → `train` (a torchvision CNN) → `evaluate` (accuracy with its interval, confusion
+matrix) on the **gpu** queue → `publish` (bytes to the DVC remote, and a commit that records what
+the model was made from) on the **cpu** queue.
 
 Training takes most of the time. With resnet18 an epoch of the demo music took 20 s on two cores;
 an H200 trained 1,990 crops a second. A 30 s track has ten crops.

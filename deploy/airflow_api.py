@@ -1,4 +1,4 @@
-"""The few calls to the REST APIs of Airflow and Flower that bringing a stack up needs."""
+"""The calls to the REST APIs of Airflow and Flower that `deploy` needs to bring a stack up."""
 
 import base64
 import http.client
@@ -35,9 +35,9 @@ class AirflowApi:
         return {name: part["status"] for name, part in answer.items()}
 
     def warm_up(self) -> None:
-        """Make the api-server build the API for workers, which it does only at the first call.
+        """Call the API for workers once, because the api-server builds it only at the first call.
 
-        That took 5.6 s on two cores, longer than a worker waits for an answer by default (5 s).
+        Building it took 5.6 s on two cores; by default a worker waits 5 s for an answer.
 
         Raises:
             OSError: the api-server does not answer yet.
@@ -97,7 +97,7 @@ def online_workers(address: str, username: str, password: str) -> set[str]:
 
 
 def path(*parts: object) -> str:
-    """Join parts of a resource's path, each quoted."""
+    """URL-quote the parts of a resource's path and join them with slashes."""
     return "/".join(urllib.parse.quote(str(part), safe="~") for part in parts)
 
 

@@ -19,7 +19,7 @@ LEFT = {
     "up": "what was started goes on: `make up` again, or `make down`",
     "up-local": "what was started goes on: `make up-local` again, or `make down-local`",
 }
-"""The state of a stack after an interrupted start or stop; the other commands change no stack."""
+"""What an interrupted command leaves of a stack; commands not listed here change no stack."""
 
 
 class _Commands(click.Group):

@@ -1,8 +1,8 @@
 """The table of components: what each runs, and the minimum that it may know, reach and use.
 
-The embedded stack starts from this table. `docker-compose.yml` is written by hand, with its
-reasons, and tests compare it with the table. docs/least-privilege.md shows the table to people. To
-add a component, add an entry here and a service there.
+The embedded stack starts from this table. `docker-compose.yml` is written by hand, with reasons in
+its comments; tests compare it with the table. docs/least-privilege.md shows the table to readers.
+To add a component, add an entry here and a service to `docker-compose.yml`.
 """
 
 from collections.abc import Mapping
@@ -18,31 +18,32 @@ RANKS = (SERVERS, CONTROL, WORKERS)
 HEALTH = ("python", "-m", "fleet.workers.health")
 LOGS = frozenset({"logs"})
 MUSIC = str(DEMO_MUSIC.relative_to(REPOSITORY))
-"""The folder that is mounted where AUDIO_DIR is not set."""
+"""The music folder that is mounted if AUDIO_DIR is not set."""
 METADATA = frozenset({"POSTGRES_PASSWORD", "FERNET_KEY"})
-"""Whoever can write to the metadata database also has the key: without it Airflow would store
-connections, variables and the arguments of triggers there in clear text."""
+"""A component that can write to the metadata database also gets the Fernet key. Without the key
+Airflow would store connections, variables and the arguments of triggers there in clear text."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """One component of both stacks."""
+    """One component of a stack."""
 
     command: tuple[str, ...]
-    """As its container runs it, with `{host}` and `{port}` for the address where it listens; empty
-    for the image's own."""
+    """The command of its container, with `{host}` and `{port}` for the address where it listens.
+    Empty if the image or docker-compose.yml defines the command."""
     secrets: frozenset[str]
-    """Names of the variables of `.env`."""
+    """The secrets that it gets, by their names in `.env`."""
     networks: frozenset[str]
-    """Of the stack of containers."""
+    """Its networks in the stack of containers."""
     memory: str
-    """The limit of its container."""
+    """The memory limit of its container."""
     volumes: frozenset[str] = frozenset()
-    """Volumes and folders of its container."""
+    """Volumes and folders that its container mounts."""
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Variables of this component alone."""
+    """Environment variables that only this component gets."""
     health: tuple[str, ...] = ()
-    """The check of its container; empty for one in the server's own words, or none."""
+    """The health check of its container. Empty if docker-compose.yml defines one with the server's
+    own client, or if there is none."""
     port: int = 0
     """The port of its container that is published on loopback; 0 for none."""
     rank: str = CONTROL
@@ -77,7 +78,7 @@ def _job(words: str, kind: str, **more: object) -> Component:
 
 
 def _worker(queue: Queue) -> Component:
-    """The worker of a queue: the one for CPUs publishes, the one for GPUs may start containers."""
+    """The worker of a queue; only CPU workers publish, only GPU workers may start containers."""
     is_gpu = queue.resource == "gpu"
     own = GPU_LOCKS if is_gpu else "versions"
     return Component(
@@ -149,12 +150,13 @@ _FLOWER = Component(
     networks=_names("work"),
     memory="512m",
     settings={
-        # Keys of its own: Flower must not touch the messages in which tasks wait.
+        # Redis keys of its own, because Flower must not touch the messages of tasks.
         **{
             f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__{key.upper()}_KEY": f"flower.{key}"
             for key in ("unacked", "unacked_index", "unacked_mutex")
         },
-        # Seconds after which it forgets a worker, such as one that `make up` has replaced.
+        # Flower forgets a worker that has been offline for this many seconds, such as one that
+        # `make up` has replaced.
         "FLOWER_PURGE_OFFLINE_WORKERS": "300",
     },
     health=(*HEALTH, "http", "{port}", "/healthcheck", "401"),

@@ -66,7 +66,7 @@ class Run:
         return dict(self.xcom(task_id, map_index=map_index))
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
-        """What a task has left under a key; None if nothing."""
+        """The XCom that a task pushed under a key; None if there is none."""
         address = path("taskInstances", task_id, "xcomEntries", key)
         query = f"?map_index={map_index}&deserialize=true"
         try:
@@ -75,7 +75,7 @@ class Run:
             return None
         try:
             return json.loads(value)
-        except (TypeError, ValueError):  # no text, or no JSON
+        except (TypeError, ValueError):  # not text, or not JSON
             return value
 
     def _row(self, instance: dict[str, Any]) -> TaskRow:
@@ -101,7 +101,7 @@ class Run:
 
 
 def _order(task_id: str) -> tuple[int, str]:
-    """Sort the pipeline's tasks by their place in it, others by name."""
+    """Sort key: the tasks of the pipeline in its order, then all others by name."""
     return TASK_ORDER.index(task_id) if task_id in TASK_ORDER else len(TASK_ORDER), task_id
 
 
@@ -116,7 +116,7 @@ def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = TRAINING_DAG
     body = {"dag_run_id": run_id, "logical_date": None, "conf": parameters}
 
     def post() -> None:
-        # A conflict: an earlier call of ours succeeded, but its answer was lost.
+        # A conflict means that an earlier try succeeded, but its answer was lost.
         with contextlib.suppress(ConflictError):
             stack.api.post(path("dags", dag_id, "dagRuns"), body)
 
@@ -125,7 +125,7 @@ def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = TRAINING_DAG
 
 
 def unfinished(stack: Stack, parameters: dict[str, Any]) -> Run | None:
-    """Find the run with these parameters that an interrupted demo left, if there is one.
+    """Find the unfinished run of an interrupted demo with these parameters; None if there is none.
 
     Airflow continues it as soon as the stack is up; a second run would only wait behind it for the
     GPU slot.
@@ -155,7 +155,7 @@ def follow(run: Run, stack: Stack, console: Console, seconds: float = math.inf) 
     """Show the run until it ends: a live table on a terminal, else a line for each change.
 
     Returns:
-        Whether it ended within the seconds.
+        Whether the run ended within `seconds`.
 
     Raises:
         DeployError: the run failed, or a component does not stay up.

@@ -1,4 +1,4 @@
-"""The one error that the command line turns into one line and exit 1."""
+"""The error that the command line reports in one line, with exit status 1."""
 
 
 class DeployError(Exception):

@@ -1,6 +1,6 @@
-"""Files that follow from the queue contract and the table of components.
+"""Files that are generated from the queue contract and the table of components.
 
-`make docs` writes them, and `make up` does where the contract has changed.
+`make docs` and `make up` write those that are out of date.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ def gpu_file() -> str:
 
 
 def page() -> str:
-    """The page of least privilege, with the table between its two marks."""
+    """The text of docs/least-privilege.md, with the current table between its two marks."""
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -63,7 +63,7 @@ GENERATED: Mapping[Path, Callable[[], str]] = {
 
 
 def write() -> list[Path]:
-    """Write the files that do not follow any more; returns their paths."""
+    """Write the generated files that are out of date; returns their paths."""
     changed = []
     for path, text in GENERATED.items():
         if path.read_text(encoding="utf-8") != (new := text()):

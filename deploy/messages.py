@@ -12,7 +12,7 @@ from deploy.places import ADMIN, TRAINING_DAG
 from deploy.running import Stack
 
 PARSE_SECONDS = 30.0
-"""A started dag-processor reads all files within a few seconds."""
+"""How long to wait for a DAG to be parsed; a started dag-processor needs a few seconds."""
 
 
 def report(line: str) -> None:
@@ -21,7 +21,7 @@ def report(line: str) -> None:
 
 
 def print_lines(lines: dict[str, str], console: Console) -> None:
-    """Print names and values in two columns, addresses unbroken."""
+    """Print names and values in two columns, without breaking long addresses."""
     for name, value in lines.items():
         console.print(f"{name + ':':<15}{value}", markup=False, highlight=False, soft_wrap=True)
 
@@ -37,7 +37,7 @@ def print_addresses(stack: Stack, admin_password: str, flower_password: str) -> 
 
 
 def tell_schedule(stack: Stack, daily: bool) -> None:
-    """Print whether trainings start by themselves, and when the next one does."""
+    """Print whether trainings start by themselves, and the time of the next one."""
     if not daily:
         report(f"{TRAINING_DAG} runs on demand; with DAILY=1 also at midnight UTC")
         return

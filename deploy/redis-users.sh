@@ -6,9 +6,9 @@
 #   worker      takes tasks, keeps them while they run, writes results
 #   flower      watches: reads queue lengths, receives events, asks workers and reads their answers
 #
-# Keys are kombu's: the queues, _kombu.* (which queues an exchange fills, and until when), unacked*
-# (messages being worked on), *pidbox and celeryev* (questions to workers, events); and Celery's
-# results. Flower may not bind its own queue to the tasks' exchanges.
+# kombu's keys: the queues, _kombu.* (the queues bound to each exchange, and until when), unacked*
+# (messages being worked on), *pidbox (questions to workers) and celeryev* (events). Celery's keys:
+# celery-task-meta-* (results). Flower may not bind a queue of its own to the exchanges of tasks.
 set -eu
 sha256() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
 

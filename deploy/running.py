@@ -12,7 +12,7 @@ from deploy.places import ADMIN
 from fleet.contract import queues
 
 START_SECONDS = 180.0
-"""The slowest start seen on two busy cores took a third of this."""
+"""How long a start may take: three times the slowest one seen on two busy cores."""
 T = TypeVar("T")
 
 
@@ -22,11 +22,12 @@ class Stack(ABC):
     Args:
         web: Airflow's port.
         flower: Flower's port.
-        base_url: the address that people use, if it is not loopback's; Airflow serves its path.
+        base_url: the address that people use, if it is not on loopback; Airflow serves below the
+            path of this address.
     """
 
     logs: str
-    """Where the components' logs are, for people."""
+    """Where users find the components' logs: a folder or a command."""
 
     def __init__(
         self, web: int, flower: int, admin_password: str, flower_password: str, base_url: str = ""
@@ -47,10 +48,10 @@ class Stack(ABC):
 
     @abstractmethod
     def logs_of(self, dag_id: str, run_id: str) -> str:
-        """Where a run's task logs are, for people."""
+        """Where users find a run's task logs: a folder or a web address."""
 
     def wait_until(self, is_ready: Callable[[], bool], what: str) -> None:
-        """Poll until ready.
+        """Poll until `is_ready` returns true.
 
         Raises:
             DeployError: a component does not stay up, or `START_SECONDS` have passed.
@@ -66,10 +67,11 @@ class Stack(ABC):
             time.sleep(0.3)
 
     def answer(self, ask: Callable[[], T]) -> T:
-        """Ask the api-server; ask again while it restarts.
+        """Call `ask`, a request to the api-server; call it again while the api-server restarts.
 
         Raises:
-            DeployError: it refuses, a component does not stay up, or `START_SECONDS` have passed.
+            DeployError: the api-server refuses, a component does not stay up, or `START_SECONDS`
+                have passed.
         """
         give_up_at = time.monotonic() + START_SECONDS
         while True:
@@ -101,7 +103,7 @@ class Stack(ABC):
 
 
 def ask(is_ready: Callable[[], bool]) -> bool:
-    """Whether it is ready; if it cannot be asked, it is not."""
+    """Call `is_ready`; an error means not ready."""
     try:
         return is_ready()
     except (OSError, ValueError, DeployError):

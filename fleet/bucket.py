@@ -16,7 +16,7 @@ def ensure_bucket() -> None:
     """Create the bucket if it does not exist.
 
     Raises:
-        SystemExit: the store does not answer, or refuses.
+        SystemExit: the store does not answer, or refuses a request.
     """
     name = os.environ[BUCKET_VARIABLE]
     client = boto3.client("s3")

@@ -27,5 +27,5 @@ def in_words(row: dict[str, Any]) -> str:
 
 
 def told(accuracy: float | None) -> str:
-    """Write an accuracy with three decimals, or that there is none."""
+    """Format an accuracy with three decimals; `none` if there is no accuracy."""
     return "none" if accuracy is None else f"{accuracy:.3f}"

@@ -18,9 +18,10 @@ _RESOURCES = ("cpu", "gpu")
 _COUNTED = ("cores", "gpus")
 
 GRACE_SECONDS = 60
-"""From a worker's SIGTERM to its SIGKILL; it hands its tasks back within a few seconds."""
+"""Time from a worker's SIGTERM to its SIGKILL; a worker hands its tasks back within seconds."""
 HEARTBEAT_SECONDS = 2
-"""A supervisor may notice its task's end one interval late; the slot stays busy (measured)."""
+"""A supervisor can take one interval to notice that its task has ended; until then the slot stays
+busy (measured)."""
 OUTAGE_SECONDS = 240
 """A running task survives an api-server outage of this length."""
 MARGIN_SECONDS = 3600
@@ -28,13 +29,13 @@ MARGIN_SECONDS = 3600
 LEAST_QUEUED_SECONDS = 600
 """Airflow's own default of `task_queued_timeout`."""
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
-"""Names the GPU that a task computes on."""
+"""The environment variable that names the GPU that a task computes on."""
 STACK_LABEL = "music-genre.stack"
 """Label on a task's container: the Compose project that it belongs to."""
 GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
 """Where `music-genre` keeps its GPU locks by default, on the host and in every container."""
 PUBLISHING_POOL = "publishing"
-"""Has one slot, so that one task at a time pushes to the repository of versions."""
+"""A pool with one slot: one task at a time pushes to the Git repository of published versions."""
 
 
 class ContractError(ValueError):
@@ -62,7 +63,7 @@ class Queue:
     priority: int
     """Weight of its tasks in the pool."""
     larger: str = ""
-    """The queue with larger GPUs, for tasks that do not fit on this one's; empty for none."""
+    """The queue with larger GPUs, for tasks too large for this queue's GPUs; empty for none."""
 
     @property
     def execution_timeout(self) -> timedelta:
@@ -72,7 +73,8 @@ class Queue:
     def n_slots(self, *, n_cores: int, n_gpus: int, memory_gib: float) -> int:
         """Count the tasks that a worker runs at a time on a machine of this size.
 
-        On GPUs never more than there are, whatever the contract says: each task has its own GPU.
+        A gpu queue gets at most one task per GPU, whatever the contract says: each task has its own
+        GPU. Without a GPU it gets one task.
         """
         wanted = {"cores": n_cores, "gpus": n_gpus}.get(str(self.slots), self.slots)
         fitting = int(memory_gib / self.memory_gib)
@@ -126,11 +128,12 @@ def settings(contract: Mapping[str, Queue]) -> Mapping[str, str]:
     """Airflow settings that follow from the contract: variable name → value.
 
     - A message is redelivered after `visibility_timeout`, which is longer than any task can run.
-    - Tasks without a pool wait in Redis while others run, and must not be treated as lost; tasks
-      with a pool wait there. The same number is the lifetime of the token in a message.
-    - A task survives an api-server outage of `OUTAGE_SECONDS`: it may miss that many heartbeats
-      and is not declared dead. Its token is renewed when a fifth of its lifetime is left, so it
-      stays valid too.
+    - A task without a pool waits in Redis while others run. `task_queued_timeout` is so long that
+      it is not treated as lost meanwhile. (A task with a pool waits in the pool.) A message's token
+      has the same lifetime.
+    - A task survives an api-server outage of `OUTAGE_SECONDS`: it may miss all heartbeats of that
+      time without being declared dead. Its token stays valid too, because Airflow renews the token
+      when a fifth of the lifetime is left.
     """
     longest = max(queue.longest_run_minutes for queue in contract.values()) * 60
     in_redis = [q.longest_run_minutes * 60 for q in contract.values() if not q.pool]
@@ -156,7 +159,7 @@ def queues_env() -> str:
 
 
 def _check_name(name: str, text: str, path: Path) -> None:
-    """Check that the shell script that writes Redis' rights finds the queue too."""
+    """Check that the shell script that writes the Redis ACL can find the queue too."""
     if not re.fullmatch("[a-z][a-z0-9-]*", name):
         raise ContractError(
             f"queue {name!r} in {path} is no name for a queue; use a-z, 0-9 and -, a letter first"

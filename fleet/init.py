@@ -11,14 +11,14 @@ from fleet.contract import PUBLISHING_POOL, pools, queues
 ADMIN = "admin"
 PASSWORD_VARIABLE = "MUSIC_GENRE_ADMIN_PASSWORD"  # noqa: S105 (a name, not a password)
 PACKAGES = ("apache-airflow", "apache-airflow-providers-fab")
-"""The schema depends on their versions; the contract's pools are created along with it."""
+"""The database schema depends on the versions of these packages."""
 
 
 def initialise() -> None:
-    """Prepare the database unless these versions of Airflow have already done so.
+    """Prepare the database unless this was already done for these versions and pools.
 
-    Asking the database first takes a tenth of a second. Importing Airflow takes seconds, during a
-    start in which all components compete for the CPU.
+    Asking the database first takes a tenth of a second. Importing Airflow would take seconds, while
+    all components start and compete for the CPU.
 
     Raises:
         SystemExit: the password is not set, or the user could not be created.

@@ -1,4 +1,4 @@
-"""A line that Airflow's webserver must not log: our workers serve no logs, on purpose."""
+"""Hide an expected error from the webserver's log: our workers serve no logs, on purpose."""
 
 import logging
 
@@ -7,9 +7,9 @@ NOT_SERVED = "Could not read served logs"
 
 
 def drop_served_logs() -> None:
-    """Drop the traceback that each look at a running task's log would leave.
+    """Drop the traceback that is logged whenever somebody opens a running task's log.
 
-    Airflow 3.3.2 reads such a log from the shared folder and then asks the worker for it too. The
+    Airflow 3.3.2 reads such a log from the shared folder and then also asks the worker for it. The
     setting `namespace_levels` does not reach this logger, because it is not one of structlog's.
     """
     logging.getLogger(READER).addFilter(_says_more)

@@ -21,7 +21,7 @@ PUBLISHED_MODEL = Asset("music_genre_model")
 S3_CONNECTION = "music_genre_s3"
 """Airflow connection with the DVC remote's credentials; if it is not defined, the worker's own
 credentials apply."""
-N_SHARDS = 4  # extract's tasks; more than the CPU workers' slots would only wait
+N_SHARDS = 4  # number of `extract` tasks; more than there are CPU slots would only wait
 GPU_QUEUES = [queue.name for queue in queues().values() if queue.resource == "gpu"]
 MODELS = Path(__file__).parent.parent / "music_genre" / "torchvision_models.txt"
 """Names that the forms offer; `music-genre check` reads the same file to suggest similar names."""
@@ -36,12 +36,12 @@ def model_names() -> list[str]:
 
 
 def chosen(default: str, title: str, text: str, choices: Sequence[str]) -> Param:
-    """A parameter that is one of a few words."""
+    """A parameter with a fixed list of choices."""
     return Param(default, type="string", title=title, description=text, enum=list(choices))
 
 
 def whole_number(default: int, title: str, text: str, limits: dict[str, Any]) -> Param:
-    """A parameter that is a whole number; its text names its limits."""
+    """An integer parameter; its description states its limits."""
     told = f"{text} {limits['minimum']:,} to {limits['maximum']:,}."
     return Param(default, type="integer", title=title, description=told, **limits)
 
@@ -57,18 +57,18 @@ def model() -> Param:
 
 
 def seed() -> Param:
-    """The parameter that tells apart trainings with the same settings."""
+    """The seed of a training; it distinguishes trainings with the same settings."""
     return whole_number(0, "Seed", "Sets the initial weights and the order of the crops.", SEED)
 
 
 def split_seed() -> Param:
-    """The parameter that assigns recordings to train, validation and test."""
+    """The seed that decides which recordings are for training, validation and test."""
     text = "Decides which recordings are in the test set. Keep it to compare runs."
     return whole_number(0, "Seed of the split", text, SEED)
 
 
 def training_parameters(optimizers: Sequence[str] = OPTIMIZERS) -> dict[str, Param]:
-    """The parameters of every training, however it runs."""
+    """The parameters of every training, in a process or in a container."""
     epochs = {"minimum": 1, "maximum": 10_000}
     criteria = ("cross_entropy", "focal")
     larger = "Choose a queue of larger GPUs if the model runs out of memory."
@@ -82,9 +82,10 @@ def training_parameters(optimizers: Sequence[str] = OPTIMIZERS) -> dict[str, Par
 
 
 def parameters(**own: Param) -> dict[str, Param]:
-    """The form of a run: the parameters of all trainings, a DAG's own after the data address.
+    """The parameters of a run's form: the data, then a DAG's own, then those of all trainings.
 
-    Optional fields are null, because Airflow's form treats an empty string as a missing value.
+    Optional fields default to null, because Airflow's form treats an empty string as a missing
+    value.
     """
     data = Param(
         os.environ.get("MUSIC_GENRE_AUDIO", "/data/genres_original"),
@@ -118,17 +119,20 @@ def parameters(**own: Param) -> dict[str, Param]:
 
 
 def given(name: str, then: str = "") -> str:
-    """The template of a run parameter in a command; `then` continues its expression."""
+    """The template of a run parameter in a command; `then` is appended to its expression."""
     return f"{{{{ params.{name}{then} }}}}"
 
 
 def whole(name: str) -> str:
-    """The template of an integer parameter: JSON also has 3.0 for 3, the command line does not."""
+    """The template of an integer parameter: JSON may write 3 as 3.0, the command line may not."""
     return given(name, " | int")
 
 
 def result_of(task_id: str, key: str, more: str = "") -> str:
-    """The template of an earlier task's result; empty if that task was marked and has no result."""
+    """The template of a value in an earlier task's result.
+
+    It is empty if that task has no result, because somebody marked the task as successful.
+    """
     return f"{{{{ (ti.xcom_pull('{task_id}'{more}) or {{}}).get('{key}', '') }}}}"
 
 
@@ -144,8 +148,8 @@ def check(models: str, *options: str) -> CommandOperator:
     """Add `check`, the first task of a run: it refuses input that a later task could not use.
 
     Args:
-        models: the names to be trained, separated by commas.
-        options: other options of later tasks.
+        models: the names of the models to train, separated by commas.
+        options: other options of later tasks, to be checked too.
     """
     return CommandOperator(
         task_id="check",
@@ -169,10 +173,10 @@ def refuse_unknown_names(context: Context) -> None:
 
 
 def preprocess(models: str) -> CommandOperator:
-    """Add `check` → `pull` → `scan` → `extract` (in parallel shards) → `split`, which it returns.
+    """Add `check` → `pull` → `scan` → `extract` (in parallel shards) → `split`; returns `split`.
 
     Args:
-        models: the names to be trained, separated by commas.
+        models: the names of the models to train, separated by commas.
     """
     pull = CommandOperator(
         task_id="pull",
@@ -211,9 +215,9 @@ def train(model: Any, seed: Any, **arguments: Any) -> CommandOperator:
     """Add `train`.
 
     Args:
-        model: torchvision's name.
-        seed: for weights and order.
-        arguments: the operator's.
+        model: torchvision's name of the model.
+        seed: sets the initial weights and the order of the crops.
+        arguments: further arguments of the operator.
     """
     words = ["music-genre", "train", "--split", result_of("split", "split")]
     words += ["--model", model, "--seed", seed, *TRAINING, *RATE]
@@ -224,8 +228,8 @@ def evaluate(more: str = "", **arguments: Any) -> CommandOperator:
     """Add `evaluate` for the run that `train` returned.
 
     Args:
-        more: selects one of several trainings.
-        arguments: the operator's.
+        more: further arguments of `xcom_pull`; they select one of several trainings.
+        arguments: further arguments of the operator.
     """
     words = ["music-genre", "evaluate", "--run", result_of("train", "run", more)]
     return CommandOperator(task_id="evaluate", queue="gpu", command=words, **arguments)

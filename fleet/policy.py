@@ -23,7 +23,8 @@ GPU_QUEUE = "gpu_queue"
 def task_policy(task: Any) -> None:
     """Refuse a queue that no worker serves; fill in what a task leaves out.
 
-    A task in such a queue would otherwise hang for half an hour and fail without a reason.
+    A task in such a queue would otherwise wait until Airflow's queued time-out and then fail
+    without a reason.
 
     Raises:
         AirflowClusterPolicyViolation: becomes the file's import error, in the UI and the API.
@@ -68,7 +69,7 @@ def _limit_run(task: Any, queue: Queue) -> None:
 
 
 def tell_whose_limit(context: Mapping[str, Any]) -> None:
-    """Log that a task met its queue's time limit: Airflow's own line is `Timeout, PID: 248`."""
+    """Log that a task hit its queue's time limit; Airflow itself logs only `Timeout, PID: 248`."""
     if isinstance(context.get("exception"), AirflowTaskTimeout):
         task = context["task"]
         logging.getLogger(__name__).error(

@@ -27,7 +27,7 @@ class UpcomingCronTimetable(CronTriggerTimetable):
         last_automated_data_interval: DataInterval | None,
         restriction: TimeRestriction,
     ) -> DagRunInfo | None:
-        """Return the next run; a backfill and a DAG with catch-up get all their times."""
+        """Return the next run; for a backfill or a DAG with catch-up, past runs are not dropped."""
         if not restriction.catchup:
             earliest = timezone.coerce_datetime(timezone.utcnow() - GRACE)
             if restriction.earliest is not None:
@@ -47,7 +47,7 @@ def daily() -> UpcomingCronTimetable | None:
 
 @hookimpl
 def on_starting(component: Any) -> None:
-    """Drop runs that fell due while the stack was down; the scheduler would start them first.
+    """Drop runs that fell due while the stack was down, before the scheduler can start them.
 
     Airflow calls this before a component of the control plane starts its loop. It also calls it in
     each task's process, which has no database.

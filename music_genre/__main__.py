@@ -10,9 +10,9 @@ from music_genre.errors import StoppedError
 from music_genre.store import signals
 
 EXIT_CRASH = 70
-"""EX_SOFTWARE of sysexits.h: a fault of ours, of memory or of a driver; a retry may get past it.
+"""EX_SOFTWARE of sysexits.h: a bug, or a failure of memory or of a driver; a retry may succeed.
 
-Python's own status for a crash, 1, does not say what to do.
+It replaces 1, Python's own exit code for a crash, which does not tell the caller what to do.
 """
 
 
@@ -26,7 +26,7 @@ def main() -> None:
             signals.leave(signal.SIGINT)
         if end.code == StoppedError.exit_code:
             sys.stdout.flush()
-            signals.leave(signal.SIGTERM)  # Python's own end, with torch loaded, takes up to 1.1 s
+            signals.leave(signal.SIGTERM)  # with torch loaded, Python's own exit takes up to 1.1 s
         raise
     except Exception:
         traceback.print_exc()

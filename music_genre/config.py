@@ -67,7 +67,7 @@ class FeatureConfig:
     n_mels: int = 128
     """Mel bands: the height of an image."""
     dynamic_range_db: float = 80.0
-    """An image reaches from the track's maximum (white) to this far below it (black)."""
+    """Pixel levels range from the track's maximum (white) to this many dB below it (black)."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class TrainConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} {value}: not a finite number; give one")
-        if self.optimizer == "sdg":  # spelled so in early command lines
+        if self.optimizer == "sdg":  # a misspelling in early command lines
             object.__setattr__(self, "optimizer", "sgd")
         if not self.learning_rate:
             object.__setattr__(self, "learning_rate", OPTIMIZERS[self.optimizer])
@@ -162,7 +162,8 @@ class TrainConfig:
 class Machine:
     """How training uses this machine; it is not part of a run's identity.
 
-    Devices round differently, so their weights differ in the last digits.
+    Even so, weights from different devices differ in the last digits, because devices round
+    differently.
     """
 
     device: str = "auto"
@@ -170,7 +171,7 @@ class Machine:
     data: str = "auto"
     """resident: images in memory; streamed: from a file; auto: streamed if they do not fit."""
     checkpoint_seconds: float = 20.0
-    """Longest time between checkpoints; 0: each step."""
+    """Longest time between checkpoints; 0 saves one after every step."""
     gpu_locks: Path = Path("/var/tmp/music-genre-gpus")  # noqa: S108
     """Folder of the GPU locks; all containers of a host must share it."""
 

@@ -7,8 +7,8 @@ MusicGenreError
 └── TemporaryError    try again: exit code 75
     └── StoppedError  a signal asked this process to end; what was done is saved
 
-Exit codes follow sysexits.h; usage errors come from click and exit with 64. A message is one line:
-what, which, found, remedy.
+Exit codes follow sysexits.h; usage errors come from click and exit with 64. A message is one line
+that says what is wrong, with which input, what was found, and how to fix it.
 """
 
 import signal
@@ -22,7 +22,7 @@ class MusicGenreError(Exception):
 
 
 class InputError(MusicGenreError):
-    """The input or its combination with the settings cannot work; retrying will not help."""
+    """The input, or its combination with the settings, is unusable; retrying will not help."""
 
 
 class AudioError(InputError):
@@ -56,8 +56,8 @@ class StoppedError(TemporaryError):
 
     Args:
         message: what is saved.
-        by: name of the signal; after Ctrl-C the exit code is 130, so that a shell sees that the
-            signal was obeyed.
+        by: name of the signal; after Ctrl-C the exit code is 130, which tells a shell that SIGINT
+            ended the command.
     """
 
     def __init__(self, message: str, by: str = "SIGTERM") -> None:

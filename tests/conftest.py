@@ -1,4 +1,4 @@
-"""What suites share: a budget, no skips in CI, and the soak for what takes long."""
+"""Shared by all suites: a time budget, no skips in CI, and `--soak` for slow tests."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def figures(record_property) -> Iterator[dict[str, str]]:
-    """What a test measured, by name: for the table of a soak."""
+    """What a test measured, by name; shown in the table of `make soak`."""
     measured: dict[str, str] = {}
     yield measured
     for name, value in measured.items():
@@ -49,7 +49,7 @@ def figures(record_property) -> Iterator[dict[str, str]]:
 
 
 class Rows:
-    """Adds lines of JSON to the soak's file: of each test one at the start, one at its end."""
+    """Adds JSON lines to the soak's file: one per test at the start, and one when the test ends."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.path = config.getoption("--soak")
@@ -110,5 +110,5 @@ def budget(config: pytest.Config) -> float:
 
 
 def seconds_over(config: pytest.Config) -> float:
-    """Seconds above the budget; negative where the suite keeps to it."""
+    """Seconds above the budget; negative if the suite is within its budget."""
     return time.monotonic() - config.stash[BEGAN] - budget(config)

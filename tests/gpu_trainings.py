@@ -1,7 +1,7 @@
-"""Trainings of a running stack as the machine sees them, in containers or not: who is on which GPU.
+"""A running stack's trainings as processes of this machine, in containers or not, and their GPUs.
 
-A training's parent is its task's process, the parent of that its supervisor (one of Celery's pool
-processes), and the parent of that the worker.
+A training's parent is its task process. Above that are its supervisor (one of Celery's pool
+processes) and then the worker.
 """
 
 import contextlib
@@ -26,36 +26,36 @@ SWEEP = "music_genre_sweep"
 FREE_SECONDS = 10.0
 ROUND_SECONDS = 200.0
 RETRIES = 2
-"""Of the sweep's trainings: what dies more often fails."""
+"""Retries of each training of the sweep: one that dies more often fails."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """A `music-genre train` that runs."""
+    """A running `music-genre train`."""
 
     process: psutil.Process
     gpu: str
     seed: int
 
     def victim(self, kind: str) -> psutil.Process:
-        """The process of this training that a kind of victim names."""
+        """The process to kill for this kind of victim: the trainer or one of its ancestors."""
         found = self.process
         for _ in range(VICTIMS.index(kind)):
             found = found.parent()
         return found
 
     def is_computing(self) -> bool:
-        """Whether it has got as far as holding its GPU."""
+        """Whether it already holds the lock of its GPU."""
         lock = GPU_LOCKS / f"{self.gpu}.lock"
         held = Path("/proc/locks").read_text()
         return lock.exists() and f":{lock.stat().st_ino} " in held
 
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether it can be resumed from a checkpoint."""
         try:
             folders = {path.parent for path in self._artifacts().glob("runs/*/checkpoint-*.pt")}
             found = [json.loads((each / "settings.json").read_text()) for each in folders]
-        except (OSError, psutil.Error):  # it has just ended
+        except (OSError, psutil.Error):  # the training has just ended
             return False
         return any(each["config"]["seed"] == self.seed for each in found)
 
@@ -66,7 +66,7 @@ class Training:
 
 
 def trainings(seeds: range) -> list[Training]:
-    """Every training of a run with these seeds that this machine's kernel runs."""
+    """Every training with one of these seeds on this machine, in containers too."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -76,7 +76,7 @@ def trainings(seeds: range) -> list[Training]:
             seed = int(words[words.index("--seed") + 1])
             parent = process.parent()
             if parent and parent.cmdline() == words:
-                continue  # a child of a training that has not yet begun its own program
+                continue  # a forked child of a training, before its exec
             if seed in seeds:
                 found.append(Training(process, process.environ()["CUDA_VISIBLE_DEVICES"], seed))
         except (ValueError, KeyError, psutil.Error):
@@ -96,7 +96,7 @@ def sweep(stack: Stack, seeds: range, epochs: int, audio: str) -> Run:
 
 @contextmanager
 def standing_still(found: Sequence[Training]) -> Iterator[None]:
-    """Stop trainings for a while: they hold their GPUs and take no processor time."""
+    """Suspend trainings for a while: they keep their GPUs and use no processor time."""
     for each in found:
         each.process.suspend()
     try:
@@ -123,22 +123,22 @@ def log_of(stack: Stack, run: Run, map_index: int, attempt: int) -> str:
 
 
 TENS = 10
-"""Trainings of a soak's sweep, each of which is killed."""
+"""Number of trainings in a soak's sweep; each one is killed."""
 
 
 @dataclass
 class Kills:
-    """What came of killing."""
+    """The outcome of killing processes."""
 
     free_seconds: dict[int, float] = field(default_factory=dict)
-    """Seed of the training whose process was killed → seconds until all that it orphaned ended."""
+    """Seed of the training whose process was killed → seconds until all its orphans had ended."""
     hits: Counter[int] = field(default_factory=Counter)
-    """Seed → how often its training ended by a kill: a worker takes its others along."""
+    """Seed → how often a kill ended its training. Killing a worker ends all its trainings."""
     took_others: bool = False
-    """Whether a kill may have hit tasks whose command had not started yet, which nobody counted."""
+    """Whether a kill may have hit tasks before their command started; such hits are not counted."""
 
     def figures(self, kinds: Mapping[int, str]) -> dict[str, str]:
-        """What came of each kind of victim, in words."""
+        """The outcome for each kind of victim, in words."""
         told = {}
         for kind in dict.fromkeys(kinds.values()):
             took = [s for seed, s in self.free_seconds.items() if kinds[seed] == kind]
@@ -147,15 +147,15 @@ class Kills:
 
 
 def kill_each_once(run: Run, seeds: range, kinds: Mapping[int, str]) -> Kills:
-    """Kill -9 a process of each training that is named, once, when it has a checkpoint.
+    """Kill -9 one process of each training in `kinds`, once the training has a checkpoint.
 
-    Returns when the run has ended. Sees all the time that no GPU has two trainings, and after each
-    kill that what it left is gone in time.
+    Returns when the run has ended. Asserts all the time that no GPU has two trainings, and after
+    each kill that the orphaned processes end in time.
 
     Args:
         run: the sweep.
-        seeds: of its trainings.
-        kinds: which of them → the kind of victim.
+        seeds: of all its trainings.
+        kinds: seed of a training to kill → the kind of victim.
     """
     done = Kills()
     give_up_at = time.monotonic() + ROUND_SECONDS * len(seeds)
@@ -173,7 +173,7 @@ def kill_each_once(run: Run, seeds: range, kinds: Mapping[int, str]) -> Kills:
 
 
 def _would_fail(run: Run, kind: str) -> bool:
-    """Whether a kill could end a task's last try: a worker takes along tasks that just start."""
+    """Whether a kill could end a task's last try: a killed worker also ends tasks just starting."""
     if kind != "worker":
         return False
     listed = run._get("/taskInstances?limit=100")["task_instances"]
@@ -185,12 +185,12 @@ def _kill(training: Training, kind: str, others: list[Training], done: Kills) ->
     try:
         victim = training.victim(kind)
         orphans = [training.process, *victim.children(recursive=True)]
-    except (psutil.NoSuchProcess, AttributeError):  # it has just ended by itself
+    except (psutil.NoSuchProcess, AttributeError):  # the training has just ended by itself
         return
     pids = {process.pid for process in orphans}
     hit = [each.seed for each in others if each.process.pid in pids]
     if any(done.hits[seed] >= RETRIES for seed in hit):
-        return  # later, when it stands on another worker
+        return  # kill later: now some training would lose its last try
     began = time.monotonic()
     victim.kill()
     _, alive = psutil.wait_procs(orphans, timeout=FREE_SECONDS)
@@ -203,10 +203,10 @@ def _kill(training: Training, kind: str, others: list[Training], done: Kills) ->
 def assert_all_resumed(
     stack: Stack, run: Run, done: Kills, seeds: range, lost: int | None = None
 ) -> None:
-    """Every training succeeded in the end, and those that were killed went on from a step > 0.
+    """Assert that every training succeeded, and that killed trainings resumed at a step > 0.
 
     Args:
-        lost: the seed of a training that was marked failed, which fails the run and no other.
+        lost: seed of a training that was marked failed; it fails the run, but no other training.
     """
     assert run.state() == ("success" if lost is None else "failed"), run.rows()
     for instance in train_instances(stack, run):

@@ -1,4 +1,4 @@
-"""A little of the demo music, for what needs a training and not what it learns."""
+"""A little of the demo music, for tests that need a training, whatever it learns."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Show that a refactoring changed nothing: run two commits side by side, compare all they make.
+"""Show that a refactoring changed nothing: run two commits side by side and compare their output.
 
     make same BASE=main~1
 
@@ -29,22 +29,22 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent
 MUSIC = REPOSITORY / "deploy" / "demo_music" / "genres_original"
 VARYING = {"": {"images_per_second", "scanned_at", "seconds"}, "metrics.json": {"key"}}
-"""File, or any → the names of all values in it that differ from run to run: times and speeds, and
-what is made of the checkpoint's name."""
+"""File name (empty: any file) → names of the values that differ from run to run: times, speeds, and
+the key that is derived from the checkpoint's name."""
 OF_A_PROCESS = frozenset({".lock"})
-"""Files that say who was at it, not the outcome."""
+"""Files that tell which process was at work, not what it made."""
 CHECKPOINT = re.compile(r"(checkpoint-\d+)\.[0-9a-f]{32}\.pt")
-"""Its name has a hash of its bytes, which hold speeds; what it holds is compared."""
+"""A checkpoint's name has a hash of its bytes, which include speeds; its contents are compared."""
 MUST_BE_THERE = frozenset({".png", ".csv", ".json", ".pt"})
 COMPOSE_FILES = ("docker-compose.yml", "deploy/compose/gpu.yml")
 
 
 class RefusedError(Exception):
-    """There is nothing to compare."""
+    """The comparison cannot be made."""
 
 
 def make(tree: Path, store: Path) -> None:
-    """Run every stage of a tree into an artifact folder."""
+    """Run every stage with a tree's code; the stages write into an artifact folder."""
 
     def stage(*words: object) -> dict[str, Any]:
         command = [sys.executable, "-m", "music_genre", *map(str, words)]
@@ -61,7 +61,7 @@ def make(tree: Path, store: Path) -> None:
     images = ("--images", stage("extract", *catalogue, "--workers", 1)["images"])
     split = ("--split", stage("split", *catalogue, *images)["split"], *kept)
     small = ("--model", "shufflenet_v2_x0_5", "--epochs", 2, "--device", "cpu")
-    small += ("--checkpoint-seconds", 3600)  # one at the end, not where the time falls
+    small += ("--checkpoint-seconds", 3600)  # only one, at the end
     stage("evaluate", "--run", stage("train", *split, *small)["run"], "--device", "cpu")
 
 
@@ -124,7 +124,7 @@ def differences(base: Any, head: Any, where: str) -> list[str]:
 
 
 def difference(base: Any, head: Any) -> str:
-    """Say how two leaves differ; nothing where they do not."""
+    """Say how two leaves differ; returns an empty string if they do not."""
     if type(base) is not type(head):
         return f"{type(base).__name__}, now {type(head).__name__}"
     if isinstance(base, torch.Tensor | np.ndarray):
@@ -135,7 +135,7 @@ def difference(base: Any, head: Any) -> str:
 def array_difference(base: np.ndarray, head: np.ndarray) -> str:
     if (base.dtype, base.shape) != (head.dtype, head.shape):
         return f"{base.dtype} {base.shape}, now {head.dtype} {head.shape}"
-    bits = f"V{base.dtype.itemsize}"  # NaN equals itself, and -0.0 is not 0.0
+    bits = f"V{base.dtype.itemsize}"  # so NaN equals itself, and -0.0 is not 0.0
     differing = base.reshape(-1).view(bits) != head.reshape(-1).view(bits)
     if not differing.any():
         return ""
@@ -144,7 +144,7 @@ def array_difference(base: np.ndarray, head: np.ndarray) -> str:
 
 
 def files_of(store: Path) -> dict[str, Path]:
-    """Every file of an artifact folder by its path in it, checkpoints by their step alone."""
+    """The files of an artifact folder by relative path; checkpoints are named by step alone."""
     return {
         CHECKPOINT.sub(r"\1.pt", str(path.relative_to(store))): path
         for path in sorted(store.rglob("*"))
@@ -169,7 +169,7 @@ def compare(base: Path, head: Path) -> tuple[list[str], Counter[str]]:
 
 
 def rendered_compose(tree: Path) -> Any:
-    """What Compose makes of the tree's files, its own variables being unset but for secrets."""
+    """The tree's Compose files, rendered by Compose with only the secrets set."""
     text = "".join((tree / name).read_text() for name in COMPOSE_FILES)
     secrets = {name: f"the-{name}" for name in re.findall(r"\$\{(\w+):\?", text)}
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -193,7 +193,7 @@ def unpack(commit: str, folder: Path) -> None:
 
 
 def check(base: str) -> None:
-    """Refuse what would compare something else than two commits."""
+    """Refuse a BASE that is no commit, and a working tree with changes."""
     if git("rev-parse", "--verify", "--quiet", f"{base}^{{commit}}").returncode != 0:
         raise RefusedError(f"BASE={base} is no commit here; name one, as in BASE=main~1")
     if changed := git("status", "--porcelain").stdout.decode().splitlines():

@@ -1,4 +1,4 @@
-"""Write the table of a soak from the lines that the suites left; of a test the last one counts.
+"""Write the table of a soak from the lines that the suites left; a test's last line counts.
 
 python tests/soak.py .soak.jsonl docs/soak.md
 """
@@ -24,7 +24,7 @@ Written by `make soak`: every test that is marked `soak`, and what it measured.
 
 
 def line_of(row: dict[str, Any]) -> str:
-    """Make a line of the table of one test."""
+    """Make the table row of one test."""
     file, _, name = row["test"].partition("::test_")
     figures = "; ".join(f"{name}: {value}" for name, value in row["figures"].items())
     result = {True: "passed", False: "**failed**", None: "not run"}[row["passed"]]
@@ -40,7 +40,7 @@ def processor() -> str:
 
 
 def main() -> int:
-    """Write the table; exit 1 where a test failed."""
+    """Write the table; returns 1 if a test failed or did not run."""
     rows_path, page = map(Path, sys.argv[1:])
     lines = map(json.loads, rows_path.read_text().splitlines())
     rows = sorted({line["test"]: line for line in lines}.values(), key=lambda row: row["test"])

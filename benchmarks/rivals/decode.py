@@ -1,4 +1,4 @@
-"""Decode every file of FOLDER with soundfile and do nothing with it."""
+"""Decode every file of FOLDER with soundfile and discard the samples."""
 
 import sys
 from pathlib import Path

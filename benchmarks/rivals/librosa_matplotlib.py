@@ -1,6 +1,6 @@
-"""Draw 432 x 288 pictures as GTZAN's own and most tutorials do: FOLDER of audio, OUTPUT folder.
+"""Draw 432 x 288 pictures as GTZAN and most tutorials do. Arguments: FOLDER of audio, OUTPUT.
 
-One figure serves all tracks: a new one for each, as in tutorials, takes more time and memory.
+One figure serves all tracks: a new figure for each, as in tutorials, takes more time and memory.
 """
 
 import sys
@@ -18,7 +18,7 @@ folder, output = map(Path, sys.argv[1:])
 figure = plt.figure(figsize=(4.32, 2.88), dpi=100)
 for path in sorted(each for each in folder.rglob("*") if each.is_file()):
     waveform, _ = librosa.load(path, sr=22_050)
-    power = librosa.feature.melspectrogram(y=waveform, sr=22_050)  # 2048, 512, 128
+    power = librosa.feature.melspectrogram(y=waveform, sr=22_050)  # n_fft 2048, hop 512, 128 bands
     axes = figure.add_subplot()
     librosa.display.specshow(librosa.power_to_db(power, ref=np.max), sr=22_050, ax=axes)
     axes.set_axis_off()

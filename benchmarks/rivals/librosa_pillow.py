@@ -10,7 +10,7 @@ from PIL import Image
 folder, output = map(Path, sys.argv[1:])
 for path in sorted(each for each in folder.rglob("*") if each.is_file()):
     waveform, _ = librosa.load(path, sr=22_050)
-    power = librosa.feature.melspectrogram(y=waveform, sr=22_050)  # 2048, 512, 128
+    power = librosa.feature.melspectrogram(y=waveform, sr=22_050)  # n_fft 2048, hop 512, 128 bands
     decibels = librosa.power_to_db(power, ref=np.max)
     pixels = np.rint((decibels[::-1] + 80) * 255 / 80).astype(np.uint8)
     Image.fromarray(pixels).save(output / f"{path.stem}.png")

@@ -51,7 +51,7 @@ def train_one_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        loss.item()  # as its logger does
+        loss.item()  # the reference script's logger reads it too
         n_images += len(images)
     return n_images / (time.monotonic() - began)
 

@@ -17,7 +17,8 @@ from deploy.places import REPOSITORY
 GIB = 1024**3
 MIN_ENGINE, MIN_COMPOSE, MIN_BUILDX = (20, 10), (2, 20), (0, 8)
 MIN_CORES, MIN_MEMORY_GIB, MIN_DISK_GIB, MIN_DISK_GIB_BUILT = 2, 6, 25, 3
-"""The idle stack takes 1.5 GiB, a training on a CPU 1 to 2 more; the images take 9 on disk."""
+"""The idle stack takes 1.5 GiB of memory, a training on a CPU 1 to 2 GiB more. The Docker images
+take 9 GiB of disk."""
 LARGEST_IMAGE = "music-genre/gpu-worker"
 MAX_SKEW_SECONDS = 5
 """Tokens are refused if the clocks differ by 10 s."""
@@ -66,7 +67,7 @@ def _of_settings(
 
 
 def _podman() -> Finding | None:
-    """Recognise Podman, as a command called docker or behind Docker's own command."""
+    """Recognise Podman: its own command named `docker`, or its service behind Docker's command."""
     said = docker("--version") + docker("version", "--format", "{{json .}}")
     if "podman" not in said.lower():
         return None
@@ -96,7 +97,7 @@ def _at_least(name: str, found: float, least: float, unit: str) -> Finding:
 
 
 def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
-    # Docker Desktop's folder is inside its virtual machine.
+    # With Docker Desktop the folder is inside its virtual machine, so this machine lacks it.
     looked_at = folder if folder.exists() else REPOSITORY
     free = shutil.disk_usage(looked_at).free / GIB
     built = docker("image", "ls", "-q", f"{LARGEST_IMAGE}:{environment.get('TAG') or 'latest'}")
@@ -106,7 +107,7 @@ def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
 
 
 def _clock(engine_time: str) -> Finding:
-    # The engine writes nanoseconds (Python reads only six digits), and none at a full second.
+    # The engine prints nanoseconds (Python reads only six digits), or no fraction at a full second.
     without_fraction = re.sub(r"\.\d+", "", engine_time)
     skew = abs((datetime.fromisoformat(without_fraction) - datetime.now(UTC)).total_seconds())
     remedy = "" if skew <= MAX_SKEW_SECONDS else "set both clocks by NTP"
@@ -114,7 +115,7 @@ def _clock(engine_time: str) -> Finding:
 
 
 def _scripts() -> Finding:
-    """Check the files mounted from the checkout; under umask 077 other users cannot read them."""
+    """Check that other users can read the files mounted from the checkout; umask 077 forbids it."""
     folder = REPOSITORY / "deploy"
     mounted = [*(folder / "compose").iterdir(), folder / "redis-users.sh", folder / "queues.toml"]
     return readable("scripts", mounted, folder)
@@ -125,7 +126,7 @@ def _docker_way(environment: Mapping[str, str]) -> Finding:
     path = Path(environment.get("DOCKER_SOCKET") or "/var/run/docker.sock")
     try:
         found = path.is_socket()
-    except OSError:  # in a folder that is closed to us
+    except OSError:  # this user may not enter its folder
         found = False
     if not found:
         remedy = "write the engine's socket as DOCKER_SOCKET in .env"

@@ -61,7 +61,7 @@ def _port_option(name: str, server: str) -> Callable[[Command], Command]:
 def writing_env(
     write: Callable[[Project, Sequence[str], Mapping[str, str]], None],
 ) -> Callable[..., None]:
-    """Give a command the options that are written into .env: profiles, ports and the schedule."""
+    """Give a command the options whose values go into .env: profiles, ports and the schedule."""
 
     @env_option
     @project_option
@@ -112,7 +112,7 @@ def check_machine(env_file: Path, name: str) -> None:
 
 
 def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
-    """Check the machine, and the files and variables as `up` would start them.
+    """Check the machine, and the files and variables with which `up` would start the stack.
 
     Raises:
         DeployError: a check found a fault.
@@ -137,7 +137,7 @@ def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str])
 def _settings_planned(
     project: Project, profiles: Sequence[str], chosen: Mapping[str, str], folder: Path
 ) -> dict[str, str]:
-    """Write the `.env` that `up` would write into a folder, and read it."""
+    """Write the `.env` that `up` would write, but into `folder`, and read it there."""
     text, _ = environment.planned(
         project.env_file, profiles=profiles, chosen=chosen, has_data=project.has_data
     )

@@ -11,7 +11,7 @@ class DockerError(DeployError):
     """The docker command failed.
 
     Attributes:
-        said: what it said itself.
+        said: the command's own message, from its standard error.
     """
 
     def __init__(self, message: str, said: str) -> None:

@@ -1,4 +1,4 @@
-"""What is checked of `.env` and of the services that Compose makes of it."""
+"""Checks of `.env` and of the services that Compose derives from it."""
 
 import difflib
 import os
@@ -22,7 +22,7 @@ SIZES = {
 }
 """Variables that are sizes, with the defaults of docker-compose.yml."""
 _MEMORY = r"(?:[1-9]\d{6,}|[1-9]\d*(?:\.\d+)?\s?[kmgt](?:i?b)?)"
-"""What Docker takes for a memory limit, or a number of bytes that is not a slip."""
+"""A memory limit that Docker accepts: a number with a unit, or bytes with at least 7 digits."""
 
 
 class Finding(NamedTuple):
@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 def of_variables(environment: Mapping[str, str], held: set[str]) -> list[Finding]:
-    """Check the variables of .env; a finding without text is left out.
+    """Check the variables of .env; a check that has nothing to report is left out.
 
     Args:
         environment: the variables.
@@ -52,10 +52,10 @@ def of_variables(environment: Mapping[str, str], held: set[str]) -> list[Finding
 
 
 def _audio(environment: Mapping[str, str]) -> Finding:
-    """Check that the CPU workers' user, who has no account here, may read the music."""
+    """Check that the containers' user, which has no account on this machine, may read the music."""
     folder = Path(environment.get("AUDIO_DIR") or DEMO_MUSIC)
     remedy = "write the absolute path of a folder of genre folders as AUDIO_DIR in .env"
-    if not folder.is_absolute():  # Compose would read some of them as volume names
+    if not folder.is_absolute():  # Compose would take some for volume names
         return Finding("AUDIO_DIR", f"{str(folder)!r} is not an absolute path", remedy)
     if not folder.is_dir():
         return Finding("AUDIO_DIR", f"{folder} is not a folder", remedy)
@@ -109,7 +109,7 @@ def _schedule(environment: Mapping[str, str]) -> Finding:
 
 
 def _base_url(environment: Mapping[str, str]) -> Finding:
-    """Check the address of Airflow that links begin with."""
+    """Check BASE_URL, the address of Airflow with which links begin."""
     text = environment.get("BASE_URL", "")
     if text and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", text):
         remedy = "write an address such as https://host/airflow as BASE_URL in .env"
@@ -118,7 +118,7 @@ def _base_url(environment: Mapping[str, str]) -> Finding:
 
 
 def _size(name: str, environment: Mapping[str, str]) -> Finding:
-    """Check a size: without a unit it would be bytes, and the kernel takes only one letter."""
+    """Check a size: without a unit it would mean bytes; a tmpfs takes only a one-letter unit."""
     text = environment.get(name) or SIZES[name]
     is_tmp = name.endswith("_TMP")
     if not re.fullmatch(r"[1-9]\d*[kmg]" if is_tmp else _MEMORY, text, re.IGNORECASE):
@@ -149,7 +149,7 @@ def _share(worker: str, services: Mapping[str, Any]) -> list[Finding]:
 
 
 def unused(names: Sequence[str]) -> list[Finding]:
-    """Name variables of .env that no Compose file uses; one that is nearly known is refused."""
+    """Name variables of .env that no Compose file uses; a likely misspelling is refused."""
     found = []
     for name in names:
         near = difflib.get_close_matches(name, variables(), n=1, cutoff=0.85)

@@ -1,6 +1,6 @@
 """The `.env` file of the Compose stack: every secret generated once, nothing overwritten.
 
-Compose itself reads it for us, so what is checked here is what the containers get.
+Compose itself parses the file, so the values that are checked are those that the containers get.
 """
 
 import json
@@ -28,7 +28,7 @@ _OF_DOCKER = ("COMPOSE_", "DOCKER_", "BUILDKIT_")
 
 
 def variables() -> set[str]:
-    """Name every variable of the stack's file, as `.env.example` lists them."""
+    """The names of all variables that `.env.example` lists."""
     return set(re.findall(r"^#? ?([A-Z_0-9]+)=", EXAMPLE.read_text(encoding="utf-8"), re.M))
 
 
@@ -65,7 +65,7 @@ def read(path: Path) -> dict[str, str]:
     try:
         answer = docker(*words, text=json.dumps(question), environment=shell())
     except DockerError as error:
-        # What it says may show a secret; the number of the line does not.
+        # Compose's message may show a secret; the line number does not.
         line = re.search(r"line \d+", error.said)
         where = f" {line[0]}" if line else ""
         raise DeployError(
@@ -81,7 +81,7 @@ def _of_service(answer: str, service: str) -> dict[str, str]:
     """The environment of a service as `docker compose config --format json` prints it.
 
     Raises:
-        DeployError: it is no JSON, as Compose 2.25.0 prints.
+        DeployError: the answer is not JSON, as with Compose 2.25.0.
     """
     try:
         return dict(json.loads(answer)["services"][service]["environment"])
@@ -135,8 +135,8 @@ def ensure(
         path: the file.
         profiles: also start these; `s3` also makes the stack use its own S3 service.
         chosen: variables to set, whatever the file says.
-        has_data: returns whether the stack has a database, made with an earlier file's secrets;
-            called only if one of them is missing or refused.
+        has_data: returns whether the stack has a database, which was made with the secrets of an
+            earlier file; called only if one of those secrets is missing or refused.
 
     Returns:
         The names of the generated secrets.
@@ -157,7 +157,7 @@ def planned(
     chosen: Mapping[str, str] | None = None,
     has_data: Callable[[], bool] = lambda: False,
 ) -> tuple[str, list[str]]:
-    """The text that `ensure` writes, and the secrets generated for it; arguments are the same."""
+    """The text that `ensure` would write, and the names of the new secrets; same arguments."""
     is_new = not path.exists()
     found = _of_this_machine() if is_new else read(path)
     _refuse_faults(path, found, has_data)
@@ -185,12 +185,12 @@ def _refuse_faults(path: Path, found: Mapping[str, str], has_data: Callable[[], 
 
 
 def profiles_of(found: Mapping[str, str]) -> list[str]:
-    """List the profiles that a file starts."""
+    """List the profiles that the file enables."""
     return [name for name in found.get("COMPOSE_PROFILES", "").split(",") if name]
 
 
 def with_profiles(found: Mapping[str, str], profiles: Sequence[str]) -> dict[str, str]:
-    """The line that adds profiles to those that a file names; empty if it names them already."""
+    """The line that adds profiles to those that the file names; empty if it names them all."""
     named = profiles_of(found)
     wanted = [*named, *(name for name in profiles if name not in named)]
     return {"COMPOSE_PROFILES": ",".join(wanted)} if wanted != named else {}
@@ -210,7 +210,7 @@ def _with_lines(text: str, values: Mapping[str, str]) -> str:
 
 
 def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str, str]:
-    """The lines that the file lacks for using the stack's own S3."""
+    """The lines that the file still needs so that the stack uses its own S3."""
     bucket = found.get("S3_BUCKET") or "music-genre"
     wanted = {
         "AWS_ENDPOINT_URL": "http://s3:8333",

@@ -28,7 +28,7 @@ SECRETS: Mapping[str, Callable[[], str]] = {
     "S3_SECRET_KEY": _password,
 }
 BOUND_TO_DATA = {"POSTGRES_PASSWORD", "ADMIN_PASSWORD", "FERNET_KEY"}
-"""Secrets that the database depends on: a new one cannot open what an old one has locked."""
+"""Secrets that the database depends on: new ones do not match its logins and encrypted data."""
 LEAST_CHARACTERS = 16
 LEAST_OF_JWT_SECRET = 64
 """HS512 requires a key of 64 bytes (RFC 7518, section 3.2)."""
@@ -37,7 +37,7 @@ _PLACEHOLDER = re.compile(r"change.?me|password|secret|placeholder|example|x{6}"
 
 
 def draw(name: str) -> str:
-    """Generate a secret; a new one is drawn if by chance it has a word that `fault_of` refuses."""
+    """Generate a secret; try again if it happens to contain a word that `fault_of` refuses."""
     while fault_of(name, value := SECRETS[name]()):
         pass
     return value

@@ -23,7 +23,7 @@ from deploy.running import Stack
 from fleet.contract import GPU_LOCKS, STACK_LABEL
 
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
-"""Services with an image of their own; the others share the webserver's."""
+"""Services for which an image is built; Airflow's other services share the webserver's image."""
 OWN_CHOICE = "docker-compose.yml:docker-compose.override.yml:docker-compose.override.yaml"
 """The files that Compose reads where COMPOSE_FILE is not set."""
 WAIT_SECONDS = 300
@@ -45,7 +45,7 @@ class Project:
         return {name: value for name, value in environment.read(self.env_file).items() if value}
 
     def services(self) -> dict[str, Any]:
-        """The project's services as Compose reads them from its files, those of profiles too.
+        """The project's services as Compose reads them from its files, including all profiles.
 
         Raises:
             DeployError: Compose refuses the files, or `.env` lacks a secret.
@@ -136,7 +136,7 @@ def _open_lock(path: Path) -> int:
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
-    """Parse what `ps --format json` prints: until Compose 2.20 an array, then an object a line."""
+    """Parse `ps --format json`: an array until Compose 2.20, later one object per line."""
     if text.lstrip().startswith("["):
         return list(json.loads(text))
     return [json.loads(line) for line in text.splitlines() if line.strip()]
@@ -204,15 +204,15 @@ def start(project: Project) -> ComposeStack:
 
 
 def _scale(project: Project) -> list[str]:
-    """The options that keep the number of containers that somebody has set by `--scale`."""
+    """The options that keep the numbers of containers that a user has set with `--scale`."""
     numbers = Counter(str(each["Service"]) for each in project.running())
     return [word for name, n in numbers.items() if n > 1 for word in ("--scale", f"{name}={n}")]
 
 
 def _replace_outdated(project: Project) -> None:
-    """Recreate Redis if one of its mounted files has changed since: Compose compares only paths.
+    """Recreate Redis if a mounted file has changed since its start: Compose compares only paths.
 
-    Postgres needs no such check, because it reads its script only when its data is first made.
+    Postgres needs no such check, because it reads its script only when its data is first created.
     """
     mounted = ("compose/redis-start.sh", "redis-users.sh", "queues.toml")
     changed = max((REPOSITORY / "deploy" / name).stat().st_mtime for name in mounted)
@@ -224,7 +224,7 @@ def _replace_outdated(project: Project) -> None:
 
 
 def _close_the_engine(project: Project) -> None:
-    """Remove the engine's proxy if the profile `docker` is no longer on: Compose lets it run on."""
+    """Remove the engine's proxy if the profile `docker` is off; Compose would leave it running."""
     if "docker" not in environment.profiles_of(project.settings()):
         for container in project.containers():
             if container["Service"] == "socket-proxy":
@@ -232,7 +232,7 @@ def _close_the_engine(project: Project) -> None:
 
 
 def _make_gpu_locks() -> None:
-    """Create the folder of the GPU locks, open to every user; the engine would not open it.
+    """Create the folder of the GPU locks, open to all users; one made by Docker would not be.
 
     Raises:
         DeployError: it exists, but is not open to all users.
@@ -248,7 +248,7 @@ def _make_gpu_locks() -> None:
 def stop(project: Project, *, volumes: bool) -> None:
     """Remove the containers and networks; with `volumes`, all data too."""
     if project.running():
-        project.of_running("stop")  # in dependency order: a worker stops what it has started
+        project.of_running("stop")  # in order: a worker can still stop the containers it started
     if started := docker("ps", "-aq", "--filter", f"label={STACK_LABEL}={project.name}").split():
         docker("rm", "--force", *started)
     project.of_running("down", "--remove-orphans", *(["--volumes"] if volumes else []))

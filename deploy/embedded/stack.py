@@ -102,7 +102,7 @@ def _bring_up(state: State, report: Report) -> LocalStack:
 
 
 def stop(state: State, report: Report) -> bool:
-    """Stop the stack; returns whether one ran. Ignores interruptions: half a stop helps nobody."""
+    """Stop the stack, ignoring interruptions from now on; returns whether one ran."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     if supervisor.supervisord_process(state) is None:
@@ -115,7 +115,7 @@ def stop(state: State, report: Report) -> bool:
 
 
 def _ensure_database(state: State, report: Report) -> None:
-    """Create PostgreSQL's data folder once; a killed attempt leaves nothing under its name."""
+    """Create PostgreSQL's data folder if it is missing; a killed attempt leaves no such folder."""
     if state.postgres.exists():
         return
     report("making the database")
@@ -187,7 +187,7 @@ def _launch(state: State, is_leashed: bool) -> None:
 
 
 def servers_answer(state: State) -> bool:
-    """Whether PostgreSQL and Redis serve: while they recover their data they listen, but refuse.
+    """Whether PostgreSQL and Redis serve: while they recover data, they listen but refuse clients.
 
     Raises:
         OSError: Redis does not listen yet.

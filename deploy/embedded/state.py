@@ -40,14 +40,14 @@ class Secrets:
 
     @classmethod
     def generate(cls) -> "Secrets":
-        """Draw new ones from the system's randomness."""
+        """Generate new secrets from the system's source of randomness."""
         words = {name: secrets.token_urlsafe(24) for name in cls.__dataclass_fields__}
         words["jwt_secret"] = secrets.token_urlsafe(64)  # HS512 wants 64 bytes
         words["fernet_key"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
         return cls(**words)
 
     def of(self, name: str) -> str:
-        """The secret that `.env` has under this name in the stack of containers."""
+        """The secret by its name in `.env` of the stack of containers, such as `JWT_SECRET`."""
         return str(getattr(self, name.lower()))
 
 

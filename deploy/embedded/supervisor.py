@@ -1,6 +1,6 @@
 """Supervisord, the process manager of the embedded stack: its configuration and its remote control.
 
-Supervisord restarts what dies, keeps rotated logs, and stops groups of processes in order.
+Supervisord restarts processes that die, rotates their logs, and stops groups of processes in order.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from deploy.places import REPOSITORY
 from fleet.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
 MAX_STARTS = 3
-"""A component is given up after this many starts within one command of ours."""
+"""A component is given up after this many starts during one command of `python -m deploy`."""
 
 
 @dataclass
@@ -43,8 +43,8 @@ def write_config(state: State) -> None:
     """Write supervisord's configuration, with one group per rank.
 
     Groups are stopped one after the other, highest priority first; a group's members are stopped in
-    parallel. So workers stop while the api-server still accepts their last reports, and all others
-    stop while their servers still run.
+    parallel. So workers stop while the api-server still accepts their last reports, and PostgreSQL
+    and Redis stop last.
     """
     listed = programs(state).values()
     groups = {
@@ -241,7 +241,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that is not blank; empty if there is none."""
+    """The last non-blank line of a log; empty if there is none."""
     try:
         lines = path.read_text(errors="replace").split("\n")
     except OSError:

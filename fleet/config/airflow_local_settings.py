@@ -1,6 +1,6 @@
 """Where Airflow looks for cluster policies; ours are in `fleet/policy.py`.
 
-Every process of Airflow reads this file, so it also sets what all their logs leave out.
+Every Airflow process imports this file, so it also installs the log filter of `fleet/logs.py`.
 """
 
 from fleet.logs import drop_served_logs

@@ -75,8 +75,8 @@ class CommandOperator(BaseOperator):
             AirflowFailException: a final exit status, exit 0 with an invalid result, or a
                 connection without credentials.
             AirflowRescheduleException: exit 75, or stopped because its worker stops.
-            AirflowTaskTerminated, AirflowSkipException: stopped because its task was marked or
-                timed out.
+            AirflowTaskTerminated, AirflowSkipException: stopped because somebody marked or cleared
+                its task, or because it timed out.
             AirflowException: any other exit.
         """
         die_with_parent()

@@ -31,7 +31,7 @@ LABEL = "music-genre"
 _OF_THE_COMMAND = ("MUSIC_GENRE_", "OMP_NUM_THREADS", VISIBLE_VARIABLE)
 """Prefixes of the worker's variables that a command needs; credentials are not among them."""
 _STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
-"""The width is fixed, so a greater stamp is a later one."""
+"""A time stamp in the log. Its width is fixed, so the greater of two stamps is the later one."""
 _WAITED_FOR = {
     *("deferred", "queued", "restarting", "running", "scheduled"),
     *("up_for_reschedule", "up_for_retry"),
@@ -107,7 +107,7 @@ def is_worth_following(found: Mapping[str, Any], labels: Mapping[str, str]) -> b
 
 
 def is_waited_for(ti: Any, labels: Mapping[str, str]) -> bool:
-    """Ask Airflow whether a container's task has not ended yet; a cleared task has not."""
+    """Ask Airflow whether a container's task is unfinished; a cleared task counts as unfinished."""
     dag, run, task, index = (
         labels.get(f"{LABEL}.{key}", "") for key in ("dag", "run", "task", "map-index")
     )
@@ -180,7 +180,7 @@ class Container:
             time.sleep(LOOK_AGAIN_SECONDS)
 
     def last_line(self) -> str:
-        """Read the last line of standard output; the engine's own `tail` counts both outputs."""
+        """Read the last line of standard output; the engine's `tail` counts both outputs."""
         last = deque([""], maxlen=1)
         lines = Lines(lambda line: last.append(line) if line.strip() else None)
         for chunk in self._engine.logs(self.name, stderr=False, stream=True, follow=False):

@@ -103,8 +103,8 @@ class ResumableDockerOperator(DockerOperator):
             AirflowFailException: a final exit status, exit 0 with an invalid result, or a container
                 that can never start.
             AirflowRescheduleException: exit 75, or stopped because its worker stops.
-            AirflowTaskTerminated, AirflowSkipException: stopped because its task was marked or
-                timed out.
+            AirflowTaskTerminated, AirflowSkipException: stopped because somebody marked or cleared
+                its task, or because it timed out.
             AirflowException: any other end, or the engine does not answer.
         """
         die_with_parent()
@@ -179,7 +179,7 @@ class ResumableDockerOperator(DockerOperator):
     def _ensure(
         self, container: Container, words: list[str], context: Context, worker: Any
     ) -> None:
-        """Ensure that the task's container runs or has succeeded; remove any other of its name."""
+        """Ensure that the task's container runs or has succeeded; replace an unusable one."""
         labels = labels_of(stack_of(worker), context["ti"], digest(self.image, words))
         if found := container.inspect():
             follows, status = is_worth_following(found, labels), found["State"]["Status"]
@@ -229,7 +229,7 @@ class ResumableDockerOperator(DockerOperator):
             ) from error
 
     def _host_settings(self, worker: Any) -> dict[str, Any]:
-        """The container's share of the machine; by default no more than the worker has."""
+        """The container's host settings; memory limits are the worker's unless they are given."""
         self._normalize_mounts()
         limits = worker["HostConfig"]
         return {
@@ -239,13 +239,13 @@ class ResumableDockerOperator(DockerOperator):
             "dns_search": self.dns_search,
             "extra_hosts": self.extra_hosts,
             "ipc_mode": self.ipc_mode,
-            "cpu_shares": round(self.cpus * 1024),  # 1.0: 1024, as in `docker run`
+            "cpu_shares": round(self.cpus * 1024),  # 1.0 CPU is 1024 shares, as in `docker run`
             "mem_limit": self.mem_limit or limits["Memory"],
             "shm_size": self.shm_size or limits["ShmSize"],
             "ulimits": self.ulimits,
             "cap_add": self.cap_add,
             "read_only": True,
-            # In memory, as large as the worker's, and private to the container.
+            # `/tmp` is in memory, as large as the worker's, and private to the container.
             "tmpfs": {TMP: (limits.get("Tmpfs") or {}).get(TMP, "mode=1777")},
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],

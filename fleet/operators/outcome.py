@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 EXITS_FINAL = {2, 64, 65}
 """EX_USAGE and EX_DATAERR of sysexits.h, and 2, most programs' status for a usage error. Not 1: a
-Python exception or a failed shell command exits with it, for example after a lost connection."""
+Python exception or a failed shell command exits with 1, for example after a lost connection."""
 TRY_AGAIN_AFTER = timedelta(seconds=10)
 TRY_AGAIN_FOR = timedelta(hours=1)
-"""A command that asks to be tried again for longer, as on a full disk, fails instead."""
+"""A command that still exits with 75 after this time, as on a full disk, fails instead."""
 _OVER = {"failed", "removed", "skipped", "success", "upstream_failed"}
 FIRST_ASKED = "first asked to be tried again"
 MAX_RESULT_BYTES = 48 * 1024
@@ -44,12 +44,15 @@ class Told:
         self.why = ""
 
     def line(self, text: str) -> None:
-        """Log a line; one that begins with `error:` is an error, and the reason if it is last."""
+        """Log a line; if it begins with `error:`, log it as an error and keep it as the reason.
+
+        A later line that is no error clears the reason.
+        """
         self.why = text if text.startswith("error:") else ""
         self._write(text)
 
     def output(self, text: str) -> None:
-        """Log a line of standard output; it may come late, so it does not affect the reason."""
+        """Log a line of standard output; it may arrive late, so it does not affect the reason."""
         self._write(text)
 
     def _write(self, text: str) -> None:
@@ -89,7 +92,8 @@ def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> N
 
     Raises:
         AirflowTaskTerminated: told to end because its task was marked failed.
-        AirflowSkipException: told to end because its task was marked, timed out or cleared.
+        AirflowSkipException: told to end because its task was marked otherwise, timed out or was
+            cleared.
         AirflowRescheduleException: told to end because its worker stops, or exit 75 within
             `TRY_AGAIN_FOR`; does not use up a retry.
         AirflowFailException: an exit status in `EXITS_FINAL`; a retry would not help.
@@ -160,7 +164,7 @@ def _unfit(value: Any, key: str) -> Iterator[tuple[str, str]]:
 def alias_of(asset: Asset | None) -> list[AssetAlias]:
     """The outlets of a task that may make an asset.
 
-    It is an alias, because an asset among the outlets would get an event whatever the result is.
+    The outlet is an alias, because an asset would get an event whatever the result is.
     """
     return [AssetAlias(asset.name)] if asset else []
 

@@ -1,8 +1,8 @@
 """Run one command so that neither it nor anything it started can outlive us.
 
-Measured on Airflow 3.3.2, and the reason for this design: Airflow kills a task by SIGTERM, then
-SIGKILL after five seconds; a child in its own session survives that; and after `kill -9` of a
-task's supervisor the task's processes live on. So the command leads its own session and has a
+The reasons for this design, measured on Airflow 3.3.2: Airflow kills a task by SIGTERM, then by
+SIGKILL after five seconds. A child in its own session survives that. After `kill -9` of a task's
+supervisor, the task's processes live on. So the command leads its own session and has a
 parent-death signal, and we adopt its orphans (child subreaper) in order to kill them.
 """
 
@@ -80,7 +80,7 @@ def _text(line: bytes) -> str:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, and make it its orphans' parent.
+    """Have the kernel kill this process when its parent dies, and make it adopt its orphans.
 
     Raises:
         OSError: the kernel refused (prctl(2)).

@@ -1,6 +1,6 @@
 """Where Airflow looks for plugins; the code of this one is in `fleet/timetable.py`.
 
-Airflow loads this file as a module under its bare name, so it must not have a package's name.
+Airflow loads this file as a top-level module, so the file must not have the name of a package.
 """
 
 from airflow.plugins_manager import AirflowPlugin

@@ -11,6 +11,7 @@ from fleet.workers import control, messages, slots, stopping
 CONNECTED = (control, messages, slots, stopping)
 """Modules that listen to Celery's signals."""
 
-# A task's argument is its workload, including the token with which it reports as that task. Events
-# and `inspect` answers carry arguments to every listener, for example Flower.
+# The argument of a Celery task is Airflow's workload. It includes the token with which the task
+# authenticates itself. Events and `inspect` answers would show arguments to every listener, for
+# example Flower, so events of sent tasks are switched off.
 CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, "task_send_sent_event": False}

@@ -9,9 +9,9 @@ from celery.worker.request import Request
 
 from fleet.workers.gpus import SLOTS_VARIABLE, slot_gpus
 
-# Remote control may look, switch events on and off, and end a task or a worker. Commands that
-# change queues or slots are removed, because the contract sets those, and so is `election`, by
-# which a worker can be made to send tasks.
+# Remote control may inspect a worker, switch events on and off, and end a task or a worker.
+# Commands that change queues or slots are removed, because the contract sets queues and slots.
+# `election` is removed too, because it can make a worker send tasks.
 ALLOWED = {
     *("active", "active_queues", "clock", "conf", "hello", "ping", "query_task", "registered"),
     *("report", "reserved", "revoked", "scheduled", "stats"),
@@ -23,13 +23,13 @@ for name in Panel.data.keys() - ALLOWED:
 
 @signals.before_task_publish.connect
 def hide_arguments(headers: dict[str, Any], **_: Any) -> None:
-    """Replace the text of the arguments, which events carry, with a placeholder."""
+    """Replace the text of a task's arguments in events with a placeholder."""
     headers["argsrepr"] = headers["kwargsrepr"] = "hidden"
 
 
 @signals.worker_init.connect
 def hide_arguments_from_inspect(**_: Any) -> None:
-    """Make `inspect active` and similar commands answer with that placeholder too."""
+    """Make `inspect active` and similar commands show the placeholder, not the arguments."""
     info = Request.info
     Request.info = lambda request, **_: info(request, safe=True)
 

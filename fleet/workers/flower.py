@@ -1,4 +1,4 @@
-"""Flower with a login for everything: every page, the API, `/metrics` and the pictures.
+"""Flower with a login for everything: every page, the API, `/metrics` and static files.
 
 Flower 2.2 by itself serves `/metrics`, `/healthcheck` and static files without a login (tried).
 """
@@ -20,7 +20,7 @@ class Refusal(tornado.web.RequestHandler):
     """The answer to every request without the login."""
 
     def check_xsrf_cookie(self) -> None:
-        """Skip the check: a refusal leaves nothing to forge."""
+        """Skip the check: this handler refuses every request, so forged ones do no harm."""
 
     def prepare(self) -> None:
         """Ask for the login."""

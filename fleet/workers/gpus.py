@@ -24,9 +24,9 @@ class Gpu:
 
 
 SLOTS_VARIABLE = "FLEET_SLOTS"
-"""Says how many slots a worker has."""
+"""The environment variable that says how many slots a worker has."""
 GPUS_VARIABLE = "FLEET_GPUS"
-"""The UUIDs of the GPUs of a worker's slots, separated by commas."""
+"""The environment variable with the UUIDs of a worker's GPUs, one per slot, comma-separated."""
 
 
 def list_gpus() -> list[Gpu]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 JOB_SECONDS = {"SchedulerJob": 30, "DagProcessorJob": 30, "TriggererJob": 30}
-"""Age of the last heartbeat at which a job counts as dead; they beat every 5 s."""
+"""Age of the last heartbeat at which a job counts as dead; jobs beat every 5 s."""
 ALIVE_SECONDS = 20
 """Age of the last heartbeat at which a worker counts as dead; it beats every 2 s."""
 
@@ -43,7 +43,7 @@ def webserver(port: str) -> str:
 
 def job(kind: str) -> str:
     """Read the job's heartbeat from the metadata database, as `airflow jobs check` does."""
-    import psycopg2  # only the control plane has a database to ask
+    import psycopg2  # only the control plane has access to the database
 
     address = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
     query = (
@@ -60,7 +60,7 @@ def job(kind: str) -> str:
 
 
 def alive() -> str:
-    """Check when the worker last touched its file."""
+    """Check the age of the file that the worker touches at each heartbeat."""
     try:
         age = time.time() - Path(os.environ["FLEET_ALIVE_FILE"]).stat().st_mtime
     except FileNotFoundError:
@@ -77,7 +77,7 @@ CHECKS: dict[str, Callable[..., str]] = {
 
 
 def main() -> None:
-    """Run one check; exit 1 and say in one line what is wrong."""
+    """Run one check; if it fails, say in one line what is wrong and exit with status 1."""
     try:
         fault = CHECKS[sys.argv[1]](*sys.argv[2:])
     except Exception as error:

@@ -1,9 +1,9 @@
 """What happens to a task's message from when a worker takes it until the task ends.
 
-A worker acknowledges a message when its task has ended. Until then kombu's Redis transport keeps it
-aside, with the time at which it was taken, and redelivers it after `visibility_timeout`. If a
-worker dies between taking a message and starting its task, nobody notices before that. So workers
-hold messages by lease.
+A worker acknowledges a message when its task has ended. Until then kombu's Redis transport keeps
+the message aside, with the time at which it was taken, and redelivers it after
+`visibility_timeout`. Without leases, nobody would notice before then that a worker died between
+taking a message and starting its task. So workers hold messages by lease.
 """
 
 import functools
@@ -27,11 +27,12 @@ _MOOT: Mapping[int, str] = {
     HTTPStatus.NOT_FOUND: "its try is over",
     HTTPStatus.CONFLICT: "its task is not waiting",
 }
-"""Why the webserver refuses to start a task that was started or given up long before."""
+"""The webserver's refusals to start a task that was started or given up long before: HTTP status →
+reason."""
 
 
 class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no types
-    """Renews the leases of this worker's messages, and puts back those whose lease has expired.
+    """Renews the leases of this worker's messages; puts back any message with an expired lease.
 
     If a worker is cut off from Redis, its message may be put back while the task runs. This does
     no harm: the webserver refuses to start the task twice (see `unless_moot`).
@@ -40,7 +41,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no typ
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, consumer: Any) -> None:
-        """Begin when the worker starts and whenever it has reconnected to Redis."""
+        """Start the timer; called at the worker's start and after each reconnection to Redis."""
         channel = consumer.task_consumer.channel
         consumer.timer.call_repeatedly(RENEWAL_SECONDS, lambda: self._turn(channel))
 
@@ -72,12 +73,13 @@ def put_back(channel: Any) -> list[str]:
 def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
     """Ignore a redelivered message that leaves nothing to do; put back one that comes too early.
 
-    Airflow ignores a redelivered message whose task still runs, but asks for the token first: the
-    refusal ended the running task (seen with 3.3.2 and providers-celery 3.26.0). If a task does
-    not run, the scheduler notices by its heartbeat or by the time-out of queued tasks.
+    Airflow itself ignores a redelivered message whose task still runs. But the webserver checks the
+    message's token first, and its refusal ended the running task (seen with 3.3.2 and
+    providers-celery 3.26.0). If the task does not run, an ignored message does no harm: the
+    scheduler notices by the missing heartbeat or by the time-out of queued tasks.
     If the webserver cannot be reached, as while a stack starts, any message is put back and tried
-    again; without this it used up a try. If the webserver's answer is lost or is a server error,
-    only a redelivered message is put back.
+    again; otherwise the task would lose a try. If the webserver's answer is lost or is a server
+    error, only a redelivered message is put back.
     """
 
     @functools.wraps(run)
@@ -101,14 +103,14 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
 
 @signals.worker_init.connect
 def hold_messages_by_lease(sender: Any, **_: Any) -> None:
-    """Add the leases, and wrap the task that all messages run before pool processes inherit it."""
+    """Add the leases, and wrap Airflow's Celery task before the pool processes inherit it."""
     sender.app.steps["consumer"].add(Leases)
     task = sender.app.tasks["execute_workload"]
     task.run = unless_moot(task.run)
 
 
 def _status(error: ServerResponseError | TransportError) -> int:
-    """The answer's status; if there was no answer, that of an unavailable server."""
+    """The HTTP status of the answer; 503 (service unavailable) if there was no answer."""
     if isinstance(error, ServerResponseError):
         return error.response.status_code
     return HTTPStatus.SERVICE_UNAVAILABLE

@@ -9,15 +9,15 @@ import psutil
 from celery import signals
 
 ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
-"""Names the file that a worker touches after each heartbeat sent to the broker."""
+"""The environment variable that names the file a worker touches after each heartbeat it sends."""
 
 
 @signals.worker_shutting_down.connect
 def stop_tasks(**_: Any) -> None:
-    """Make a stopping worker stop its tasks, which go on elsewhere, instead of waiting for them.
+    """Make a stopping worker stop its tasks instead of waiting for them; they are rescheduled.
 
-    A pool process that has a child runs a task and passes SIGTERM on to it. One without a child is
-    idle, and Celery ends it.
+    A pool process with a child runs a task, and passes SIGTERM on to the child. A pool process
+    without a child is idle, and Celery ends it.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
         for supervisor in psutil.Process().children():

@@ -13,7 +13,8 @@ from fleet.workers.gpus import GPUS_VARIABLE, SLOTS_VARIABLE, Gpu, list_gpus
 
 CGROUP = Path("/sys/fs/cgroup")
 ALONE = ("--skip-serve-logs", "--without-mingle", "--without-gossip")
-"""Workers need not know each other, and through gossip one could make another send tasks."""
+"""Workers need no contact with each other, and gossip would let one worker make another send
+tasks."""
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 """A slot's share of the cores. With more threads than cores, threads spin while they wait for each
 other: four trainings on two cores took 480 s with two threads each, 54 s with one (measured)."""

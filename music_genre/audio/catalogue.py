@@ -23,7 +23,7 @@ RECIPE = 2
 CLOCKS_DIFFER_SECONDS = 5.0
 """Largest expected difference between the clocks of the scanning host and the storage."""
 HASHING_SECONDS = 24 * 3600.0
-"""CPU seconds that hashing a file may take: more than any needs, because hashing cannot hang."""
+"""Limit in CPU seconds for hashing a file. No file reaches it, because hashing cannot hang."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What `scan` wrote."""
+    """The catalogue that `scan` wrote."""
 
     folder: Path
     """The scanned folder."""
@@ -62,7 +62,7 @@ def scan(
         folder: holds one folder of files per genre; a `tracks.csv` (columns path, track_id,
             artist) in it or beside it says which recording each file was cut from.
         store: the artifact folder; the catalogue gets a folder of its own in it.
-        kind: what the files are; others are rejected.
+        kind: the kind of files to list; all others are rejected.
         into: put the catalogue here instead.
         progress: called with (files done, total files), while hashing and again while checking.
 
@@ -74,7 +74,7 @@ def scan(
     """
     began = time.time()
     paths = find_files(folder, kind, without=store)
-    # A picture has another suffix than the audio file that tracks.csv may list.
+    # tracks.csv may list audio files; their pictures have the same names but other suffixes.
     known = origins.read_table(folder, paths, any_suffix=kind is not AUDIO)
     tasks = [Task(kind, folder, path, known.get(path)) for path in paths]
     read = _in_workers(read_contents, tasks, lambda _: HASHING_SECONDS, progress)
@@ -129,7 +129,7 @@ def _write(tasks: list[Task], made: Path, progress: Progress) -> dict[str, Any]:
 
 
 def read_catalogue(made: Path) -> Catalogue:
-    """Read what `scan` wrote.
+    """Read a catalogue that `scan` wrote.
 
     Raises:
         InputError: the folder is not a catalogue.
@@ -159,7 +159,8 @@ def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
     """Reject a file that is gone or whose size has changed since the scan.
 
     Returns:
-        The checksum that it must still have, if it was touched since; else an empty string.
+        The checksum that the file must still have, if the file may have changed since the scan;
+        else an empty string.
 
     Raises:
         InputError: it is gone, or has another size.
@@ -173,7 +174,7 @@ def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
         raise InputError(
             f"{file}: has {found.st_size} bytes, had {track.n_bytes} when scanned; scan again"
         )
-    # ctime: the kernel sets it at each change, and copying cannot set it back.
+    # ctime, not mtime: the kernel sets it at each change, and copying cannot restore the old one.
     return track.checksum if found.st_ctime > scanned_at - CLOCKS_DIFFER_SECONDS else ""
 
 

@@ -21,7 +21,7 @@ MINIMUM_SECONDS = 1.0
 SILENCE = 10 / 32768
 """Peaks below ten steps of 16-bit audio (-70 dB) are dither, not music."""
 LOUDEST = 1e10
-"""Higher peaks are not audio: their squares overflow float32. 32-bit integers stay below."""
+"""Higher peaks are not audio; their squares may overflow float32. 32-bit integers stay below."""
 SAMPLE_RATES = range(1_000, 1_000_001)
 """Sample rates in Hz that a header may announce."""
 MOST_CHANNELS = 64
@@ -44,8 +44,8 @@ class Sound:
         self._file = file
         self._length_is_guessed = file.format == "MP3" and not headers.mp3_says_its_length(path)
         self.seconds: float = file.frames / file.samplerate
-        # 16-bit integers are not converted (measured: 0.1 instead of 1.3 ms for 30 s); scaling
-        # them to floats costs nothing as part of a later multiplication.
+        # Samples of up to 16 bits are read as int16 (measured: 0.1 ms for 30 s, instead of 1.3 ms
+        # as floats). A later multiplication scales them to floats at no extra cost.
         narrow = file.subtype in {"PCM_16", "PCM_S8", "PCM_U8"}
         self.full_scale = 32768.0 if narrow else 1.0
         self._dtype = np.int16 if narrow else np.float32
@@ -104,8 +104,8 @@ def open_sound(path: Path) -> Iterator[Sound]:
     except soundfile.LibsndfileError as error:
         # libsndfile closed the descriptor.
         raise AudioError(f"not audio: {_reason(error)}") from None
-    # Otherwise soundfile seeks to its current position after each block. That takes a fifth of the
-    # time for MP3 (measured) and may end at another position in damaged files.
+    # This keeps soundfile from seeking to its current position after each block. For MP3 the seek
+    # takes a fifth of the time (measured); in a damaged file it may end at another position.
     file.seekable = lambda: False
     with file:
         _check_header(file, path)
@@ -115,8 +115,8 @@ def open_sound(path: Path) -> Iterator[Sound]:
 def _open(path: Path) -> int:
     """Open a regular file that is not empty, and return its descriptor.
 
-    A descriptor, because soundfile cannot open names that are not UTF-8, and because a file that
-    cannot be opened then raises OSError. Without O_NONBLOCK, opening a pipe could wait forever.
+    soundfile gets a descriptor because it cannot open names that are not UTF-8. A file that cannot
+    be opened then also raises OSError. Without O_NONBLOCK, opening a pipe could wait forever.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     found = os.fstat(descriptor)
@@ -128,7 +128,7 @@ def _open(path: Path) -> int:
 
 def _reason(error: soundfile.LibsndfileError) -> str:
     text = " ".join(error.error_string.split()).removeprefix("Error : ").rstrip(".")
-    # libsndfile says this of some damaged MP3s; the file exists, because it has been opened.
+    # libsndfile reports this for some damaged MP3s, although the file exists and has been opened.
     return "damaged" if text.startswith("File does not exist") else text
 
 
@@ -148,7 +148,7 @@ def _check_header(file: soundfile.SoundFile, path: Path) -> None:
         )
     seconds = n_frames / rate
     if seconds > MOST_HOURS * 3600:
-        # libsndfile also reports this for a streamed FLAC, whose header leaves the length open.
+        # libsndfile also reports such a length for a streamed FLAC, whose header states none.
         raise AudioError(
             f"its header announces {seconds / 3600:.3g} hours, more than {MOST_HOURS}; export it "
             "again or shorten it"

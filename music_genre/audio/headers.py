@@ -1,6 +1,7 @@
-"""What the headers of uncompressed audio files announce.
+"""Read from the header of an audio file how much audio it announces.
 
-libsndfile silently returns less of a truncated file, so these headers are parsed here.
+libsndfile silently returns fewer frames for a truncated uncompressed file, so the headers of such
+files are parsed here.
 """
 
 import os
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import IO
 
 UNKNOWN_SIZES = {0xFFFFFFFF, 0x7FFFF000}
-"""Placeholders for the unknown size of streamed audio: of most programs, and of SoX."""
+"""Placeholders for an unknown size in streamed audio: that of most programs, and SoX's."""
 MOST_CHUNKS = 10_000
-"""A limit, because a file of zeros looks like empty chunks to its end: minutes of reading."""
+"""Chunk limit: a file of zeros looks like endless empty chunks, which take minutes to read."""
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 
@@ -32,13 +33,16 @@ def data_bytes(path: Path) -> tuple[int, int]:
 
 
 def mp3_says_its_length(path: Path) -> bool:
-    """Return whether an MP3's first frame holds its length; if not, decoders guess from its size.
+    """Tell whether an MP3 states its length in its first frame.
 
-    Source: LAME's and Fraunhofer's info tags (Xing, Info, VBRI); ID3 2.4 for the tag before.
+    Otherwise decoders guess the length from the file size.
+
+    Source: LAME's and Fraunhofer's info tags (Xing, Info, VBRI); ID3 2.4 for the tag before
+        the first frame.
     """
     with path.open("rb") as file:
         begin = file.read(10)
-        if begin[:3] == b"ID3":  # seven bits of the size in each byte
+        if begin[:3] == b"ID3":  # each byte of the size holds seven bits
             file.seek(
                 sum(byte << 7 * place for place, byte in enumerate(begin[:5:-1])), os.SEEK_CUR
             )
@@ -47,7 +51,7 @@ def mp3_says_its_length(path: Path) -> bool:
 
 
 def _riff(file: IO[bytes]) -> int | None:
-    """Move `file` to the audio of a WAV and return its size in bytes; None if unknown."""
+    """Seek to the audio of a WAV; return the audio's size in bytes, None if unknown."""
     long_size = 0
     file.seek(12)
     for chunk in _chunk_headers(file, 8):
@@ -80,7 +84,7 @@ def _chunk_headers(file: IO[bytes], n_bytes: int) -> Iterator[bytes]:
 
 
 def _chunks(file: IO[bytes], wanted: bytes) -> int | None:
-    """Find a chunk in a file whose sizes are big-endian."""
+    """Seek to a chunk of a big-endian file; return its size in bytes, None if unknown."""
     file.seek(12)
     for chunk in _chunk_headers(file, 8):
         size = int.from_bytes(chunk[4:], "big")

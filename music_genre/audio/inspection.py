@@ -23,7 +23,7 @@ class Describe(Protocol):
     """Inspects a file."""
 
     def __call__(self, path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:
-        """Return its length in seconds, and its tags if requested.
+        """Return a file's length in seconds, and its tags if requested.
 
         Raises:
             AudioError: it cannot be used.
@@ -42,12 +42,12 @@ class Kind:
     suffixes: frozenset[str]
     """The accepted suffixes, with their dots."""
     wrapper: str
-    """The name of the folder around the genre folders in copies of GTZAN."""
+    """The name of the folder that holds the genre folders in copies of GTZAN."""
     describe: Describe
     patience: Callable[[int], float]
     """Returns the CPU seconds that a file of a given number of bytes may take."""
     rejection: str = ""
-    """Suffix of texts that say why a file could not be made; empty if there are none."""
+    """Suffix of text files that say why a picture could not be made; empty if there are none."""
 
 
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:
@@ -68,7 +68,7 @@ class Track:
     track: str
     """The recording it was cut from."""
     group: str
-    """What a split keeps together by default: the recording."""
+    """The group that a split keeps together by default: the recording."""
     artist: str
     """Empty where unknown."""
     checksum: str
@@ -79,7 +79,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Contents:
-    """A file's checksum and size; empty if it cannot be read, and `inspect` then says why."""
+    """A file's checksum and size; empty if it cannot be read: `inspect` then says why."""
 
     checksum: str = ""
     n_bytes: int = 0
@@ -97,7 +97,7 @@ class Task:
 
     @property
     def file(self) -> Path:
-        """Where it is."""
+        """The path of the file."""
         return self.folder / self.path
 
 
@@ -140,7 +140,7 @@ def _track(task: Task) -> Track:
 
 
 def _check_place(task: Task) -> None:
-    """Reject a file for its name or place, before any of it is read.
+    """Reject a file for its name, place or type, before reading it.
 
     Raises:
         AudioError: it cannot be used.
@@ -151,7 +151,7 @@ def _check_place(task: Task) -> None:
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(task.folder)):
         raise AudioError("a link that points outside the scanned folder; copy the file")
     if stat.S_ISDIR(file.stat().st_mode):
-        os.scandir(file).close()  # raises the reason if it cannot be listed
+        os.scandir(file).close()  # raises OSError if the folder cannot be listed
         raise AudioError(f"a folder; put {task.kind.name} directly into the genre folder")
     if file.suffix.lower() not in {*task.kind.suffixes, task.kind.rejection}:
         ends = " ".join(sorted(task.kind.suffixes))

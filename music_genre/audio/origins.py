@@ -1,4 +1,4 @@
-"""The recording and artist that a file was cut from: by tracks.csv, otherwise by its tags."""
+"""The recording that a file was cut from, and its artist: from tracks.csv, else from tags."""
 
 import os
 from pathlib import Path
@@ -11,24 +11,24 @@ Origin = tuple[str, str]
 
 
 def from_tags(tags: dict[str, str], path: str) -> Origin:
-    """Name recording and artist by tags; without artist or title, a file is its own recording."""
+    """Take recording and artist from tags; without artist or title, a file is its own recording."""
     artist, title = tags.get("artist", "").strip(), tags.get("title", "").strip()
     album = tags.get("album", "").strip()
     return (f"{artist} / {album} / {title}" if artist and title else path), artist
 
 
 def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -> dict[str, Origin]:
-    """Read tracks.csv: map each of the paths that it lists to (recording, artist).
+    """Read tracks.csv: map each of `paths` that the table lists to (recording, artist).
 
     Args:
-        audio_dir: the folder of the genre folders; the table is in it or beside it.
-        paths: of the files, relative to the folder.
-        any_suffix: a row matches files of its genre and name with any suffix, so that a table of
-            audio also covers its pictures; a table beside the folder may then match no file.
+        audio_dir: holds the genre folders; the table is in it or beside it.
+        paths: the paths of the files, relative to `audio_dir`.
+        any_suffix: a row matches files with its genre and name and any suffix, so that a table of
+            audio files also covers their pictures. A table beside the folder may then match none.
 
     Raises:
-        InputError: it lacks a column or a value, or lists none of the files; a split by recording
-            would then silently become a split by file.
+        InputError: the table lacks a column or a value, or lists none of the files. Without this
+            error, a split by recording would silently become a split by file.
     """
     places = [folder / "tracks.csv" for folder in (audio_dir, audio_dir.parent)]
     table = next(filter(Path.is_file, places), None)

@@ -23,13 +23,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 QUEUED = 2
-"""Tasks per worker while many wait: the current one, and the next to start without delay."""
+"""Tasks per worker while many wait: the current one, and one that can start without delay."""
 TRIES = 2
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Returned instead of the result of a task whose worker died."""
+    """Returned instead of a result if a task failed, for example because its worker died."""
 
     reason: str
 
@@ -71,7 +71,7 @@ class _Pool(Generic[Task, Result]):
                     yield outcome
 
     def start_worker(self) -> None:
-        """Fork a worker; it inherits imports, filters and tasks, so it only needs task numbers."""
+        """Fork a worker; it inherits the tasks with its memory, so it only needs their numbers."""
         ours, theirs = get_context("fork").Pipe()
         inherited = [ours, *(worker.pipe for worker in self.workers)]
         process = get_context("fork").Process(
@@ -123,7 +123,7 @@ class _Pool(Generic[Task, Result]):
         return number, result
 
     def bury(self, worker: _Worker) -> tuple[int, Failure] | None:
-        """Replace a dead worker; retry its task once, alone, then report it as failed."""
+        """Replace a dead worker, and retry its task once, alone, or report the task as failed."""
         number, *untouched = worker.tasks
         self.waiting.extendleft(reversed(untouched))
         self.dismiss(worker)
@@ -150,9 +150,10 @@ class _Pool(Generic[Task, Result]):
             self.dismiss(worker)
 
     def work(self, pipe: connection.Connection, inherited: list[connection.Connection]) -> None:
-        """Run as a worker: do tasks by their numbers until there are no more."""
+        """Run as a worker: receive task numbers and do these tasks until the pipe is closed."""
         _begin()
-        # A pipe ends when its other end is closed everywhere; the fork copied the parent's ends.
+        # `recv` sees the end of a pipe only when no process has the other end open any more; the
+        # fork copied the parent's ends into this process.
         for each in inherited:
             each.close()
         while True:
@@ -164,11 +165,11 @@ class _Pool(Generic[Task, Result]):
                 return
             _limit_processor_time(self.seconds(task))
             answer = self.answer(task)
-            with suppress(OSError):  # nobody reads it any more; the next `recv` will notice
+            with suppress(OSError):  # the parent closed the pipe; the next `recv` will notice
                 pipe.send(answer)
 
     def answer(self, task: Task) -> tuple[bool, Result | Exception]:
-        """Return whether a task was done, and its result or error."""
+        """Do a task; return whether it succeeded, and its result or error."""
         try:
             return True, self.function(task)
         except Exception as error:
@@ -185,8 +186,8 @@ def run(
 ) -> Iterator[tuple[int, Result | Failure]]:
     """Do each task in one of several processes.
 
-    This process must have no threads. Even one task is done in a worker, so that this process
-    survives whatever a task does.
+    The calling process must have no threads. Even a single task is done in a worker, so that the
+    calling process survives whatever the task does.
 
     Args:
         function: its results and errors must be picklable.
@@ -225,7 +226,8 @@ def _begin() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Decoders report damage there without naming the file; results and errors use the pipe.
+    # Discard stderr: decoders report damage there without naming the file. Results and errors use
+    # the pipe.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signals.set_parent_death_signal(signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""The command line: one command per stage; a result is one JSON line, an error one line.
+"""The command line: one command per stage; a result is one JSON line, an error one line of text.
 
 Stages are imported inside their commands, so that help does not load torch.
 """

@@ -87,7 +87,7 @@ def train_using_image_features(
 
 
 def _catalogued(images: Path, store: Path) -> tuple[Path, Path | None]:
-    """Return the catalogue of a folder of pictures, and the folder if `extract` drew them."""
+    """Return the catalogue of a folder of pictures; also the folder, if `extract` drew them."""
     from music_genre.audio.catalogue import scan
     from music_genre.dataset.examples import drawn_from
     from music_genre.features.pictures import PICTURES

@@ -27,14 +27,14 @@ LASTING = {
 
 
 class Commands(click.Group):
-    """Lists commands in the order of the data flow and turns errors into one line and a code."""
+    """Lists commands in data-flow order, and turns errors into one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return the names in the order of their definition."""
+        """Return the commands' names in the order in which they were added."""
         return list(self.commands)
 
     def make_context(self, *given: Any, **options: Any) -> click.Context:
-        """Parse the options before the command's name."""
+        """Parse the options that precede a command's name; a usage error exits with 64."""
         try:
             return super().make_context(*given, **options)
         except click.UsageError as error:
@@ -42,7 +42,7 @@ class Commands(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; the only place where errors become exit codes."""
+        """Run a command; turn its errors into one line and an exit code."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -94,11 +94,12 @@ def commands() -> None:
     for number in signals.heard():
         signal.signal(number, _stop)
     # How long torch's threads spin before they sleep: long enough to catch the next of many small
-    # operations, short enough to leave the cores to others. Measured with shufflenet_v2_x0_5,
-    # images/s alone and beside two busy programs: 519 and 118; with GOMP's default 487 and 65;
-    # without spinning 213 and 141. Read when torch is loaded.
+    # operations, short enough to leave the cores to other programs. Images/s of shufflenet_v2_x0_5,
+    # alone and beside two busy programs (measured): 519 and 118 with this value, 487 and 65 with
+    # GOMP's default, 213 and 141 without spinning. The variable is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Without it, cuBLAS may add in a different order each time. Read when CUDA starts.
+    # Without this setting, cuBLAS may add numbers in a different order each time. It is read when
+    # CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

@@ -26,7 +26,7 @@ def taking(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
 
 def address(text: str) -> Path:
     """Turn an address into a local path."""
-    if not text:  # from an unset variable, for example; would mean the current folder
+    if not text:  # an unset variable, for example; Path("") would be the current folder
         raise click.BadParameter("is empty; give a path (the previous task may have no result).")
     return addresses.local_path(text)
 
@@ -129,5 +129,5 @@ weights_option = click.option(
 
 
 def take_machine(settings: dict[str, Any]) -> Machine:
-    """Remove the machine's settings from a command's, and return them."""
+    """Remove the machine's settings from a command's settings, and return them."""
     return Machine(**{field.name: settings.pop(field.name) for field in fields(Machine)})

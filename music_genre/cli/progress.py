@@ -17,9 +17,10 @@ BAR = "{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt}, {remaining}
 
 @contextmanager
 def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]:
-    """Show a stage's progress: a bar on a terminal, else a line now and then and for each note.
+    """Show a stage's progress: a bar on a terminal, log lines elsewhere.
 
-    On a terminal, notes and log lines appear above the bar and stay visible.
+    On a terminal, notes and log lines appear above the bar and stay visible. Elsewhere, each note
+    is logged, and so is the progress if `every` seconds have passed since the last line.
     """
     if not sys.stderr.isatty():
         yield _lines(label, every)

@@ -30,7 +30,7 @@ from music_genre.store import signals
 logger = logging.getLogger(__name__)
 
 SECONDS_WITHOUT_AN_EPOCH = 30.0
-"""If an epoch takes longer, progress is logged in between."""
+"""If an epoch takes longer than this, progress is logged during the epoch."""
 
 
 @click.command()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def given_file(text: str) -> Path | None:
-    """Return a file's path; None if it is empty, because that means a secret was not given."""
+    """Return a file's path; None if the file is empty, which means that no secret was given."""
     path = address(text)
     if not path.exists():
         raise click.BadParameter(f"{path} does not exist.")
@@ -70,7 +70,7 @@ access_options = taking(
 
 
 def take_access(options: dict[str, Any]) -> "Access | None":
-    """Make the access from a command's options; None if neither address is given."""
+    """Make an `Access` from a command's options; None if neither --git nor --remote is given."""
     from music_genre.versioning import Access
 
     git, remote = options["git"], options["remote"]

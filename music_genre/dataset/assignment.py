@@ -1,8 +1,8 @@
 """Lists that say which split each track is in: published ones by name, others as CSV files.
 
-`gtzan-fault-filtered` is the partition of GTZAN without repetitions and distortions and with
-artists kept apart: 443 tracks to train, 197 to validate, 290 to test on. The licence is beside its
-file.
+`gtzan-fault-filtered` is a partition of GTZAN that leaves out repeated and distorted tracks and
+keeps each artist in one split: 443 tracks for training, 197 for validation, 290 for testing. The
+licence is in the same folder as the CSV file.
 
 Source: Kereliuk, Sturm & Larsen, "Deep Learning and Music Adversaries", IEEE Transactions on
 Multimedia 17(11), 2015; as in torchaudio.datasets.GTZAN.
@@ -26,7 +26,7 @@ class Assignment:
     """A list of tracks and the split each is in."""
 
     source: str
-    """Its name in messages: that of a published list or of a file."""
+    """The name of the list in messages: a published name or a file name."""
     splits: dict[str, str]
     """Listed name -> split; a name is a path, a path without its suffix, or a file's stem."""
 
@@ -36,7 +36,7 @@ class Assignment:
         return next((name for name in (path, str(bare), bare.name) if name in self.splits), None)
 
     def deal(self, paths: Iterable[str]) -> dict[str, str]:
-        """Assign tracks as listed: path -> split; leave out those that are not listed.
+        """Return path -> split for the listed tracks; tracks that are not listed are left out.
 
         Raises:
             InputError: two tracks match one listed name, or a split is left without tracks.
@@ -72,7 +72,7 @@ class Assignment:
 
 
 def read(source: str) -> Assignment:
-    """Read a published list by its name, or a CSV file with columns path or track, and split.
+    """Read a published list by its name, or a CSV file with columns path (or track) and split.
 
     Raises:
         InputError: there is no such list, or it gives a track no split or two splits.

@@ -19,9 +19,9 @@ from music_genre.resources import usable_cores, usable_memory
 from music_genre.store import files, keys, locks
 
 RESIDENT_SHARE: Final = 1 / 3
-"""Share of the free memory that images may take; while they are stacked they take twice that."""
+"""Share of the free memory that images may take; stacking them needs twice as much."""
 SAMPLED: Final = 16
-"""Number of images read to estimate the size of all."""
+"""Number of images that are read to estimate the total size."""
 READ_AHEAD: Final = 4
 """Images per core that may be read before the caller stores them."""
 
@@ -34,7 +34,7 @@ class Images:
 
         Args:
             pixels: (total_frames, n_mels) uint8; a row is one frame.
-            lengths: (n_tracks,) int64 on the CPU: each track's frames.
+            lengths: (n_tracks,) int64 on the CPU: number of frames of each track.
             labels: (n_tracks,) int64 on the CPU: indices into the genres.
         """
         self.pixels, self.lengths, self.labels = pixels, lengths, labels
@@ -47,9 +47,9 @@ class Images:
         return self.ask(tracks, starts, crop_frames)()
 
     def ask(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Callable[[], Tensor]:
-        """Request one crop per row; a crop that passes its track's end wraps around.
+        """Request one crop for each of `tracks`; a crop that passes its track's end wraps around.
 
-        Slow work begins at once and continues while the caller computes.
+        If the images are in a file, reading starts at once and goes on while the caller computes.
 
         Args:
             tracks: (batch,) int64 track numbers, on the CPU.
@@ -57,7 +57,8 @@ class Images:
             crop_frames: frames of a crop.
 
         Returns:
-            A function that waits for them: (batch, crop_frames, n_mels) uint8, for `normalise`.
+            A function that waits for the crops and returns them: (batch, crop_frames, n_mels)
+            uint8, for `normalise`.
         """
 
         def gather() -> Tensor:
@@ -73,10 +74,10 @@ class Images:
 
 
 class StreamedImages(Images):
-    """Images of many tracks in one file that is larger than memory.
+    """Images of many tracks in one file, which may be larger than memory.
 
-    Crops are read, not mapped. If the storage loses a mapped file, SIGBUS ends the process; and
-    mapped pages count as this process's memory.
+    The file is read, not memory-mapped, for two reasons: if the storage loses a mapped file, SIGBUS
+    ends the process; and mapped pages count as this process's memory.
     """
 
     def __init__(self, path: Path, n_mels: int, lengths: Tensor, labels: Tensor) -> None:
@@ -87,7 +88,7 @@ class StreamedImages(Images):
         self._reader = ThreadPoolExecutor(1)
 
     def ask(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Callable[[], Tensor]:
-        """Start to read one crop per row, as described in Images.ask."""
+        """Start reading the crops, as described in Images.ask."""
         pin = self.device.type == "cuda"
         crops = torch.empty(
             (len(tracks), crop_frames, self.n_mels), dtype=torch.uint8, pin_memory=pin
@@ -103,8 +104,9 @@ class StreamedImages(Images):
         return wait
 
     def _read_crops(self, places: Iterable[tuple[int, int, int, NDArray[np.uint8]]]) -> None:
-        # No torch calls here: this thread would get OpenMP threads of its own, more in all than
-        # cores, and libgomp then lets threads sleep between operations: half the speed (measured).
+        # No torch calls here: they would give this thread OpenMP threads of its own. There would be
+        # more threads than cores, and libgomp would then let threads sleep between operations,
+        # which halves the speed (measured).
         for offset, length, start, crop in places:
             self._read_crop(offset, length, start, crop)
 
@@ -153,7 +155,7 @@ def open_images(
         device: the device that crops are copied to.
         store: the artifact folder, where streamed images get a file of their own.
         data_key: content key of the data set that the images belong to.
-        mode: resident, streamed, or auto: streamed if they do not fit into memory.
+        mode: resident, streamed, or auto (streamed only if the images do not fit into memory).
 
     Raises:
         InputError: an image is missing or cannot be read.
@@ -178,7 +180,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def estimate_bytes(paths: list[Path], n_mels: int) -> int:
-    """Estimate how many bytes images take in memory, from some of them."""
+    """Estimate from a sample how many bytes images take in memory."""
     sampled = paths[:: math.ceil(len(paths) / SAMPLED)] if paths else []
     sizes = [pictures.read_picture(path, n_mels).size for path in sampled]
     return round(sum(sizes) / max(1, len(sizes)) * len(paths))
@@ -202,7 +204,7 @@ def _are_complete(folder: Path, n_mels: int) -> bool:
 
 
 def _write_frames(paths: list[Path], n_mels: int, folder: Path) -> Tensor:
-    """Write images one after another to a file, once; return (n_tracks,) int64 lengths."""
+    """Write images to one file, unless it is already complete; return (n_tracks,) int64 lengths."""
     index = folder / "lengths.npy"
     with locks.folder_lock(folder):
         files.sweep(folder, locked=True)

@@ -1,4 +1,4 @@
-"""Download a large file; resume after a cut, and name the file only when it is complete."""
+"""Download a large file; resume if interrupted, and give it its name only when it is complete."""
 
 import http.client
 import logging
@@ -37,8 +37,8 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
 
     Args:
         address: https:// or http://.
-        into: the folder; the file gets the last name in the address, with .part appended until it
-            is complete.
+        into: the folder. The file is named after the last part of the address; until it is
+            complete, .part is appended.
         progress: called with (bytes so far, total bytes).
 
     Returns:
@@ -46,7 +46,8 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
 
     Raises:
         InputError: the address is invalid, or the server has no such file.
-        TemporaryError: the server does not answer, or cut the file off; the received part is kept.
+        TemporaryError: the server does not answer, or the download keeps breaking off; the part
+            that was received is kept.
         OSError: the file cannot be written.
     """
     parts = urllib.parse.urlsplit(address)
@@ -82,7 +83,7 @@ def _go_on(address: str, part: Path, progress: Progress) -> None:
 
     Raises:
         InputError: the server has no such file.
-        Exception: one of urllib or http.client, if the connection breaks.
+        Exception: the connection broke; one of `BROKEN`.
     """
     have = _size(part)
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
@@ -93,7 +94,8 @@ def _go_on(address: str, part: Path, progress: Progress) -> None:
             _judge(address, error, part)
             return
     with answer, part.open("ab") as file:
-        if have and answer.status != http.client.PARTIAL_CONTENT:  # it sends the whole file again
+        # The server may ignore the range and send the whole file again.
+        if have and answer.status != http.client.PARTIAL_CONTENT:
             file.truncate(0)
             have = 0
         total = have + int(answer.headers.get("Content-Length") or 0)
@@ -107,12 +109,12 @@ def _go_on(address: str, part: Path, progress: Progress) -> None:
 
 
 def _judge(address: str, error: urllib.error.HTTPError, part: Path) -> None:
-    """Return if the part is already complete; raise for any other HTTP error."""
+    """Return if the HTTP error only means that the part is already complete; otherwise raise."""
     whole = error.headers.get("Content-Range", "").rpartition("/")[2]
     if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
         if whole == str(_size(part)):
             return
-        part.unlink()  # it belongs to another file
+        part.unlink()  # the part belongs to another file
         raise ConnectionError("the partial file on the disk is not part of the server's file")
     if error.code in LASTING:
         raise InputError(

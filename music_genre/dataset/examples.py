@@ -30,13 +30,13 @@ class Example:
     genre: str
     group: str
     image: str
-    """Relative to the images folder."""
+    """Path relative to the images folder."""
     split: str = ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What can be assigned to splits."""
+    """The examples that can be assigned to splits, and the rejected tracks."""
 
     images_dir: Path
     features: FeatureConfig | None
@@ -44,10 +44,10 @@ class Found:
     examples: list[Example]
     rejections: list[Rejection]
     checksums: dict[str, str]
-    """Of pictures, by path; empty if the images' names hold content keys."""
+    """Path -> checksum of a picture; empty if the images' names contain content keys."""
 
     def key(self, examples: list[Example]) -> str:
-        """Return the content key of some of the examples, whatever splits they are in."""
+        """Return the content key of the given examples; it does not depend on their splits."""
         undealt = [asdict(replace(example, split="")) for example in examples]
         contents = [self.checksums[e.path] for e in examples] if self.checksums else []
         return keys.content_key(undealt, contents, self.features and asdict(self.features))
@@ -57,12 +57,12 @@ def drawn_from(images_dir: Path) -> Path | None:
     """Find the catalogue that a folder of images was drawn from.
 
     Returns:
-        Its folder: the catalogue beside the images that lists all of them; if several do, the one
-        that was scanned last. None if `extract` did not draw the pictures, or if no catalogue
-        beside them lists any.
+        The folder of the catalogue beside the images that lists all of them; if several do, of the
+        one that was scanned last. None if `extract` did not draw the images, or if no catalogue
+        beside them lists any of them.
 
     Raises:
-        InputError: the images come from several catalogues.
+        InputError: catalogues beside the images list some of them, but no catalogue lists all.
     """
     if (images_dir / "catalogue.json").exists():  # written by create-image-features-from-audio
         return images_dir
@@ -87,15 +87,15 @@ def drawn_from(images_dir: Path) -> Path | None:
 
 
 def _catalogues_beside(images_dir: Path) -> list[tuple[Path, int]]:
-    """List the catalogues that list some of a folder's images, and how many each leaves out.
+    """Find the catalogues that list some of a folder's images, and how many each leaves out.
 
-    They are in the order in which they were scanned.
+    The catalogues are in the order in which they were scanned.
     """
     settings = read_features(images_dir)
     there = {path.relative_to(images_dir).as_posix() for path in images_dir.glob("*/*.png")}
     found = []
     for record in (images_dir.parent.parent / "catalogues").glob("*/catalogue.json"):
-        with contextlib.suppress(InputError):  # a damaged one is skipped
+        with contextlib.suppress(InputError):  # a damaged catalogue is skipped
             catalogue = read_catalogue(record.parent)
             named = {image_path(track, settings) for track in catalogue.tracks}
             if not catalogue.has_pictures and named & there:
@@ -107,13 +107,13 @@ def find(catalogue_dir: Path, images_dir: Path | None, group_by: str) -> Found:
     """Find the images of a catalogue's tracks.
 
     Args:
-        catalogue_dir: what `scan` made.
-        images_dir: what `extract` made; None if the catalogue lists pictures.
+        catalogue_dir: the folder that `scan` made.
+        images_dir: the folder that `extract` made; None if the catalogue lists pictures.
         group_by: track or artist.
 
     Raises:
-        InputError: a track has neither an image nor a rejection, the images are not given, or they
-            are given although the catalogue lists the pictures itself.
+        InputError: a track has neither an image nor a rejection; or `images_dir` is None although
+            the catalogue lists audio, or is given although the catalogue lists pictures.
     """
     catalogue = read_catalogue(catalogue_dir)
     folder, features = _find_images(catalogue_dir, catalogue, images_dir)
@@ -172,7 +172,7 @@ def pair(
 
 
 def group_tracks(tracks: list[Track], group_by: str) -> list[str]:
-    """Name each track's group: its recording or artist; tracks with equal contents share one."""
+    """Name each track's group (recording or artist); tracks with equal contents share a group."""
     by_artist = group_by == "artist"
     groups = [(track.artist or track.group) if by_artist else track.group for track in tracks]
     if by_artist:  # clips of one recording may name different artists, or none

@@ -29,34 +29,34 @@ CHECKSUM: Final = "24347e0223d2ba798e0a558c4c172d9d4a19c00bb7963fe055d183dadb4ef
 """SHA-256 of the archive as its author offered it. Source: torchaudio.datasets.GTZAN."""
 DAMAGED: Final = (
     *(tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
-    *(EOFError, ValueError, RuntimeError),  # RuntimeError: it is encrypted
+    *(EOFError, ValueError, RuntimeError),  # RuntimeError: the archive is encrypted
 )
 """Exceptions that reading a damaged or incomplete archive raises."""
 FOLDER: Final = "genres_original"
 MEMBER: Final = re.compile(
     r"(?:^|/)(?:genres|genres_original)/([a-z]+)/(\1\.\d{5}\.(?:wav|au))\Z", re.ASCII
 )
-"""Members to extract; a name that matches cannot lead out of the folder."""
+"""Archive members to extract; a matching name cannot point outside the target folder."""
 N_TRACKS, N_GENRES = 1000, 10
 UNREADABLE: Final = "jazz.00054.wav"
-"""In many of the archives with WAV files in circulation, this file holds no audio."""
+"""In many of the WAV archives in circulation, this file contains no audio."""
 FILTERED: Final = "gtzan-fault-filtered"
 
 
 def fetch(
     source: str, into: Path, *, checksum: str = "", progress: Progress = silent
 ) -> dict[str, Any]:
-    """Bring GTZAN into a folder of genre folders.
+    """Fetch GTZAN and unpack it into one folder per genre.
 
     Args:
         source: address of the archive, or the path of a local one (.tar.gz, .tar, .zip).
         into: gets the folder `genres_original`; a downloaded archive stays beside it.
-        checksum: SHA-256 that the archive must have; by default that of the author's archive if
-            it is downloaded from `ADDRESS`. Other archives are not checked by default.
+        checksum: SHA-256 that the archive must have. If empty, an archive downloaded from
+            `ADDRESS` must have `CHECKSUM`, and other archives are not checked.
         progress: called with (bytes so far, total bytes) of the download.
 
     Returns:
-        The result: audio address, counts, and the known faults.
+        The result: audio address, number of tracks, of faulty tracks, and of tracks per genre.
 
     Raises:
         InputError: the archive has another checksum, is damaged, or does not hold GTZAN.
@@ -79,7 +79,7 @@ def fetch(
 
 
 def check(archive: Path, checksum: str, *, remove: bool) -> None:
-    """Compare an archive's SHA-256.
+    """Check an archive's SHA-256.
 
     Args:
         archive: the file.
@@ -104,8 +104,8 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Extract the tracks of an archive, all or none.
 
-    Only members named as tracks are extracted, so none can write outside the folder or anything
-    else.
+    Only members whose names match `MEMBER` are extracted, so an archive can write only such files
+    and only inside the folder.
     """
     temporary = folder.with_name(f"{files.TEMPORARY}{uuid.uuid4().hex}")
     try:
@@ -145,7 +145,7 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
                 with closing(_one_by_one((name, file) for name, file in opened if file)) as members:
                     yield members
                 while tar.fileobj and tar.fileobj.read(BLOCK):
-                    pass  # read on, so that the checksum at its end is verified
+                    pass  # read to the end of the archive, where its checksum is verified
     except DAMAGED as error:
         raise InputError(
             f"{archive}: not a whole archive ({error or 'it ends too early'}); get it again"

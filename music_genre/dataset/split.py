@@ -25,11 +25,11 @@ NAMED = 10
 
 @dataclass(frozen=True)
 class Split:
-    """What `split` made."""
+    """The contents of a folder that `split` made."""
 
     key: str
     data_key: str
-    """The content key of what was split: tracks, groups, images."""
+    """The content key of the tracks that were split, with their groups and images."""
     genres: list[str]
     features: FeatureConfig | None
     """None for pictures that this package did not draw."""
@@ -44,18 +44,21 @@ class Split:
 def assign_splits(examples: list[Example], config: SplitConfig) -> list[Example]:
     """Assign groups to the splits, genre by genre.
 
-    Each genre's groups are ordered by a hash of seed and group, so that new tracks move few old
-    ones; the first go to test, the next to validation, the others to train.
+    Each genre's groups are ordered by a hash of seed and group. The first go to test, the next to
+    validation, the others to train. Thanks to the hash, new tracks move few old tracks to another
+    split.
 
     Raises:
-        InputError: a genre has fewer than three groups; a shared group counts for one genre only.
+        InputError: a genre has fewer than three groups. A group with tracks of several genres
+            counts for only one of them.
     """
     groups: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for example in examples:
         groups[example.group][example.genre] += 1
     by_genre = defaultdict(list)
     for group, genres in groups.items():
-        genre = min(genres, key=lambda name: (-genres[name], name))  # a group counts once
+        # A group counts for one genre only: that of most of its tracks.
+        genre = min(genres, key=lambda name: (-genres[name], name))
         by_genre[genre].append(group)
     split_of = {}
     for genre in sorted({example.genre for example in examples}):
@@ -137,12 +140,12 @@ def split(
     """Assign a catalogue's tracks to train, validation and test.
 
     Args:
-        catalogue_dir: what `scan` made.
-        images_dir: what `extract` made; None if the catalogue lists pictures.
+        catalogue_dir: the folder that `scan` made.
+        images_dir: the folder that `extract` made; None if the catalogue lists pictures.
         store: the artifact folder; the split gets a folder of its own in it.
-        config: seed, shares and what must stay together.
-        assigned_by: assign as this list says, not by seed and shares; a published list's name or
-            a CSV file.
+        config: seed, shares, and whether recordings or artists must not span splits.
+        assigned_by: a published list's name or a CSV file. If given, this list decides which split
+            a track is in; seed and shares are ignored.
 
     Returns:
         The result: split address and counts; with a list also how many tracks it leaves out and
@@ -177,7 +180,7 @@ def split(
 
 
 def _write(folder: Path, dealt: list[Example], found: Found) -> dict[str, Any]:
-    """Write both tables and return the other entries of split.json.
+    """Write split.csv and rejected.csv, and return the other entries of split.json.
 
     Raises:
         InputError: there is only one genre.
@@ -194,7 +197,7 @@ def _write(folder: Path, dealt: list[Example], found: Found) -> dict[str, Any]:
 
 
 def _counts(examples: list[Example]) -> dict[str, Any]:
-    """Count what a split holds."""
+    """List the genres, and count the tracks and groups of train, validation and test."""
     dealt = {name: [e for e in examples if e.split == name] for name in SPLITS}
     return {
         "genres": sorted({example.genre for example in examples}),
@@ -204,7 +207,7 @@ def _counts(examples: list[Example]) -> dict[str, Any]:
 
 
 def read_split(folder: Path) -> Split:
-    """Read what `split` made.
+    """Read a folder that `split` made.
 
     Raises:
         InputError: the folder is not a split.

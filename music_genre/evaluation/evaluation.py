@@ -1,7 +1,7 @@
 """Measure a trained model on a split.
 
-Modules that load torch or matplotlib are imported where they are needed: to find that a run has
-already been measured needs neither.
+Modules that load torch or matplotlib are imported only where they are needed: checking whether a
+run has already been measured needs neither.
 """
 
 import os
@@ -32,10 +32,10 @@ def evaluate(
     device_name: str = "auto",
     gpu_locks: Path = THIS_MACHINE.gpu_locks,
 ) -> dict[str, Any]:
-    """Measure a finished run on one of its splits; writes into a folder of the run.
+    """Measure a finished run on one of its splits; write the results into a folder of the run.
 
-    The folder holds metrics.json; predictions.csv, each track's probabilities; the confusion
-    matrix as confusion.csv and confusion.png; and curves.png, drawn from the run's history.csv.
+    The folder holds metrics.json, predictions.csv (each track's probabilities), confusion.csv and
+    confusion.png (the confusion matrix), and curves.png (drawn from the run's history.csv).
 
     Args:
         run: the run folder that `train` made.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 DIGITS: Final = 6
-"""Decimal places of every probability that is written."""
+"""Decimal places of the probabilities in all outputs."""
 
 
 def confusion_matrix(truth: Labels, predicted: Labels, n_genres: int) -> NDArray[np.int64]:
@@ -40,11 +40,11 @@ def genre_scores(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 def accuracy_interval(
     correct: NDArray[np.bool_], groups: list[str], n_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Bound the accuracy by a 95% percentile bootstrap over groups, or Wilson's where wider.
+    """Return the accuracy's 95% interval: percentile bootstrap over groups, widened to Wilson's.
 
     Whole groups are drawn, because clips of one recording are right or wrong together. With few
-    groups the bootstrap is too narrow, and has no width if all are right or all are wrong. The
-    bounds are therefore widened to Wilson's interval, which counts each group as one observation.
+    groups the bootstrap interval is too narrow; if all tracks are right or all are wrong, it has no
+    width. It is therefore widened to Wilson's interval, which counts each group as one observation.
 
     Args:
         correct: (n_tracks,) bool.
@@ -68,7 +68,7 @@ def accuracy_interval(
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Return the 95% interval of the probability behind a share of n independent observations.
+    """Return Wilson's 95% interval of a probability, given the share in n independent observations.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA
     22, 1927; recommended for small n by Brown, Cai & DasGupta, Statistical Science 16, 2001.

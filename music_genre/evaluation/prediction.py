@@ -33,7 +33,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A path without a genre, and the reason."""
+    """A path for which no genre can be predicted, and the reason."""
 
     path: str
     error: str
@@ -46,12 +46,12 @@ def predict(
     device_name: str = "auto",
     gpu_locks: Path = THIS_MACHINE.gpu_locks,
 ) -> Iterator[Prediction | Unusable]:
-    """Name the genre of audio files and pictures; audio is drawn as the run's own images were.
+    """Predict the genre of audio files and pictures; audio is drawn like the run's own images.
 
     Args:
         run: the run folder that `train` made, or a published model's folder.
-        paths: files and folders. Folders are searched for audio files or, if the run learned from
-            pictures from elsewhere, for pictures.
+        paths: files and folders. Folders are searched for audio files or, if the run was trained
+            on pictures that `extract` did not draw, for pictures.
         device_name: auto, cpu or cuda.
         gpu_locks: folder of the GPUs' locks.
 
@@ -72,7 +72,7 @@ def predict(
     turn = 0
     with contextlib.ExitStack() as computing:
         for number, heard in workers.run(hear, files, n_workers=usable_cores(), seconds=_patience):
-            # Only after the workers are forked: torch has threads, and fork copies only one.
+            # Only after the workers are forked: torch starts threads, and fork copies only one.
             if classifier is None:
                 chosen = computing.enter_context(device.held(device_name, gpu_locks))
                 classifier = Classifier.load(run, chosen)
@@ -85,7 +85,7 @@ def predict(
 def _judge(
     classifier: Classifier, path: str, heard: NDArray[np.uint8] | str | workers.Failure
 ) -> Prediction | Unusable:
-    """Name the genre of a file's image, or say why it has none."""
+    """Predict the genre of a file's image, or say why the file cannot be used."""
     if isinstance(heard, workers.Failure):
         return Unusable(path, heard.reason)
     if isinstance(heard, str):
@@ -96,10 +96,10 @@ def _judge(
 
 
 def _hear(path: Path, drawn_with: FeatureConfig | None, n_mels: int) -> NDArray[np.uint8] | str:
-    """Return a file's image, (n_mels, n_frames) uint8, or say why there is none."""
+    """Return a file's image, (n_mels, n_frames) uint8, or the reason why there is none."""
     try:
         if addresses.is_folder(path):
-            os.scandir(path).close()  # raises the reason if it cannot be searched
+            os.scandir(path).close()  # raises OSError if the folder cannot be read
             return f"holds no {'pictures' if drawn_with is None else 'audio files'}"
         if path.suffix.lower() in pictures.SUFFIXES:
             return pictures.read_picture(path, n_mels, only_own=drawn_with is not None)
@@ -120,19 +120,19 @@ def _hear(path: Path, drawn_with: FeatureConfig | None, n_mels: int) -> NDArray[
 def _patience(path: Path) -> float:
     try:
         return decoding.patience(path.stat().st_size)
-    except OSError:  # `_hear` will meet and report it
+    except OSError:  # `_hear` will get and report the same error
         return decoding.patience(0)
 
 
 def _files(paths: list[Path], suffixes: Collection[str]) -> Iterator[Path]:
-    """List given files, and those found in given folders; a folder without any is listed itself."""
+    """List the given files and the files in given folders; list a folder itself if it has none."""
     for path in paths:
         found = sorted(_search(path, suffixes)) if addresses.is_folder(path) else []
         yield from found or [path]
 
 
 def _search(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """List files below a folder by suffix, then the folders that cannot be searched."""
+    """List files below a folder that have one of the suffixes, then folders that cannot be read."""
     unreadable: list[Path] = []
     for parent, folders, names in os.walk(
         folder, onerror=lambda error: unreadable.append(Path(error.filename))

@@ -11,7 +11,7 @@ from music_genre.store import files
 
 
 def draw_confusion(path: Path, confusion: NDArray[np.int64], genres: list[str], title: str) -> None:
-    """Draw a confusion matrix as PNG: counts, shaded by the share of the true genre."""
+    """Draw a confusion matrix as PNG: counts, shaded by their share of the true genre's tracks."""
     size = 2.5 + 0.55 * len(genres)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.add_subplot()

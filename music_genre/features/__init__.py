@@ -1,1 +1,1 @@
-"""Log-mel images of tracks, drawn or read."""
+"""Drawing and reading log-mel images of tracks."""

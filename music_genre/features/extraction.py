@@ -30,7 +30,7 @@ change in decoding. A different PNG encoding of the same pixels does not count."
 
 
 class _Drawer:
-    """Shared between tracks: filters, windows and buffers."""
+    """Draws one image after another; all share the same filters, windows and buffers."""
 
     def __init__(self, config: FeatureConfig, folder: Path | None) -> None:
         self._config = config
@@ -67,10 +67,11 @@ def image_of(audio_file: Path, config: FeatureConfig) -> NDArray[np.uint8]:
 
 
 def image_path(track: Track, config: FeatureConfig) -> str:
-    """Name a track's image, relative to the images folder; its rejection ends in .rejected.
+    """Return the path of a track's image, relative to the images folder.
 
     The name holds the content key of audio, settings and recipe, so that new audio under an old
-    name gets a new image and shards never collide.
+    name gets a new image and shards never collide. A rejection has the same name, but the suffix
+    .rejected.
     """
     key = keys.content_key(track.checksum, asdict(config), RECIPE)
     stem = Path(track.path).stem.encode("utf-8", "surrogateescape")[:200]  # limit: 255 bytes
@@ -78,7 +79,7 @@ def image_path(track: Track, config: FeatureConfig) -> str:
 
 
 def rejection_path(image: Path) -> Path:
-    """Name the text file that is written if an image cannot be made."""
+    """Return the path of the text file that is written if an image cannot be made."""
     return image.with_suffix(pictures.REJECTED)
 
 
@@ -87,7 +88,7 @@ class _Task:
     audio_file: Path
     n_bytes: int
     checksum: str
-    """Of the audio, if it may have changed since the scan; else empty."""
+    """Checksum of the audio file if it may have changed since the scan; else empty."""
     image: Path
     folder: Path
     config: FeatureConfig
@@ -107,7 +108,7 @@ def extract(
 
     Args:
         catalogue_dir: what `scan` made.
-        store: the artifact folder; images of equal settings share a folder in it.
+        store: the artifact folder; images drawn with equal settings share a folder in it.
         config: window, hop and mel bands.
         into: put the images here instead.
         shard: (i, n): only every n-th track, beginning with the i-th.

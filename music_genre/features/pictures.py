@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 REJECTED = ".rejected"
-"""Suffix of the text that is written if an image cannot be made."""
+"""Suffix of the text file that is written if an image cannot be made."""
 MOST_PIXELS = 1 << 30
 """Pixel limit for pictures in the format of `write_picture`: 54 hours, 1 GiB."""
 MOST_FOREIGN_PIXELS = 1 << 27
-"""Pixel limit for other pictures: 0.5 GiB while their colours become grey."""
+"""Pixel limit for other pictures: at the limit, converting colours to grey takes 0.5 GiB."""
 MOST_STORED = 0xFFFF
 """Maximum size in bytes of a stored deflate block."""
 
@@ -45,7 +45,7 @@ def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np
     height, width = shape
     with files.atomic_write(path, lasting=False) as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-        # 8 bits, grey, the only methods of compression and filtering, and no interlacing.
+        # 8 bits, grey, the only compression and filter methods that PNG has, no interlacing.
         _write_chunk(file, b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0))
         for piece in _stored(bands):
             _write_chunk(file, b"IDAT", piece)
@@ -76,8 +76,8 @@ def _write_chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
 def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[np.uint8]:
     """Read a picture as (n_mels, n_frames) uint8.
 
-    Colours become grey, transparency is ignored, and another height is scaled to n_mels with
-    the width in proportion, so that any spectrogram picture can be trained on.
+    Any spectrogram picture can be trained on: colours become grey, and transparency is ignored. A
+    picture of another height is scaled to n_mels rows, and its width in proportion.
 
     Args:
         path: the file.
@@ -106,7 +106,7 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
     except FileNotFoundError:
         raise PictureError(path, "is gone", "scan or extract again, then split") from None
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the storage, not Pillow
+        if isinstance(error, OSError) and error.errno is not None:  # from storage, not Pillow
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PictureError(path, f"not a picture ({reason})") from None
@@ -128,16 +128,16 @@ def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
 
 
 def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
-    """Reject a small file that would fill the memory; a track of several hours is accepted."""
+    """Reject a picture that would fill the memory; a track of several hours is accepted."""
     n_pixels = size[0] * size[1]
     if n_pixels > (MOST_PIXELS if own else MOST_FOREIGN_PIXELS):
         raise PictureError(path, f"{n_pixels} pixels are too many", "make it smaller")
 
 
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  # noqa: ARG001
-    """Read a picture as training will; it has no length in seconds and no tags.
+    """Read a picture as training will; return a length of 0 seconds and no tags.
 
-    If `extract` could not draw it, the text that it wrote instead holds the reason.
+    If `extract` could not draw an image, the text file that it wrote instead holds the reason.
 
     Raises:
         AudioError: it cannot be used.

@@ -16,9 +16,9 @@ CHUNK_FRAMES = 64
 BUFFER_SAMPLES = 1 << 16
 """Samples taken at a time: 3 s."""
 BAND_SIZE = 2500
-"""Maximum of filters times FFT bins in a band. Seven bands need an eighth of the work of one
-matrix product (0.8 ms a track). They are too small for BLAS to start threads, which would slow down
-other workers."""
+"""Maximum size of a band's matrix: filters times FFT bins. Seven such bands need an eighth of the
+work of one matrix with all filters (0.8 ms a track). They are too small for BLAS to start threads,
+which would slow down other workers."""
 FLOOR = 1e-10
 """Lower powers are raised to this, as in librosa.power_to_db."""
 DECIBELS = np.float32(10.0 / np.log(10.0))
@@ -58,7 +58,7 @@ Band = tuple[slice, slice, NDArray[np.float32]]
 
 
 def _bands(config: FeatureConfig) -> list[Band]:
-    """Cut the filters into bands of neighbours, each as large as BAND_SIZE allows."""
+    """Group neighbouring filters into bands, each as large as BAND_SIZE allows."""
     filters, bands = mel_filters(config), []
     first = 0
     while first < config.n_mels:
@@ -87,7 +87,7 @@ def _window(n_fft: int) -> NDArray[np.float64]:
 
 
 class MelSpectrogram:
-    """Filters, windows and buffers, made once and used for any number of tracks in turn."""
+    """Computes mel powers; its filters, windows and buffers are reused from track to track."""
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
@@ -129,8 +129,9 @@ class MelSpectrogram:
             held -= used
 
     def _window(self, full_scale: float) -> NDArray[np.float32]:
-        # Scaling the window is cheaper than scaling each sample. A copy of it for each frame of a
-        # chunk is cheaper than broadcasting one (0.3 instead of 0.4 ms a track).
+        # Scaling the window is cheaper than scaling each sample. One copy of the window for each
+        # frame of a chunk is cheaper than broadcasting a single copy (0.3 instead of 0.4 ms a
+        # track).
         if full_scale not in self._windows:
             scaled = (_window(self.config.n_fft) / full_scale).astype(np.float32)
             self._windows[full_scale] = np.tile(scaled, (CHUNK_FRAMES, 1))
@@ -177,10 +178,11 @@ def to_pixels(
         maximum: the highest value of the track.
 
     Returns:
-        uint8 of the same shape: dynamic_range_db below the maximum or less -> 0, the maximum
-        -> 255, linear.
+        uint8 of the same shape, linear in decibels: the maximum becomes 255; dynamic_range_db
+        below the maximum, and anything lower, becomes 0.
     """
-    # In the order of the formula, so that rounding is the same however a track is drawn.
+    # The operations keep the order of the formula, so that rounding is the same however a track is
+    # drawn.
     levels = decibels - np.float32(maximum)
     np.maximum(levels, np.float32(-config.dynamic_range_db), out=levels)
     levels += np.float32(config.dynamic_range_db)

@@ -1,4 +1,4 @@
-"""The decibels of one track at a time: in memory if short, in an unnamed file if long."""
+"""Store the decibels of one track: in memory if it is short, in an unnamed file if long."""
 
 import tempfile
 from collections.abc import Iterator
@@ -34,10 +34,10 @@ class Spool:
         """Take a new track's mel powers, (n_frames, n_mels) float32 each.
 
         Returns:
-            (n_mels, n_frames): the shape of its picture.
+            (n_mels, n_frames): the shape of its image.
 
         Raises:
-            OSError: the folder is full.
+            OSError: the disk is full.
         """
         self.clear()
         for chunk in powers:
@@ -65,7 +65,7 @@ class Spool:
         self._maximum = max(self._maximum, float(decibels.max()))
 
     def _put_away(self) -> None:
-        """Write the full tile band by band, because a picture is read back row by row."""
+        """Write the full tile mel band by mel band, because an image is read back row by row."""
         self._finish_tile()
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
@@ -75,7 +75,7 @@ class Spool:
         self._held = 0
 
     def bands(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the picture from the top, (n_rows, n_frames) uint8; the lowest band comes last."""
+        """Yield the image from the top, (n_rows, n_frames) uint8; the lowest band comes last."""
         last = self._to_pixels(self._tile[: self._held]).T[::-1]
         if self._file is None:
             yield last

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 KEPT: Final = 2
 NAME: Final = re.compile(r"checkpoint-(\d{8,})\.([0-9a-f]{32})\.pt")
-"""Step, and 32 hexadecimal digits of BLAKE2b over the file's bytes."""
+"""A checkpoint's file name: step, and 32 hexadecimal digits of BLAKE2b over the file's bytes."""
 UNREADABLE: Final = (
     *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError),
     *(LookupError, TypeError, AttributeError),
@@ -31,7 +31,7 @@ class DamagedError(InputError):
 
 
 class _HashedFile:
-    """File object for torch.save: hashes, and keeps the OSError that torch would replace."""
+    """File object for torch.save: hashes data, and keeps the OSError that torch would replace."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.hash = file, hashlib.blake2b(digest_size=16)
@@ -89,17 +89,17 @@ def find(run: Path) -> list[Path]:
 
 
 def load_newest(run: Path, key: str) -> dict[str, Any] | None:
-    """Read the newest intact checkpoint, its tensors onto the CPU; None if there is none.
+    """Read the newest intact checkpoint onto the CPU; None if there is none.
 
-    Damaged ones are renamed to end in .damaged, with a warning. An intact one that cannot be read,
-    for lack of memory or because of the version of torch, is kept.
+    Damaged checkpoints are renamed to end in .damaged, with a warning. An intact checkpoint keeps
+    its name even if it cannot be read: with too little memory, or another version of torch.
 
     Args:
         run: the run folder.
         key: key of the run's settings; the checkpoint must have the same.
 
     Raises:
-        InputError: it belongs to another run, or to another version of torch.
+        InputError: the checkpoint belongs to another run, or to another version of torch.
     """
     for path in find(run):
         try:
@@ -127,7 +127,7 @@ def check_run(path: Path, state: dict[str, Any], key: str) -> None:
 
 
 def load_last(run: Path) -> tuple[Path, dict[str, Any]]:
-    """Read the last checkpoint of a finished run, its tensors onto the CPU.
+    """Read the last checkpoint of a finished run onto the CPU.
 
     Returns:
         The file, and the state in it.
@@ -157,7 +157,7 @@ def shipped(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_tensors(file: Path | IO[bytes]) -> Any:
-    """Read a file that torch wrote onto the CPU, without running code from it.
+    """Read tensors onto the CPU from a file that torch wrote; no code in the file is run.
 
     Raises:
         ValueError: torch did not write it; the message is one line with the reason.
@@ -166,7 +166,7 @@ def read_tensors(file: Path | IO[bytes]) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        if "allocate memory" in str(error):  # torch has no exception class for it
+        if "allocate memory" in str(error):  # torch has no exception class for full CPU memory
             raise MemoryError(str(error).splitlines()[0]) from None
         raise ValueError((str(error) or "nothing in it").splitlines()[0]) from None
 

@@ -19,13 +19,14 @@ from music_genre.model.network import autocast, build
 from music_genre.store import runs
 
 BATCH: Final = 64
-"""Crops per forward pass while a model is being trained."""
+"""Crops per forward pass when a model is validated during its training."""
 EXACT_BATCH: Final = 16
 """Crops per forward pass of a trained model; the last batch is padded. oneDNN chooses how to
-compute a convolution by batch size, which changes a crop's last digits (2e-6 between 11 and 16
-crops of resnet18, torch 2.15). With one fixed size, crops do not affect each other."""
+compute a convolution by batch size, which changes the last digits of a crop's result (2e-6 between
+11 and 16 crops of resnet18, torch 2.15). With one fixed size, a crop's result does not depend on
+the other crops."""
 CROPS_AT_ONCE: Final = 256
-"""Images are grouped until a group has at least this many crops."""
+"""Images are collected until they have at least this many crops together."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Classifier:
 
     @classmethod
     def load(cls, run: Path, device: torch.device) -> "Classifier":
-        """Load the model of a run folder; a published model's folder is one too.
+        """Load the model of a run folder; a published model's folder is also a run folder.
 
         Raises:
             InputError: the run has not finished, or its checkpoint is damaged, gone, or of another
@@ -61,7 +62,7 @@ class Classifier:
         )
 
     def probabilities(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """Average the probabilities of crops that cover each image.
+        """Average the genre probabilities of the crops that cover each image.
 
         Crops of several images go through the network together, in float32.
 
@@ -90,7 +91,7 @@ def _check_genres(path: Path, state: dict[str, Any], settings: runs.RunSettings)
 def _together(
     images: Iterable[NDArray[np.uint8]], crop_frames: int
 ) -> Iterator[list[NDArray[np.uint8]]]:
-    """Group images until a group has at least `CROPS_AT_ONCE` crops."""
+    """Yield lists of images; each list but the last has at least `CROPS_AT_ONCE` crops."""
     some: list[NDArray[np.uint8]] = []
     n_crops = 0
     for image in images:
@@ -111,11 +112,11 @@ def track_probabilities(
     exact: bool,
     after_batch: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Average the probabilities of crops that cover each track evenly.
+    """Average the genre probabilities of evenly spaced crops that cover each track.
 
     Args:
         network: maps crops to logits; left in eval mode.
-        images: the tracks, whose crops arrive on the network's device.
+        images: the tracks' images; crops read from them must be on the network's device.
         crop_frames: frames of a crop.
         exact: compute everything in float32, not in the precision that is fastest in training, and
             make a track's probabilities independent of the other tracks.
@@ -150,7 +151,7 @@ def _filled(crops: Tensor) -> Tensor:
 
 
 def even_crops(lengths: Tensor, crop_frames: int) -> tuple[Tensor, Tensor]:
-    """Space the fewest crops that cover each track evenly over it.
+    """Place the fewest crops that cover each track, evenly spaced.
 
     Args:
         lengths: (n_tracks,) int64 frames.

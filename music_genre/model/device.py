@@ -1,4 +1,4 @@
-"""The device that this process computes on, and the lock it holds on a GPU while it does."""
+"""The device that this process computes on, and the lock it holds while computing on a GPU."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
 VISIBLE_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 LARGER_VARIABLE: Final = "MUSIC_GENRE_LARGER_GPU"
-"""If set, its text says how to get a GPU with more memory than this machine's."""
+"""The out-of-memory error quotes this variable's text: how to get a GPU with more memory."""
 M_MMAP_THRESHOLD: Final = -3  # malloc.h
 M_TRIM_THRESHOLD: Final = -1
 
@@ -43,7 +43,7 @@ def choose(name: str) -> torch.device:
         raise InputError("--device cuda: no NVIDIA GPU is visible; use --device auto or cpu")
     if visible:
         # Deterministic algorithms make a resumed run equal an uninterrupted one. torch warns about
-        # operations that have none.
+        # operations that have no deterministic algorithm.
         torch.use_deterministic_algorithms(True, warn_only=True)
         logger.info("computing on %s", torch.cuda.get_device_name())
         return torch.device("cuda")
@@ -84,9 +84,10 @@ def held(name: str, gpu_locks: Path) -> Iterator[torch.device]:
 
 
 def _gpu(name: str, device: torch.device) -> str:
-    """Return the UUID of the GPU to lock: the device's, else the one a worker gave this process.
+    """Return the UUID of the GPU to lock; empty if there is none.
 
-    A given GPU is locked even if CUDA cannot use it, so that no other process gets it meanwhile.
+    It is the GPU that this process computes on. If CUDA cannot use the GPU that a worker assigned
+    to this process, that GPU is locked all the same, so that no other process takes it meanwhile.
     """
     if device.type == "cuda":
         return f"GPU-{torch.cuda.get_device_properties(device).uuid}"

@@ -32,11 +32,12 @@ def autocast(device: torch.device, network: nn.Module, crop_frames: int) -> torc
 def computes_in_bfloat16(device_type: str, network: nn.Module, crop_frames: int) -> bool:
     """Tell whether bfloat16 is worthwhile.
 
-    It is on GPUs, and on CPUs that multiply it natively, except for depthwise models and for crops
-    of fewer than `LEAST_BFLOAT16_FRAMES` frames. Measured with AVX-512 BF16, two cores, training:
-    resnet18 is 2.1 times as fast as in float32, squeezenet1_1 1.6 times; shufflenet_v2_x0_5 is as
-    fast; efficientnet_b0 is 1.5 and mobilenet_v3_small 2.3 times slower. Where bfloat16 must be
-    emulated (AVX2), resnet18 is 15 times slower.
+    On GPUs it always is. On CPUs it is if they multiply bfloat16 natively, except for depthwise
+    models and for crops of fewer than `LEAST_BFLOAT16_FRAMES` frames. Speed of training compared
+    with float32, measured on two cores with AVX-512 BF16: resnet18 is 2.1 times and squeezenet1_1
+    1.6 times as fast; shufflenet_v2_x0_5 is as fast; efficientnet_b0 is 1.5 times and
+    mobilenet_v3_small 2.3 times slower. Where bfloat16 must be emulated (AVX2), resnet18 is 15
+    times slower.
     """
     if device_type == "cuda":
         return True
@@ -78,12 +79,12 @@ def build(name: str, n_genres: int, n_mels: int, crop_frames: int, seed: int) ->
 
 
 def _input_size(name: str, n_mels: int, crop_frames: int) -> tuple[int, int]:
-    """Return a model's input size: the crops' own, or the next one that its family accepts."""
-    if name.startswith("vit_"):  # squares of whole patches
+    """Return a model's input size: the crops' size, or the next size that its family accepts."""
+    if name.startswith("vit_"):  # takes only squares of whole patches
         patch = int(name.rpartition("_")[2])
         side = math.ceil(max(n_mels, crop_frames) / patch) * patch
         return side, side
-    if name.startswith("maxvit"):  # windows of 7 after downscaling by 32
+    if name.startswith("maxvit"):  # takes multiples of 224: windows of 7, downscaling by 32
         return math.ceil(n_mels / 224) * 224, math.ceil(crop_frames / 224) * 224
     return n_mels, crop_frames
 
@@ -122,10 +123,11 @@ def _make_grey(network: nn.Module) -> None:
 
 
 def load_weights_file(network: nn.Module, path: Path) -> None:
-    """Load initial weights from a file, such as torchvision's trained ones or a run's checkpoint.
+    """Load initial weights from a file, such as torchvision's trained weights or a checkpoint.
 
-    The weights of a first convolution on three colours are summed over the colours, which gives
-    the same output for grey pictures. A classifier for other classes stays random.
+    If the file's first convolution takes three colours, its weights are summed over the colours,
+    which gives the same output for grey pictures. If the file's classifier layer has another number
+    of classes, that layer keeps its random weights.
 
     Raises:
         InputError: the file holds no weights, or another model's.

@@ -1,1 +1,1 @@
-"""The output of stages and how it survives: files and their names, runs, locks, signals."""
+"""Storing the output of stages safely: files and their names, runs, locks, signals."""

@@ -1,4 +1,4 @@
-"""Addresses: the only module that knows what they look like."""
+"""Addresses of files and folders: only this module knows their format."""
 
 import os
 from pathlib import Path
@@ -38,5 +38,5 @@ def reference(target: Path, base: Path) -> str:
 
 
 def resolve(written: str, base: Path) -> Path:
-    """Turn what `reference` wrote back into a path, given the same base folder."""
+    """Undo `reference`: return the absolute path, given the same base folder."""
     return Path(os.path.normpath(base.absolute() / written))

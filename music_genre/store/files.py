@@ -26,10 +26,11 @@ def atomic_write(
         lasting: also sync its name to the disk; if False, call `sync_folder` once after many files.
 
     Raises:
-        OSError: it cannot be written, for example because the disk is full; the error names it.
+        OSError: the file cannot be written, for example because the disk is full; the error names
+            the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the file's own name, which may already have the maximum length.
+    # The temporary name does not contain `path.name`, which may already have the maximum length.
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -70,6 +71,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically; file names that are not UTF-8 keep their bytes."""
+    """Write text atomically; file names in the text that are not UTF-8 keep their bytes."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))

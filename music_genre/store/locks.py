@@ -38,7 +38,7 @@ ENDING_SECONDS: Final = 5.0
 
 
 class Lock:
-    """A held lock."""
+    """A lock that this process holds."""
 
     def __init__(self, path: Path, descriptor: int, what: str) -> None:
         """Record this process as the holder in an open lock file."""
@@ -64,7 +64,7 @@ class Lock:
 
     def renew(self) -> None:
         """Renew the lease: show that the holder is alive."""
-        with contextlib.suppress(OSError):  # storage briefly unavailable; check() decides
+        with contextlib.suppress(OSError):  # storage briefly down; check() detects a lost lock
             os.utime(self._descriptor)
 
     def release(self) -> None:
@@ -102,13 +102,13 @@ def folder_lock(folder: Path, lease_seconds: float = LEASE_SECONDS) -> Iterator[
 
 @contextmanager
 def gpu_lock(gpu: str, folder: Path) -> Iterator[Lock]:
-    """Lock a GPU, so that no second training computes on it.
+    """Lock a GPU, so that no second process computes on it.
 
     A holder that has lost its supervisor is killed: nobody waits for its result any more.
 
     Args:
         gpu: its UUID.
-        folder: the same for all containers of a host.
+        folder: holds the lock files; the same for all containers of a host.
 
     Raises:
         TemporaryError: another process holds it, and it is not an orphan.

@@ -14,7 +14,7 @@ from music_genre.store import addresses, keys, records
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run folder trains; it never changes once written."""
+    """The settings of a training. Once written to its run folder, they never change."""
 
     config: TrainConfig
     genres: list[str]

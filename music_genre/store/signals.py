@@ -18,8 +18,8 @@ PR_SET_PDEATHSIG: Final = 1  # sys/prctl.h
 
 GO_ON: Final = "run the same command again to go on"
 GRACE: Final = 3.5
-"""Seconds from a signal to the end of the process. `fleet` kills it 4 s after SIGTERM, because
-Airflow kills both after 5 s."""
+"""Seconds from a signal to the end of the process. `fleet` kills the process 4 s after SIGTERM,
+because Airflow gives the task only 5 s."""
 
 
 def die_with_parent(number: signal.Signals) -> None:
@@ -28,8 +28,8 @@ def die_with_parent(number: signal.Signals) -> None:
     Does nothing under nohup: a process that ignores SIGHUP is meant to outlive the shell. Does
     nothing for a child of init either: its parent has already died, or never will.
 
-    Source: prctl(2). The kernel watches the parent's thread that started this process: if only that
-    thread ends, the signal is sent as well.
+    Source: prctl(2). The kernel watches the parent's thread that started this process, and also
+    sends the signal if only that thread ends.
     """
     parent = os.getppid()
     if parent <= 1 or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
@@ -51,10 +51,10 @@ def heard() -> list[signal.Signals]:
 
 
 def leave(number: int) -> NoReturn:
-    """End this process with the retry exit code; after Ctrl-C, by SIGINT itself.
+    """End this process with the retry exit code; after Ctrl-C, let SIGINT kill it.
 
-    A loop in a shell stops only if SIGINT killed the command, and otherwise goes on. Python can set
-    a signal's disposition only in its main thread; the C library can in any thread.
+    A loop in a shell goes on after Ctrl-C unless SIGINT killed the command. Python can restore a
+    signal's default action only in its main thread; the C library can do so in any thread.
     """
     if number == signal.SIGINT:
         ctypes.CDLL(None).signal(number, SIG_DFL)
@@ -65,14 +65,14 @@ def leave(number: int) -> NoReturn:
 def end_at_once(number: int, done: str = "") -> NoReturn:
     """Write one line and end this process as `leave` does.
 
-    A library that is being imported can swallow an exception, but not this, which also works in any
-    thread. All writes of this package are atomic: at most a temporary file is left, and the next
-    run sweeps it away.
+    An exception would not do: a library that is being imported can swallow it. This function works
+    in any thread. All writes of this package are atomic: at most a temporary file is left, and the
+    next run sweeps it away.
     """
     reason = f"stopped by {signal.Signals(number).name} {done}".rstrip()
     line = f"error: {reason}; {GO_ON}\n"
     try:
-        os.write(2, (f"\n{line}" if sys.stderr.isatty() else line).encode())  # below the bar
+        os.write(2, (f"\n{line}" if sys.stderr.isatty() else line).encode())  # below progress bar
     finally:  # even if nobody reads the line any more
         leave(number)
 
@@ -94,8 +94,8 @@ def stops(where: Callable[[], str]) -> Iterator[Stop]:
     handler writes to. That thread changes nothing: it waits, then ends the process.
 
     Args:
-        where: returns, for the process's last line, how far the work is and what of it is saved;
-            called from the second thread.
+        where: returns how far the work is and how much of it is saved, for the process's last
+            line; called from the second thread.
     """
     stop, over = Stop(), threading.Event()
 

@@ -20,7 +20,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
         plain = csv.DictWriter(text, columns, lineterminator="\n")
         quoted = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writeheader()
-        # csv writes a lone carriage return unquoted, but reads it as the end of the row.
+        # csv writes a lone carriage return unquoted, but reads it as the end of the row, so a row
+        # that contains one is quoted in full.
         for row in rows:
             has_return = any("\r" in str(value) for value in row.values())
             (quoted if has_return else plain).writerow(row)

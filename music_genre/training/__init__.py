@@ -1,1 +1,1 @@
-"""One training: crops in, weights out."""
+"""Training of a model: crops in, weights out."""

@@ -19,7 +19,7 @@ def random_seed(*key: int) -> int:
 
 
 def generator(*key: int) -> torch.Generator:
-    """Make the generator of (seed, epoch, step), on the CPU so that all devices draw the same."""
+    """Make the generator of (seed, epoch, step), on the CPU: all devices then get equal numbers."""
     return torch.Generator().manual_seed(random_seed(*key))
 
 
@@ -99,9 +99,9 @@ class Mixed:
     """How the crops of a batch were mixed."""
 
     share: float
-    """Weight of each crop and of its label, in [0, 1]; the partner has the rest."""
+    """Weight of each crop and of its label, in [0, 1]; the partner's weight is 1 - share."""
     partners: Tensor
-    """(batch,) int64: the other crop of each mix."""
+    """(batch,) int64: for each crop, the index in the batch of the crop it is mixed with."""
 
 
 def mix(crops: Tensor, alpha: float, *key: int) -> tuple[Tensor, Mixed | None]:

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECIPE: Final = 2
-"""Increase when the same split and settings would give different weights."""
+"""Increase this when the same split and settings would give different weights."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training for this process to do."""
+    """A training job for this process."""
 
     run: Path
     lock: locks.Lock
-    """Of the run folder."""
+    """The lock on the run folder."""
     settings: runs.RunSettings
     split: Split
     store: Path
@@ -58,10 +58,10 @@ def train(
         split_dir: the folder that `split` made.
         store: the artifact folder; the run gets a folder of its own in it.
         config: model, optimizer, loss, schedule, augmentation, seed.
-        into: use this run folder instead.
+        into: the run folder to use instead of one in `store`.
         weights: a file of weights to begin with, instead of random ones.
         machine: device, memory, checkpoints.
-        progress: called with (steps done, total steps, an epoch's line or nothing).
+        progress: called with (steps done, total steps); after an epoch also with a line about it.
 
     Returns:
         The result: run address, device, validation accuracy, speed.
@@ -78,13 +78,13 @@ def train(
     result = _finished(run, settings, split_dir)
     if result is None:
         with locks.folder_lock(run) as lock:
-            result = _finished(run, settings, split_dir)  # it may have finished meanwhile
+            result = _finished(run, settings, split_dir)  # another process may have finished it
             if result is None:
                 runs.claim(run, settings, split_dir)
                 files.sweep(run, locked=True)
                 job = Job(run, lock, settings, split, store, weights, machine, progress)
                 result = {**_go_on(job), "reused": False}
-    figure = "validation_accuracy"  # people look for this one, so it comes first
+    figure = "validation_accuracy"  # first, because people look for it
     return {figure: result[figure], "run": str(run), **result}
 
 
@@ -177,7 +177,8 @@ class _Record:
         self.saved = self._reached()
         self.n_images = 0
         self.validation_seconds = 0.0
-        self._write_history()  # a kill may have come after a checkpoint, before its history
+        # An earlier process may have been killed after it saved a checkpoint, before its history.
+        self._write_history()
 
     def end_step(self) -> None:
         """Count a finished step, and save if a checkpoint is due."""
@@ -212,7 +213,7 @@ class _Record:
         return self.trainer.step, len(self.trainer.history)
 
     def _write_history(self) -> None:
-        """Write the history for people; the checkpoints hold their own copy."""
+        """Write the history as a table for people; the checkpoints hold their own copy."""
         history = self.trainer.history
         if history:
             self.job.lock.check()

@@ -20,7 +20,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def learning_rate(step: int, n_steps: int, peak: float) -> float:
-    """Follow one cycle: half a cosine from peak/25 up to the peak, then one down to almost 0.
+    """Return the one-cycle rate: half a cosine from peak/25 up to peak, then one down to almost 0.
 
     The rate is a function of the step alone, so checkpoints need not hold the schedule.
 
@@ -37,7 +37,7 @@ def _half_cosine(start: float, end: float, share: float) -> float:
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make the named optimizer; decay applies to weights, not to biases and norms."""
+    """Make the configured optimizer; biases and normalisation parameters get no weight decay."""
     groups = [
         {
             "params": [p for p in network.parameters() if (p.ndim > 1) == decayed],
@@ -56,7 +56,7 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
 
 
 def make_criterion(config: TrainConfig) -> Criterion:
-    """Make the named loss, which maps (batch, n_genres) logits and (batch,) labels to a mean."""
+    """Make the configured loss: (batch, n_genres) logits and (batch,) labels -> mean loss."""
     if config.criterion == "focal":
         return lambda logits, labels: focal_loss(logits, labels, config.focal_gamma)
     return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
@@ -80,7 +80,7 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
 
 
 def make_average(network: nn.Module, decay: float) -> AveragedModel | None:
-    """Make a copy that averages a model's weights and statistics; None for a decay of 0.
+    """Make a copy of a model that averages its weights and buffers; None for a decay of 0.
 
     Source: Polyak & Juditsky 1992, as an exponential moving average.
     """

@@ -1,4 +1,4 @@
-"""The state and steps of a training, such that a resumed one equals an uninterrupted one."""
+"""The state and steps of a training; resuming it gives the same result as not stopping it."""
 
 import math
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class Trainer:
         crops = self._augment(normalise(batch.crops()), batch.source)
         key = (self.config.seed, epoch, self.step)
         crops, mixed = augmentation.mix(crops, self.config.mixup, *key, 2)
-        # Dropout draws from torch's global generator.
+        # Dropout draws from torch's global generator, so seed it for this step.
         torch.manual_seed(augmentation.random_seed(*key, 1))
         self.epoch_loss += optimization.add_gradients(
             self.network, self.criterion, crops, batch.labels, mixed
@@ -110,8 +110,8 @@ class Trainer:
         """Validate the weights that would be shipped now, and begin the next epoch.
 
         Args:
-            after_batch: called after each batch of validation; if it raises, the epoch is not over
-                yet.
+            after_batch: called after each batch of validation; if it raises, the epoch counts as
+                not validated.
 
         Returns:
             The epoch's row, which is also the last one in the history.
@@ -130,8 +130,8 @@ class Trainer:
         right = probabilities.argmax(dim=1) == labels
         train_loss = float(self.epoch_loss) / self.steps_per_epoch
         validation_loss = float(F.nll_loss(probabilities.clamp(1e-9).log(), labels))
-        # Check the validation loss at the last step only: before that, batch statistics that have
-        # not settled may spoil it.
+        # Check the validation loss at the last step only. Before that, batch normalisation's
+        # statistics may not have settled, which can make the loss NaN.
         self._check_finite(train_loss if self.step < self.n_steps else train_loss + validation_loss)
         row = {
             "epoch": len(self.history) + 1,

@@ -1,4 +1,4 @@
-"""Where the versions are kept, and the credentials for it."""
+"""Where versions are stored, and the credentials for access."""
 
 import urllib.parse
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ S3: Final = "s3://"
 
 @dataclass(frozen=True)
 class Access:
-    """A Git repository, the DVC remote of its bytes, and files with Git credentials.
+    """A Git repository, the DVC remote that stores its data, and files with Git credentials.
 
     S3 credentials are found as Amazon's own tools find them: in the environment, a credentials
     file, or the machine's role.
@@ -22,10 +22,10 @@ class Access:
     git: str
     """Address of the repository; if it is a missing local folder, a repository is made there."""
     remote: str
-    """Address of the DVC remote, s3://bucket/folder or a local folder; used for a repository that
-    has none yet."""
+    """Address of the DVC remote, s3://bucket/folder or a local folder; used only if the repository
+    has no remote yet."""
     credentials: Path | None = None
-    """Lines https://user:token@host, as `git credential-store` reads them."""
+    """File of lines https://user:token@host, as `git credential-store` reads them."""
     key: Path | None = None
     """Private SSH key."""
     known_hosts: Path | None = None

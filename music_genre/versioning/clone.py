@@ -21,11 +21,11 @@ from music_genre.versioning.access import Access
 logger = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 20
-"""How often a push is tried when others push at the same time."""
+"""How many times a push is tried when others push at the same time."""
 OWN: Final = f"{files.TEMPORARY}{os.uname().nodename}-"
 """Prefix of the names of this host's clones."""
 OLD_SECONDS: Final = 86_400.0
-"""Age of an abandoned clone; no task with a clone takes this long."""
+"""A clone older than this is abandoned; no task with a clone takes this long."""
 
 
 class Clone:
@@ -40,7 +40,7 @@ class Clone:
 
     @property
     def head(self) -> str:
-        """The commit of the files; empty if there is none yet."""
+        """The commit that is checked out; empty if there is none yet."""
         return self._read("rev-parse", "--verify", "--quiet", "HEAD")
 
     @property
@@ -69,7 +69,7 @@ class Clone:
         if revision.startswith("-"):
             raise InputError(f"{revision}: not a revision; give a branch, tag or commit")
         if revision:
-            self.git("checkout", "--quiet", revision, "--")  # without --, it may be a path
+            self.git("checkout", "--quiet", revision, "--")  # without --, Git may see a path
 
     def commit(self, path: str, message: str) -> bool:
         """Commit a folder's contents; False if nothing has changed since the last commit."""
@@ -83,8 +83,8 @@ class Clone:
         """Check that the repository accepts a push, before there is work to lose.
 
         Raises:
-            InputError: it does not.
-            TemporaryError: it cannot be reached.
+            InputError: the repository refuses.
+            TemporaryError: the repository cannot be reached.
         """
         local = self._access.local_git
         objects = local and local / "objects"
@@ -100,7 +100,7 @@ class Clone:
             tag: the tag's name; a number is appended.
 
         Returns:
-            The tag; empty if others pushed the same meanwhile.
+            The tag with its number; empty if others have pushed the same contents meanwhile.
 
         Raises:
             TemporaryError: the repository cannot be reached, or others pushed first every time.
@@ -133,7 +133,8 @@ class Clone:
         except MusicGenreError:
             self.git("tag", "--delete", named)
             raise
-        # A commit and tag that another process made in the same second are identical to ours.
+        # If another process made the same commit and tag in the same second, they are identical to
+        # ours, and this push changes nothing.
         is_new = any(row.startswith(("*", " ")) for row in said.splitlines() if "\t" in row)
         return named if is_new else ""
 
@@ -151,7 +152,7 @@ class Clone:
             ) from None
 
     def _read(self, *words: str) -> str:
-        """Run Git where finding nothing is not an error."""
+        """Run Git; returns what it printed, empty if Git refuses or finds nothing."""
         try:
             return self.git(*words).strip()
         except InputError:
@@ -169,7 +170,7 @@ def cloned(access: Access, store: Path, revision: str = "") -> Iterator[Clone]:
 
     Raises:
         InputError: there is no such repository or revision, or access is refused.
-        TemporaryError: it cannot be reached.
+        TemporaryError: the repository cannot be reached.
     """
     if access.local_git:
         make_repository(access.local_git)
@@ -194,14 +195,14 @@ def make_repository(folder: Path) -> None:
         git.run(None, "init", "--quiet", "--bare", f"--initial-branch={git.BRANCH}", str(temporary))
         temporary.rename(folder)
     except OSError:
-        if not any(folder.iterdir()):  # else another process was first
+        if not any(folder.iterdir()):  # else another process made it first
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _take(work: Path) -> tuple[Path, int]:
-    """Make a folder that is locked as in use, at the latest until this process ends."""
+    """Make a folder and lock it as in use; the lock ends with this process at the latest."""
     work.mkdir(parents=True, exist_ok=True)
     entry = _hold(work, fcntl.LOCK_EX)  # so that nobody sees a folder that is not locked yet
     try:
@@ -229,9 +230,9 @@ def _hold(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
 
 
 def _sweep(work: Path) -> None:
-    """Remove the clones of processes that were killed; another host's only when they are old.
+    """Remove the clones of processes that were killed; another host's clones only if they are old.
 
-    Storage that hosts share may not show one host the locks of another.
+    On storage that hosts share, one host may not see the locks of another.
     """
     for folder in work.iterdir():
         try:

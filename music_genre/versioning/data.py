@@ -24,7 +24,7 @@ TRACKS: Final = "tracks.csv"
 
 
 def check(address: str, store: Path, access: Access | None, revision: str = "") -> None:
-    """Check that there is such a data set, before any of it is read.
+    """Check that a data set exists, before any of it is read.
 
     Arguments and errors are those of `pull`.
     """
@@ -49,8 +49,8 @@ def pull(address: str, store: Path, access: Access | None, revision: str = "") -
         The result: audio address and version, which is empty for a folder.
 
     Raises:
-        InputError: there are no such data at that revision, or repository or remote refuse.
-        TemporaryError: one of them cannot be reached.
+        InputError: the revision has no such data, or the repository or the remote refuses.
+        TemporaryError: the repository or the remote cannot be reached.
     """
     if not address.startswith(PREFIX):
         return {"audio": str(_folder(address, revision)), "version": "", "reused": True}
@@ -110,7 +110,7 @@ def _data_sets(clone: Clone) -> list[str]:
 
 
 def _settle(pulled: list[Path], folder: Path) -> None:
-    """Move a whole data set to its place, unless another process has put it there meanwhile."""
+    """Move a complete data set to its place, unless another process has put it there meanwhile."""
     whole = pulled[0].parent / f"{files.TEMPORARY}whole"
     whole.mkdir()
     for path in pulled:
@@ -125,7 +125,7 @@ def _settle(pulled: list[Path], folder: Path) -> None:
 
 
 def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[str, Any]:
-    """Put a folder of audio under version control; what was published before is not sent again.
+    """Put a folder of audio under version control; files published before are not uploaded again.
 
     Args:
         folder: holds the genre folders; a tracks.csv beside it is kept in Git.
@@ -137,8 +137,8 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
         The result: address for `pull`, commit, tag; reused if nothing has changed.
 
     Raises:
-        InputError: there is no such folder, or repository or remote refuse.
-        TemporaryError: one of them cannot be reached.
+        InputError: there is no such folder, or the repository or the remote refuses.
+        TemporaryError: the repository or the remote cannot be reached.
     """
     if not addresses.is_folder(folder) or not any(folder.iterdir()):
         raise InputError(
@@ -177,7 +177,7 @@ def _place_all(folder: Path, into: Path) -> int:
     """Put the audio into a clone, and its table beside it; returns the number of files.
 
     Raises:
-        InputError: a name cannot be kept, or a link leads out of the folder.
+        InputError: a name is not UTF-8, or a link leads out of the folder or to a folder.
     """
     n_files = 0
     for parent, folders, names in os.walk(folder):

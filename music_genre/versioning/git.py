@@ -10,7 +10,7 @@ from music_genre.errors import InputError, MusicGenreError, TemporaryError
 from music_genre.versioning.access import Access
 
 BRANCH: Final = "main"
-"""First branch of a repository that has none yet."""
+"""First branch of a repository that has no branch yet."""
 SECONDS: Final = 300.0
 """Longest time that one call of Git may take."""
 NAME: Final = "music-genre"
@@ -23,7 +23,7 @@ OURS: Final = {
     "advice.detachedHead": "false",
     "init.defaultBranch": BRANCH,
 }
-"""Settings that override the user's own."""
+"""Git settings that override the user's own."""
 OVERTAKEN: Final = (
     *("[rejected]", "cannot lock ref", "failed to update ref", "incorrect old value"),
     *("reference already exists", "failed to lock", "atomic push failed"),
@@ -60,7 +60,7 @@ ANOTHERS: Final = {
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_PREFIX"),
 }
-"""Variables that would select another repository, for example if a hook starts this program."""
+"""Variables that would make Git use another repository; Git sets them for hooks, for example."""
 SSH: Final = (
     *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"),
     *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=2"),
@@ -104,7 +104,7 @@ def run(access: Access | None, *words: str, folder: Path | None = None) -> str:
 def _settings(access: Access | None) -> list[str]:
     settings = [f"{name}={value}" for name, value in OURS.items()]
     if access and access.credentials:
-        # Disable the user's own helpers. Ours only answers "get" and stores nothing.
+        # The empty value disables the user's helpers. Ours only answers "get" and stores nothing.
         settings += [
             "credential.helper=",
             f'credential.helper=!f() {{ test "$1" != get || '

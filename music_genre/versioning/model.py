@@ -58,8 +58,9 @@ def publish_run(
         The result: name, commit, tag, metrics; reused if the repository already has all of it.
 
     Raises:
-        InputError: the run is not finished and measured, or repository or remote refuse.
-        TemporaryError: one of them cannot be reached.
+        InputError: the run is not finished or not measured, or the repository or the remote
+            refuses.
+        TemporaryError: the repository or the remote cannot be reached.
     """
     published = read_run(run)
     with cloned(access, store) as clone, storage.opened(clone, store, access) as repo:
@@ -106,7 +107,7 @@ def read_run(run: Path) -> Published:
 
 
 def lay_out(published: Published, folder: Path) -> list[Path]:
-    """Make a model's folder: texts for Git, and files for DVC, which are returned.
+    """Make a model's folder: text files for Git, and files for DVC; returns the files for DVC.
 
     The folder is a run folder: `predict --run` accepts it once DVC has fetched the checkpoint.
     """
@@ -152,7 +153,7 @@ def message(published: Published, origin: dict[str, str]) -> str:
 
 
 def code_version() -> str:
-    """Return this package's version, and a hash of its source files as they run."""
+    """Return this package's version, and a hash of the source files that are running."""
     folder = Path(__file__).resolve().parent.parent
     digest = hashlib.blake2b(digest_size=6)
     for file in sorted(folder.rglob("*.py")):

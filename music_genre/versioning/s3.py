@@ -54,7 +54,7 @@ SAME: Final = {
 
 
 ERRORS: Final = (BotoCoreError, ClientError, ClientPayloadError)
-"""Errors of botocore, and aiohttp's for a truncated answer, which no library translates."""
+"""Errors of botocore, and aiohttp's for a truncated answer: no library translates that one."""
 _SILENCE: Final = (
     *(NoConnectionError, HTTPClientError, ClientPayloadError),
     *(ConnectionError, TimeoutError),
@@ -62,10 +62,11 @@ _SILENCE: Final = (
 
 
 def be_compatible() -> None:
-    """Send checksums only if the service asks, since non-Amazon ones refuse them; retry once.
+    """Make clients send checksums only if the service requires them, and retry a request once.
 
-    Clients read these variables when made; s3fs tries five times on top of it. Source: the
-    release notes of botocore 1.36; s3fs.core.S3FileSystem.retries.
+    Services other than Amazon's may refuse checksums. Clients read these variables when they are
+    created. s3fs makes five attempts of its own, each with botocore's retry. Source: the release
+    notes of botocore 1.36; s3fs.core.S3FileSystem.retries.
     """
     os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
@@ -73,7 +74,7 @@ def be_compatible() -> None:
 
 
 def probe(remote: str, *, write: bool) -> None:
-    """Test a remote: list as a pull will, or list, write and read as a push will.
+    """Test a remote with the requests that a pull (list) or a push (list, write, read) makes.
 
     Args:
         remote: s3://bucket/folder.
@@ -111,7 +112,7 @@ def faults(what: str) -> Iterator[None]:
 
 
 def is_its(error: BaseException) -> bool:
-    """Tell whether an error is S3's or the connection's, not that of this machine's storage."""
+    """Tell whether an error comes from S3 or the connection, not from this machine's storage."""
     return any(isinstance(cause, (*ERRORS, *_SILENCE)) for cause in _causes(error))
 
 
@@ -127,7 +128,7 @@ def in_words(what: str, error: BaseException) -> MusicGenreError:
 
     Args:
         what: the address and the operation.
-        error: an error of botocore, or one that it caused.
+        error: an error of botocore, or an error that one of botocore caused.
 
     Returns:
         The error to raise.
@@ -164,7 +165,7 @@ def _of_service(what: str, error: ClientError) -> MusicGenreError:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen = set()  # one exception raised in several places may be its own cause
+    seen = set()  # an exception that is raised again may be its own cause
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error

@@ -2,9 +2,10 @@
 
 Without it the libraries wait for ever, or nearly, in three cases (aiohttp 3.14, s3fs 2026.9):
 
-- A request with a body first asks whether it may send it, and waits for the answer with no timeout.
+- A request with a body first asks S3 whether it may send the body (Expect: 100-continue), and waits
+  for the answer with no timeout.
 - aiohttp's `sock_read` timeout starts once the body is sent, so sending has no timeout.
-- When one file has failed, DVC still tries all others, each with all its retries.
+- When one file has failed, DVC still tries all the others, each with all its retries.
 """
 
 import socket
@@ -22,15 +23,17 @@ from funcy import wrap_prop
 from music_genre.versioning import s3
 
 SECONDS: Final = 20
-"""How long S3 may be silent before a request is repeated. A request that S3 accepted is sent ten
-times in all, one that could not be sent twice.
+"""How long S3 may be silent before a request is tried again.
 
-Source: AWS_MAX_ATTEMPTS in `s3.be_compatible`, and s3fs.core.S3_RETRYABLE_ERRORS on top of it.
+If S3 accepted the request, it is tried ten times in all: five times by s3fs, each time with two
+attempts of botocore. If the request could not be sent, it is tried twice, by botocore only.
+
+Source: AWS_MAX_ATTEMPTS in `s3.be_compatible`; s3fs.core.S3_RETRYABLE_ERRORS.
 """
 
 
 class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
-    """s3fs's, but gives up when a request fails and none was answered for `SECONDS`."""
+    """s3fs's file system; gives up if a request fails and none was answered for `SECONDS`."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -60,7 +63,7 @@ class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
 
 
 class S3FileSystem(dvc_s3.S3FileSystem):  # type: ignore[misc] # it has no types
-    """Replaces DVC's own in `dvc.fs.known_implementations`."""
+    """Replaces DVC's own S3 file system in `dvc.fs.known_implementations`."""
 
     @wrap_prop(threading.Lock())  # type: ignore[untyped-decorator]
     @cached_property  # type: ignore[untyped-decorator]
@@ -82,8 +85,9 @@ class S3FileSystem(dvc_s3.S3FileSystem):  # type: ignore[misc] # it has no types
 def _connection(address: tuple[Any, ...]) -> socket.socket:
     """Make a socket that fails when the peer accepts no sent data for `SECONDS`.
 
-    This covers a peer that is alive but has stopped reading, too: tcp(7), TCP_USER_TIMEOUT; for a
-    closed window since Linux 5.11.
+    Since Linux 5.11 this includes a peer that is alive but has stopped reading (a closed window).
+
+    Source: tcp(7), TCP_USER_TIMEOUT.
     """
     made = socket.socket(*address[:3])
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # only on Linux

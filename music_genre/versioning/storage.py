@@ -69,7 +69,7 @@ def probe(repo: Repo, *, write: bool) -> None:
 
 
 class _Faults(logging.Handler):
-    """Keeps the first error that DVC only logs: why a file could not be transferred."""
+    """Keeps the first error that DVC logs but does not raise: why a file was not transferred."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -100,11 +100,11 @@ def _in_words(what: str) -> Iterator[None]:
 
 
 def _fault(what: str, error: BaseException) -> MusicGenreError | OSError:
-    """Explain an error in words; a disk error explains itself and is returned."""
+    """Turn an error into one that explains itself; a disk error already does, and is returned."""
     if isinstance(error, OSError) and not s3.is_its(error):
         error.filename = error.filename or what
         return error
-    if isinstance(error, sqlite3.Error):  # of DVC's database of files it has seen
+    if isinstance(error, sqlite3.Error):  # of the database in which DVC records files
         return TemporaryError(f"{what}: {error}; is there no space left on device?")
     return s3.in_words(what, error)
 
@@ -114,7 +114,7 @@ def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
     """Open DVC in a clone; initialise it if the repository does not use it yet.
 
     Raises:
-        InputError: it cannot be opened, or has no remote.
+        InputError: DVC cannot open the repository, or the repository has no remote.
     """
     s3.be_compatible()
     known_implementations["s3"]["class"] = S3_FILESYSTEM
@@ -135,7 +135,7 @@ def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
 
 
 def _begin(clone: Clone, access: Access) -> None:
-    """Write what `dvc init` writes; that command would want a cache outside the clone."""
+    """Write what `dvc init` writes; that command would need a cache outside the clone."""
     (clone.folder / ".dvc").mkdir(exist_ok=True)
     (clone.folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
     (clone.folder / ".dvc" / "config").write_text(
@@ -147,7 +147,7 @@ def _begin(clone: Clone, access: Access) -> None:
 
 
 def _settle_remote(repo: Repo, access: Access) -> None:
-    """Keep the repository's own remote, and warn if another was given: only new ones use that."""
+    """Warn that the repository's own remote is used, if another one was given."""
     found = address(repo)
     if found != access.remote.rstrip("/"):
         logger.warning(
@@ -156,24 +156,24 @@ def _settle_remote(repo: Repo, access: Access) -> None:
 
 
 def place(file: Path, into: Path) -> None:
-    """Put a file into a clone, without a second copy if the storage can do that."""
+    """Put a file into a clone, as a hard link if possible, otherwise as a copy."""
     into.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, into)
-    except OSError:  # on another storage, or on one without links
+    except OSError:  # on another file system, or on one without hard links
         shutil.copyfile(file, into)
 
 
 def add(repo: Repo, paths: Sequence[Path]) -> list[str]:
-    """Make DVC track files or folders of the clone; returns its .dvc files."""
+    """Make DVC track files or folders of the clone; returns their .dvc files."""
     with _in_words(f"{repo.root_dir}: dvc add"):
-        # No relink: it would turn the placed file into the cache's file.
+        # Relinking would replace the placed file with a link to the cache's file.
         stages = repo.add([str(path) for path in paths], relink=False)
     return [str(stage.path) for stage in stages]
 
 
 def push(repo: Repo, tracked: Sequence[str]) -> None:
-    """Upload the data that .dvc files name to the remote.
+    """Upload the data of .dvc files to the remote.
 
     Raises:
         InputError: the remote refuses.
@@ -184,10 +184,10 @@ def push(repo: Repo, tracked: Sequence[str]) -> None:
 
 
 def verify(repo: Repo, tracked: Sequence[str]) -> None:
-    """Check that every object is on the remote and whole; send the others again.
+    """Check that every object is complete on the remote; upload missing or incomplete ones again.
 
     Raises:
-        TemporaryError: one is still missing or not whole.
+        TemporaryError: an object is still missing or incomplete.
     """
     with _in_words(f"{address(repo)}: verifying"):
         cache, remote = repo.cache.local, repo.cloud.get_remote_odb()
@@ -208,7 +208,7 @@ def _oids(repo: Repo, tracked: Sequence[str]) -> list[str]:
 
 
 def _missing(cache: Any, remote: Any, oids: Sequence[str]) -> list[str]:
-    """List objects that the remote lacks or has in another size or, on a disk, with other bytes."""
+    """List objects that the remote lacks, or that differ there in size or, on a disk, in MD5."""
     invalidate = getattr(remote.fs.fs, "invalidate_cache", lambda: None)
     invalidate()
 
@@ -248,7 +248,7 @@ def checksum(repo: Repo, tracked: str) -> str:
 
 
 def pull(repo: Repo, tracked: str) -> None:
-    """Fetch the data that a .dvc file names into the clone.
+    """Fetch the data of a .dvc file into the clone.
 
     Raises:
         InputError: the remote lacks some of it, or refuses.

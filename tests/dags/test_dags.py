@@ -1,4 +1,4 @@
-"""Every DAG parses fast, names known queues and only calls commands that the docs know."""
+"""Every DAG parses fast, names known queues and calls only documented commands."""
 
 import itertools
 import re
@@ -32,7 +32,7 @@ def dags():
 
 @pytest.fixture(scope="module")
 def commands(dags):
-    """(task, words) of every command of every DAG, mapped ones included."""
+    """(task, words) of every command of every DAG, mapped tasks included."""
     found = []
     for task in (task for dag in dags.values() for task in dag.tasks):
         if not task.is_mapped:
@@ -44,14 +44,14 @@ def commands(dags):
 
 
 def test_one_dag_a_file_named_like_it(dags):
-    """One policy violation hides all DAGs of its file in the API."""
+    """A policy violation hides all DAGs of the same file in the API, so each file has one DAG."""
     assert sorted(dags) == [path.stem for path in DAG_FILES]
     for path in DAG_FILES:
         assert len(path.read_text().splitlines()) <= 130
 
 
 def test_no_dag_shadows_a_package():
-    """The DAG folder is on sys.path: a file named like a package would hide it."""
+    """The DAG folder is on sys.path: a file named like a package would hide that package."""
     taken = sys.stdlib_module_names | {"airflow", "fleet", "deploy", "music_genre", "click"}
     assert not taken & {path.stem for path in DAG_FILES}
 
@@ -119,7 +119,7 @@ def test_the_stages_of_a_sweep_follow_each_other(dags):
 
 
 class Results:
-    """What the tasks of a sweep have left."""
+    """The results (XComs) that the tasks of a sweep have left."""
 
     def __init__(self, **left):
         self._left = left
@@ -131,7 +131,7 @@ class Results:
 
 def test_a_sweep_ends_with_a_table_whose_best_on_validation_comes_first(dags, caplog):
     compare = dags["music_genre_sweep"].get_task("compare")
-    assert compare.is_teardown  # it runs whatever failed, and hides no failure
+    assert compare.is_teardown  # it runs even after a failure, and does not hide it
     trained = [
         {"validation_accuracy": 0.25, "run": "/runs/a"},
         None,
@@ -163,7 +163,7 @@ def test_a_sweep_without_candidates_has_no_table(dags):
 
 
 def test_run_parameters_have_choices_and_limits(dags):
-    """The form's choices are the command's: docs/cli.md is generated from the command line."""
+    """The form offers the choices of the command, from which docs/cli.md is generated."""
     params = dags["music_genre_training"].params
     for name in ("optimizer", "criterion"):
         for choice in params.get_param(name).schema["enum"]:
@@ -180,7 +180,7 @@ def test_run_parameters_have_choices_and_limits(dags):
 
 
 def test_every_field_of_a_form_says_what_it_is_and_may_be_left_as_it_opens(dags):
-    """Airflow 3.3.2 takes an empty text for one that is missing, and shows no reason."""
+    """Airflow 3.3.2 treats an empty string as a missing value, and shows no reason."""
     for dag in dags.values():
         for name in dag.params:
             param = dag.params.get_param(name)
@@ -198,7 +198,7 @@ def test_forms_offer_the_models_that_the_command_knows(dags):
 
 
 def test_a_task_whose_forerunner_has_no_result_gets_an_empty_word(dags):
-    """As where a training was marked success; the command refuses it, and no retry is spent."""
+    """As when a training was marked success. The command refuses an empty word without a retry."""
     evaluate = dags["music_genre_training"].get_task("evaluate")
     nothing = SimpleNamespace(xcom_pull=lambda *_, **__: None)
     word = evaluate.get_template_env().from_string(evaluate.command[-1]).render(ti=nothing)
@@ -282,7 +282,7 @@ def test_what_is_made_has_an_asset_each(dags):
 
 
 def test_nothing_has_a_schedule_that_nobody_asked_for(dags):
-    """With DAILY=1: tests/fleet/test_timetable.py."""
+    """For DAILY=1 see tests/fleet/test_timetable.py."""
     scheduled = {name for name, dag in dags.items() if dag.timetable.can_be_scheduled}
     assert scheduled == {"music_genre_new_model"}, "which follows what was published"
 
@@ -322,7 +322,7 @@ print(seconds, sorted(heavy - {{"celery.app.task"}}))
 
 @pytest.mark.parametrize("module", [path.stem for path in DAG_FILES])
 def test_a_dag_parses_in_under_a_second_without_heavy_packages(module):
-    """Each task parses its DAG's file anew; CPU seconds, so that a busy machine does not count."""
+    """Each task parses its DAG's file again. CPU seconds, because a busy machine must not count."""
     answer = subprocess.check_output(
         [sys.executable, "-c", PARSE.format(module=module)],
         cwd=REPOSITORY / "dags",

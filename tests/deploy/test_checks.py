@@ -1,4 +1,4 @@
-"""What a machine is refused for, asked through a fake `docker` command."""
+"""Why a machine is refused; the checks ask a fake `docker` command."""
 
 import json
 import os
@@ -46,7 +46,7 @@ ALL = {
         **{f"{name}-worker": {"command": ["-m", "fleet", "worker", name]} for name in queues()},
     },
 }
-"""What Compose says of a file that sets nothing, and of the services."""
+"""Compose's answer for a file that sets nothing, and for the services."""
 WELL = {
     "--version": "Docker version 28.2.2, build e6534b4",
     "version --format": '{"Server": {"Version": "28.2.2"}}',
@@ -87,7 +87,7 @@ def faults(given: dict[str, str] | None = None) -> dict[str, checks.Finding]:
 
 
 def of_variables(given: dict[str, str], held: set[str] = frozenset()) -> dict:
-    """Variables whose values are refused; asks no `docker`."""
+    """Variables whose values are refused; does not call `docker`."""
     found = env_checks.of_variables(given, held)
     return {finding.name: finding for finding in found if finding.remedy}
 
@@ -127,7 +127,7 @@ def test_each_shortage_has_its_figure_and_its_remedy(answering, info, name, foun
 @pytest.mark.parametrize(
     "said",
     [
-        # Podman's command under Docker's name, whose `info` has other fields; and its service.
+        # Podman's command named `docker`, whose `info` has other fields; then Podman's service.
         {"__version": "podman version 5.4.0", "info_--format": '{"host": {}, "version": {}}'},
         {"version_--format": '{"Server": {"Components": [{"Name": "Podman Engine"}]}}'},
     ],

@@ -1,4 +1,4 @@
-"""When the embedded stack's servers count as started, on the real ones."""
+"""When the embedded stack's servers count as started; tested with real servers."""
 
 import contextlib
 import socket
@@ -58,7 +58,7 @@ def wait_until(is_so) -> None:
 
 
 def test_a_server_that_listens_but_recovers_its_data_is_waited_for(state):
-    """A standby that nobody may read refuses as one that recovers does."""
+    """A standby without hot_standby refuses connections like a server that recovers its data."""
     recovers = state.postgres / "standby.signal"
     recovers.touch()
     (state.postgres / "postgresql.auto.conf").write_text("hot_standby = off\n")
@@ -73,7 +73,7 @@ def test_a_server_that_listens_but_recovers_its_data_is_waited_for(state):
 
 
 def say(state, *lines: str) -> list[str]:
-    """Redis' first line of answer to each line; `AUTH` lines count too."""
+    """The first line of Redis' answer to each line, `AUTH` lines included."""
     with socket.create_connection(("127.0.0.1", state.launch().redis), timeout=5) as connection:
         with connection.makefile("rw", newline="\r\n") as stream:
             return [_answer(stream, line) for line in lines]

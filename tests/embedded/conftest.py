@@ -20,7 +20,7 @@ FREE_PORTS = ("--web-port", "0", "--flower-port", "0")
 
 
 def hear_signals() -> None:
-    """Undo what a shell's `&` and nohup leave ignored, and children inherit."""
+    """Restore SIGINT and SIGHUP: a shell's `&` and nohup ignore them, and children inherit that."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -38,7 +38,7 @@ def start_deploy(*words: str, within: tuple[str, ...] = (), **options) -> subpro
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First the tests with stacks of their own: an idle one beside them takes time too."""
+    """Tests with their own stacks come first: an idle shared stack beside them takes time too."""
     items.sort(key=lambda item: "stack" in item.fixturenames)
 
 
@@ -47,7 +47,7 @@ LOGS_OF_A_FAILURE = ("gpu-worker", "cpu-worker", "scheduler")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
-    """With a test that failed on the stack, the ends of the logs of those who move tasks."""
+    """If a test fails on the stack, report the last lines of the workers' and scheduler's logs."""
     report = yield
     stack = getattr(item, "funcargs", {}).get("stack")
     if report.failed and stack is not None:
@@ -59,7 +59,7 @@ def pytest_runtest_makereport(item: pytest.Item):
 
 @pytest.fixture
 def deploy():
-    """Start `python -m deploy …`; what still runs at the test's end is killed."""
+    """Start `python -m deploy …`; processes that still run when the test ends are killed."""
     started = []
 
     def start(*words: str, **options) -> subprocess.Popen:
@@ -73,9 +73,9 @@ def deploy():
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Every process that names the stack's folder, and every orphan of an Airflow.
+    """Every process that names the stack's folder, and every orphaned process of any Airflow.
 
-    Celery's processes write their titles over their environment, so they name no folder.
+    Celery's processes overwrite their environment with their titles, so they name no folder.
     """
     found = []
     for process in psutil.process_iter():
@@ -128,7 +128,7 @@ def stack(tmp_path_factory, fake_driver):
 
 
 def up_local(folder: Path, fake_driver: str, *more: str) -> str:
-    """Start the stack; returns what was said on standard error."""
+    """Start the stack; returns its standard error."""
     environment = os.environ | {"LD_LIBRARY_PATH": fake_driver}
     words = ("up-local", "--state", str(folder), *FREE_PORTS, *more)
     with start_deploy(*words, env=environment) as up:
@@ -147,7 +147,7 @@ def down_local(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def few(tmp_path_factory) -> str:
-    """The address of a few tracks, for what needs a training and not what it learns."""
+    """The address of a few tracks, for tests that need a training, whatever it learns."""
     return str(write_few_tracks(tmp_path_factory.mktemp("few") / "genres"))
 
 

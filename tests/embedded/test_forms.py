@@ -38,7 +38,7 @@ def submit_of(dialog):
 
 
 class Submitted:
-    """Sees the run that a form makes, and marks it failed at the end."""
+    """Finds the run that a form starts, and marks it failed at the end."""
 
     def __init__(self, stack, dag_id):
         self.stack, self.dag_id = stack, dag_id
@@ -60,7 +60,7 @@ class Submitted:
         return found if found in ("success", "failed") else None
 
     def end(self, run):
-        """Airflow answers 500 where its scheduler writes the same rows: a deadlock in Postgres."""
+        """Retry until it works: Airflow answers 500 if its scheduler writes the same rows."""
         wait_until(lambda: self.ended(run))
 
     def ended(self, run):
@@ -70,7 +70,7 @@ class Submitted:
 
 @pytest.fixture(scope="module")
 def submitted(stack):
-    """What the forms were submitted for as they opened: by DAG, who saw it and the run."""
+    """The forms that were submitted unchanged: DAG → its `Submitted` and its run's API path."""
     found = {}
     yield found
     for seen, run in found.values():
@@ -97,7 +97,7 @@ def test_a_form_opens_ready_and_can_be_submitted_as_it_is(
 
 @pytest.mark.parametrize("dag_id", FIRST_TASKS)
 def test_what_was_submitted_as_it_opened_begins(submitted, dag_id):
-    """After all were submitted, so that their first tasks run side by side."""
+    """Runs after all forms were submitted, so that their first tasks run side by side."""
     seen, run = submitted[dag_id]
     wait_until(lambda: seen.first_state(run))
     seen.end(run)
@@ -117,11 +117,11 @@ CHANGED = {
     },
     "music_genre_training": {**COMMON, **ADDRESS, "model": "vgg11", "seed": 5},
 }
-"""Every field but the queue of the training, of which there is one to choose."""
+"""Every field except the training's queue, which has only one choice."""
 
 
 class Filled:
-    """A form as a user fills it."""
+    """Fills in a form as a user does."""
 
     def __init__(self, page, dialog):
         self.page, self.dialog = page, dialog

@@ -1,4 +1,4 @@
-"""One task a GPU: on the real stack, with a driver that names two GPUs which are not there."""
+"""One task per GPU, on the real stack, with a fake driver that reports two GPUs."""
 
 import time
 
@@ -21,11 +21,11 @@ from tests.gpu_trainings import (
 
 pytestmark = pytest.mark.timeout(1800)
 TAKEN_SECONDS = 3.0
-"""From a task's being queued until its worker holds the message."""
+"""Enough time for a worker to take the message of a queued task."""
 
 
 def is_gpu_worker(process: psutil.Process) -> bool:
-    """Whether it is the gpu queue's worker itself, no process of its pool."""
+    """Whether it is the gpu queue's worker itself, not a process of its pool."""
     try:
         title = " ".join(process.cmdline())
     except psutil.Error:
@@ -42,7 +42,7 @@ def test_the_pool_has_a_slot_for_each_gpu(stack):
 
 @pytest.fixture(scope="module")
 def five(stack, few):
-    """Five trainings, of which two stand still on the two GPUs."""
+    """Five trainings, two of which are suspended on the two GPUs."""
     seeds = range(20, 25)
     run = sweep(stack, seeds, epochs=5, audio=few)
     wait_until(lambda: len(trainings(seeds)) == N_GPUS)
@@ -65,7 +65,7 @@ def by_seed(found):
 
 
 def test_kills_of_each_kind_free_the_gpu_at_once_and_one_that_fails_ends_itself_alone(stack, five):
-    """One candidate is marked failed while it waits; of each other a process is killed with 9."""
+    """One candidate is marked failed while it waits; for each other one a process gets kill -9."""
     run, seeds, held = five
     lost = max({*seeds} - {each.seed for each in held})
     index = seeds.index(lost)
@@ -110,7 +110,7 @@ def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, fe
 
 
 def test_a_training_whose_worker_died_before_starting_it_is_started_by_the_next(stack, few):
-    """As when a machine is lost in the second between the two."""
+    """As when a machine is lost between taking a message and starting its task."""
     own = supervisord_process(stack.state).children(recursive=True)
     (worker,) = [each for each in own if is_gpu_worker(each)]
     slots = worker.children()

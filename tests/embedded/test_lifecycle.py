@@ -1,4 +1,4 @@
-"""Starting and stopping: what is in the way is one line, what was started is stopped."""
+"""Starting and stopping: each obstacle is one error line, and all that was started is stopped."""
 
 import contextlib
 import os
@@ -102,7 +102,7 @@ PHASES = {
     ],
 )
 def test_an_interrupted_demo_leaves_nothing_running(deploy, interrupted, phase, signum):
-    """Each phase goes on where the former left the folder, as after a real Ctrl-C."""
+    """Each phase finds the folder as the previous phase left it, as after a real Ctrl-C."""
     demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
     lines = follow(demo)
     wait_for_line(lines, PHASES[phase])
@@ -124,7 +124,7 @@ def test_a_demo_killed_with_9_takes_its_stack_along(deploy, interrupted):
 
 @pytest.mark.soak
 def test_a_training_that_was_interrupted_is_gone_on_with_by_the_next_demo(deploy, interrupted):
-    """Rather than that a new run queues behind it."""
+    """A new run must not queue behind the interrupted one."""
     for phase in (PHASES["training"], "going on with the run"):
         demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
         lines = follow(demo)
@@ -140,8 +140,8 @@ def test_a_training_that_was_interrupted_is_gone_on_with_by_the_next_demo(deploy
 def test_a_process_manager_killed_with_9_takes_its_processes_along(
     deploy, interrupted, tmp_path, phase
 ):
-    """Also those that it has started but that have not yet started Airflow."""
-    if phase == "training":  # else the run of an interrupted demo may do its training first
+    """Also processes that the manager has started but that do not run Airflow yet."""
+    if phase == "training":  # else the run of an earlier demo may train first
         interrupted = tmp_path / "state"
     demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
     lines = follow(demo)
@@ -159,7 +159,7 @@ def interrupted(tmp_path_factory):
 
 
 def follow(process) -> list[str]:
-    """Collect what the process prints, both streams, as it comes."""
+    """Collect what the process prints on both streams, while it runs."""
     lines: list[str] = []
     for stream in (process.stdout, process.stderr):
         threading.Thread(target=_collect, args=(stream, lines), daemon=True).start()
@@ -167,7 +167,7 @@ def follow(process) -> list[str]:
 
 
 def _collect(stream, lines: list[str]) -> None:
-    with contextlib.suppress(ValueError):  # closed at the test's end
+    with contextlib.suppress(ValueError):  # the test's end closes the stream
         lines.extend(stream)
 
 

@@ -47,7 +47,7 @@ def run(stack, few):
 
 
 def test_a_dag_that_can_be_parsed_adds_no_line_to_a_log(stack, run):
-    """Each is parsed every half minute, and nothing deletes these logs."""
+    """Each DAG is parsed every half minute, and nothing deletes these logs."""
     logs = list((stack.state.logs / "dag-processor-files").rglob("*.py.log"))
     assert {log.name for log in logs} >= {f"{TRAINING_DAG}.py.log", "fleet_check.py.log"}
     assert [log for log in logs if "Filling up the DagBag" in log.read_text()] == []
@@ -101,7 +101,7 @@ def test_the_model_is_published_with_what_it_comes_from(stack, run):
 
 
 def test_a_dag_runs_on_the_new_model(stack, run):
-    """It waits for no schedule: the event alone starts it."""
+    """The DAG has no time schedule: the event of the new model alone starts it."""
     address = path("dags", "music_genre_new_model", "dagRuns")
     wait_until(lambda: stack.api.get(f"{address}?state=success")["dag_runs"], 60)
     (told, *_) = stack.api.get(f"{address}?state=success&order_by=id")["dag_runs"]
@@ -115,7 +115,7 @@ def git(stack, *words: str) -> str:
 
 
 def events_of(stack, run: Run) -> list[dict]:
-    """The events of published models that a run made."""
+    """The events that a run emitted for published models."""
     listed = stack.api.get(f"assets/events?source_run_id={quote(run.run_id)}&limit=100")
     found = [each for each in listed["asset_events"] if each["source_run_id"] == run.run_id]
     return [each for each in found if each["source_task_id"] == "publish"]
@@ -140,7 +140,7 @@ def test_a_second_run_finds_its_work_done(stack, run, few):
 
 @pytest.mark.soak
 def test_ten_tracks_more_are_ten_extracted(stack, few, tmp_path):
-    """The data are a version of a repository here, and the second run takes the newest."""
+    """Here the data are versions in a repository; the second run takes the newest version."""
     music = tmp_path / "genres"
     shutil.copytree(few, music)
     kept = sorted(music.rglob("*.ogg"))[::5][:10]
@@ -153,7 +153,7 @@ def test_ten_tracks_more_are_ten_extracted(stack, few, tmp_path):
     assert first.result("scan")["n_tracks"] == n_tracks - 10
     for path_, at in zip(away, kept, strict=True):
         path_.rename(at)
-        with at.open("ab") as file:  # another than the ten that were extracted before
+        with at.open("ab") as file:  # the same ten were extracted before; change them
             file.write(b"\0")
     publish(stack, music)
     second = trigger(stack, versioned)
@@ -164,7 +164,7 @@ def test_ten_tracks_more_are_ten_extracted(stack, few, tmp_path):
 
 
 def publish(stack, music: Path) -> None:
-    """As a user does by hand, with the worker's own addresses."""
+    """Publish as a user does by hand, with the worker's own addresses."""
     environment = programs(stack.state)["cpu-worker"].environment
     words = ["music-genre", "publish", "--data", str(music), "--name", "demo"]
     program = str(ENVIRONMENTS / "ml" / "bin" / words[0])
@@ -181,7 +181,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def refused(stack, few):
-    """A run for each wrong input, side by side."""
+    """One run for each wrong input; they run side by side."""
     given = {**FAST, "audio": few}
     return {name: trigger(stack, given | wrong) for name, (wrong, _) in WRONG.items()}
 
@@ -194,7 +194,7 @@ def test_wrong_input_ends_a_run_in_its_first_task_and_says_why(stack, refused, n
     states = {row.name: row.state for row in rows}
     assert states.pop("check") == "failed"
     assert set(states.values()) == {"upstream_failed"}
-    assert rows[0].seconds < 30  # 0.5 to 3.5 was seen
+    assert rows[0].seconds < 30  # 0.5 to 3.5 s were measured
     address = path("dags", TRAINING_DAG, "dagRuns", run.run_id, "taskInstances", "check")
     assert stack.api.get(address)["try_number"] == 1
     log = stack.api.get(f"{address}/logs/1?full_content=true")["content"]
@@ -203,7 +203,7 @@ def test_wrong_input_ends_a_run_in_its_first_task_and_says_why(stack, refused, n
 
 
 def test_a_command_of_airflow_runs_as_the_scheduler_sees_the_world(stack):
-    """`dags test` runs tasks where it is called: with the database and the commands."""
+    """`dags test` runs tasks in its own process, so it needs the database and the commands."""
     words = [sys.executable, "-m", "deploy", "airflow", "--state", str(stack.state.folder)]
     tested = subprocess.run([*words, "dags", "test", "fleet_check"], capture_output=True, text=True)
     assert tested.returncode == 0, tested.stderr
@@ -306,9 +306,9 @@ def scheduler_of(stack) -> int:
 def test_a_run_goes_on_after_a_kill_of_the_scheduler_and_a_restart_of_the_stack(
     stack, few, fake_driver
 ):
-    """Workers are stopped first, so that the api-server still hears of it: no retry is spent.
+    """Workers stop before the api-server, so they can report to it and no retry is spent.
 
-    The last test: ports are others afterwards.
+    This is the last test, because the restart changes the ports.
     """
     run = trigger(stack, {**FAST, "epochs": 500, "seed": 3, "audio": few})
     killed = scheduler_of(stack)

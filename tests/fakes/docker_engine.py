@@ -1,4 +1,4 @@
-"""A Docker engine that misbehaves: it cuts streams of lines, and goes away for a while."""
+"""A Docker engine that misbehaves: it cuts log streams off, and goes away for a while."""
 
 import json
 import struct
@@ -19,13 +19,13 @@ class Engine:
     """What the engine answers."""
 
     streams: list[list[bytes] | int]
-    """Each question for lines takes the next and keeps the last: entries `stamp text`, `CUT` for
-    a broken one, or the status of a refusal."""
+    """The answers to requests for logs, in turn; the last one is repeated. An answer is a list of
+    entries `stamp text`, broken off at a final `CUT`, or the status code of a refusal."""
     exit_code: int | None = 0
-    """The container's, which has ended once the last stream was given; None: it never ends."""
+    """The container's exit code, once the last stream was served; None: it never ends."""
     address: str = ""
     asked: list[dict[str, list[str]]] = field(default_factory=list)
-    """The questions for lines."""
+    """The queries of all requests for logs."""
 
     def inspected(self) -> dict[str, Any]:
         ended = len(self.asked) >= len(self.streams) and self.exit_code is not None

@@ -1,18 +1,18 @@
-"""An NVIDIA driver that names GPUs which are not there (nvml.c)."""
+"""A fake NVIDIA driver that reports GPUs which do not exist (nvml.c)."""
 
 import subprocess
 from pathlib import Path
 
 
 def make_driver(folder: Path, n_gpus: int, *, first: int = 1, sick: int = 0) -> str:
-    """Compile libnvidia-ml.so.1 into a folder, which is returned for LD_LIBRARY_PATH.
+    """Compile libnvidia-ml.so.1 into a folder; returns the folder for LD_LIBRARY_PATH.
 
     Args:
-        folder: where to.
-        n_gpus: how many it names, as GPU-1, GPU-2 and so on.
-        first: another number to begin with. GPUs' locks are the machine's: stacks side by side
-            want GPUs of their own.
-        sick: which of them does not answer, from 1; 0 for none.
+        folder: where to put the library.
+        n_gpus: how many GPUs the driver reports: GPU-1, GPU-2 and so on.
+        first: number of the first GPU. The whole machine shares the GPUs' locks, so stacks that run
+            side by side need different GPUs.
+        sick: position, from 1, of the GPU that does not answer; 0 for none.
     """
     numbers = {"N_GPUS": n_gpus, "FIRST": first, "SICK": sick}
     defined = [f"-D{name}={value}" for name, value in numbers.items()]

@@ -1,4 +1,4 @@
-"""A server of one file that breaks off, as those of large files do."""
+"""A server of one file that breaks connections off, as servers of large files do."""
 
 import threading
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ class Plan:
     def __init__(self, contents: bytes) -> None:
         self.contents = contents
         self.cuts: list[int] = []
-        """After how many bytes of its answer each next request is cut off."""
+        """For each of the next requests: after how many bytes its answer is cut off."""
         self.statuses: list[int] = []
-        """With what each next request is refused."""
+        """For each of the next requests: the status with which it is refused."""
         self.knows_ranges = True
         self.starts: list[int] = []
-        """From where each request was served."""
+        """For each request: the byte from which it was served."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -54,7 +54,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(contents: bytes) -> Iterator[tuple[str, Plan]]:
-    """Serve on loopback; yields the address of the folder, and the plan."""
+    """Serve the contents on loopback; yields the server's address, and the plan."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.plan = Plan(contents)
         thread = threading.Thread(target=server.serve_forever)

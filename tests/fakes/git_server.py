@@ -1,4 +1,4 @@
-"""Git's own HTTP backend behind a server that wants a user and a token, as hosts of Git do."""
+"""Git's own HTTP backend behind a server that requires a user and a token, as Git hosts do."""
 
 import base64
 import os
@@ -85,7 +85,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(folder: Path, login: str, *, read_only: bool = False) -> Iterator[str]:
-    """Serve the repositories of a folder on loopback to user:token; yields the address."""
+    """Serve a folder's repositories on loopback to `login` (user:token); yields the address."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.folder, server.login, server.read_only = folder, login, read_only
         thread = threading.Thread(target=server.serve_forever)

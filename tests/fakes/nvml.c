@@ -1,5 +1,5 @@
-/* A libnvidia-ml.so.1 with N_GPUS GPUs, named from FIRST on; number SICK (from 1; 0: none) of them
-   does not answer. */
+/* A libnvidia-ml.so.1 with N_GPUS GPUs, numbered from FIRST on. The GPU at position SICK (from 1;
+   0: none) does not answer. */
 #include <stdio.h>
 #ifndef N_GPUS
 #define N_GPUS 2

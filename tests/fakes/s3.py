@@ -1,4 +1,4 @@
-"""An S3 that answers as it is told: for what no stand-in of a real one can be made to say."""
+"""An S3 that gives scripted answers, which a real S3 server cannot be made to give."""
 
 import json
 import threading
@@ -10,15 +10,15 @@ from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 HANG_UP = (0, "")
-"""A refusal that is no answer."""
+"""The connection is closed without an answer."""
 SILENT = (-1, "")
-"""A request is read, and nothing comes of it."""
+"""The request is read but never answered."""
 STOPPED = (-2, "")
-"""A request's body is not even read."""
+"""Not even the request's body is read, and there is no answer."""
 
 
 ROLE, ROLE_TOKEN = "/role", "token-of-the-role"
-"""Where the credentials of the machine's role are handed out, and the token among them."""
+"""The path that hands out the credentials of the machine's role, and the token among them."""
 
 
 class Store:
@@ -27,13 +27,13 @@ class Store:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.refused: dict[str, tuple[int, str]] = {}
-        """Method -> status and code of the answer."""
+        """Method -> status and error code of the refusal."""
         self.patience: dict[str, int] = {}
         """Method -> how often it is served before it is refused."""
         self.tokens: set[str] = set()
-        """Session tokens of the requests that were served; empty for one without."""
+        """Session tokens of all requests; an empty string for a request without a token."""
         self.parts: dict[str, bytes] = {}
-        """Of uploads that are not complete."""
+        """Parts of uploads that are not complete."""
 
     def refusal(self, method: str) -> tuple[int, str] | None:
         left = self.patience.get(method, 0)
@@ -152,7 +152,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving() -> Iterator[tuple[str, Store]]:
-    """Serve on loopback; yields the address and what is held."""
+    """Serve on loopback; yields the address and the store."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.store, server.over = Store(), threading.Event()
         thread = threading.Thread(target=server.serve_forever)

@@ -1,4 +1,4 @@
-"""What Airflow's own tables say of the next run of daily DAGs, after a stop and after a backfill.
+"""What Airflow's tables say about the next run of daily DAGs, after a stop and after a backfill.
 
 Run by test_timetable.py with a database of its own; prints JSON.
 """
@@ -29,7 +29,7 @@ DAYS_AGO = MIDNIGHT - timedelta(days=3)
 
 
 def parse(dags) -> None:
-    """Do what the dag-processor does with a file."""
+    """Write parsed DAGs to the database as the dag-processor does."""
     with create_session() as session:
         update_dag_parsing_results_in_db("dags-folder", None, dags, {}, 1.0, set(), session)
 
@@ -79,7 +79,7 @@ def main(folders: list[str]) -> None:
         session.query(DagModel).filter(DagModel.next_dagrun.is_not(None)).update(
             {"next_dagrun": DAYS_AGO, "next_dagrun_create_after": DAYS_AGO}
         )
-    Job()  # the first thing that the scheduler makes
+    Job()  # the scheduler creates this first
     seen["when the scheduler starts"] = next_runs()
     parse(dags)
     seen["after a stop"] = next_runs()

@@ -1,6 +1,6 @@
-"""Stands where Airflow's task process stands: a fork that runs one CommandOperator.
+"""A stand-in for Airflow's task process: a fork that runs one CommandOperator.
 
-As in Airflow, the process leads a group of its own and SIGTERM calls `on_kill`.
+As in Airflow, the process leads its own process group and SIGTERM calls `on_kill`.
 """
 
 import json
@@ -28,7 +28,7 @@ class Recorder:
         self.errors.append(self.lines[-1])
 
     def warning(self, line, *arguments):
-        """Airflow warns that it is not the caller of execute."""
+        """Drop Airflow's warning that `execute` was called from outside Airflow."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ def context_of(operator: CommandOperator, state: str, store: dict | None) -> dic
 
 
 def _run(operator: CommandOperator, ready: int, report: int, context: dict) -> None:
-    """Never returns; a fork of pytest must not go on as pytest."""
+    """Run the operator and exit: a fork of pytest must not go on as pytest."""
     try:
         outcome = _execute(operator, ready, context)
         with open(report, "w") as file:

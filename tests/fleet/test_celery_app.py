@@ -1,4 +1,4 @@
-"""What a worker does beyond Celery's defaults, where no broker is needed."""
+"""How a worker differs from Celery's defaults, as far as this needs no broker."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def test_the_old_address_of_the_settings_still_works():
 
 @pytest.fixture
 def redis():
-    """A server's end of a connection of this process, which is the worker."""
+    """Both ends of a connection: that of this process, the worker, and that of the server."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         worker = socket.create_connection(server.getsockname())
         connection, _ = server.accept()
@@ -33,7 +33,7 @@ def redis():
 
 
 def test_a_process_that_takes_a_dead_ones_place_holds_no_connection_of_the_worker(redis):
-    """What Redis sends to a killed worker is lost: it must see at once that nobody listens."""
+    """What Redis sends to a killed worker is lost: Redis must see at once that nobody listens."""
     worker, seen_by_redis = redis
     said, says = os.pipe()
     child = os.fork()

@@ -1,4 +1,4 @@
-"""What the Docker way's containers are called and given; the engine's part is in tests/stack."""
+"""Names, mounts and environment of the Docker way's containers; with an engine: tests/stack."""
 
 from types import SimpleNamespace
 

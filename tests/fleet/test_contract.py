@@ -1,4 +1,4 @@
-"""The contract: what it says, what follows from it, and what nobody could follow."""
+"""The contract: its queues, the settings derived from it, and contracts that are refused."""
 
 import re
 from datetime import timedelta
@@ -134,15 +134,15 @@ def test_whatever_the_contract_its_time_outs_agree(contract):
     longest = max(queue.execution_timeout for queue in contract.values())
     # No message is delivered again while its task runs.
     assert timedelta(seconds=given["VISIBILITY_TIMEOUT"]) > longest + timedelta(minutes=1)
-    # A task that waits in Redis behind another outwaits it, and its token holds as long.
+    # A task may wait in Redis until the one before it has ended; its token is valid that long.
     for queue in contract.values():
         if not queue.pool:
             limit = timedelta(seconds=given["TASK_QUEUED_TIMEOUT"])
             assert limit >= queue.execution_timeout
-    # An api-server that is away ends no task, and no living task is taken for dead.
+    # An outage of the api-server ends no task, and no running task is taken for dead.
     allowed = given["MAX_FAILED_HEARTBEATS"] * given["MIN_HEARTBEAT_INTERVAL"]
     assert OUTAGE_SECONDS <= allowed < given["TASK_INSTANCE_HEARTBEAT_TIMEOUT"]
-    # A token is renewed when a fifth of its life is left: that fifth outlasts the outage.
+    # A token is renewed when a fifth of its life is left: that fifth outlasts an outage.
     assert given["JWT_EXPIRATION_TIME"] / 5 > OUTAGE_SECONDS
     # A stopping worker is gone before its tasks are taken for dead.
     assert given["TASK_INSTANCE_HEARTBEAT_TIMEOUT"] > GRACE_SECONDS

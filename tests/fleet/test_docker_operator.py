@@ -1,4 +1,4 @@
-"""The watching of containers, against an engine that breaks off; real engines: tests/stack."""
+"""Watching containers on an engine that breaks off; tests with real engines: tests/stack."""
 
 import gc
 
@@ -41,7 +41,7 @@ def test_each_line_comes_once_however_often_the_stream_breaks():
         assert operator._container.watch()["ExitCode"] == 0
     assert lines == ["epoch=1", damaged.decode().strip(), "epoch=2", "epoch=3"]
     del operator
-    gc.collect()  # of the socket of the broken answer, which docker-py leaves open
+    gc.collect()  # docker-py leaves the broken answer's socket open; collect its warning here
     assert "since" not in engine.asked[0]
     assert len({asked["since"][0] for asked in engine.asked[1:4]}) == 1
 
@@ -56,7 +56,7 @@ def test_lines_of_many_pieces_and_none_at_all_are_lines():
 
 @pytest.mark.parametrize("result", ['{"n": 3}', '{"name": "\u2028"}', f'{{"x": "{"y" * 40_000}"}}'])
 def test_the_result_is_the_last_line_on_standard_output(result):
-    """Asked of the engine alone, whose `tail` would count standard error too."""
+    """All of standard output is read: the engine's `tail` would count standard error too."""
     pieces = [result.encode()[start : start + 16384] for start in range(0, len(result), 16384)]
     with misbehaving(Engine([[b"text\n", *pieces, b"\n"]])) as engine:
         operator, _ = watching(engine)

@@ -1,4 +1,4 @@
-"""Who is let in to Flower, and that it does not start without a login."""
+"""Who may log in to Flower, and that Flower does not start without a login."""
 
 import os
 import subprocess

@@ -23,7 +23,7 @@ def listed_gpus(library_path: str) -> list[dict]:
 
 @pytest.fixture
 def fake_driver(tmp_path) -> str:
-    """A folder that holds a driver of three GPUs."""
+    """A folder with a fake driver that reports three GPUs."""
     if shutil.which("gcc") is None:
         pytest.skip("the fake driver needs gcc; apt-get install gcc")
     return make_driver(tmp_path, 3)

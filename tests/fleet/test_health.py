@@ -1,4 +1,4 @@
-"""What the containers' health checks call well and unwell."""
+"""What the containers' health checks report as healthy and unhealthy."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def test_the_webserver_is_asked_below_the_path_of_its_base_url(port):
 
 @pytest.mark.parametrize("module", ["fleet.workers.health", "fleet.health"])
 def test_a_server_that_is_not_there_is_one_line(module):
-    """The second is the old address."""
+    """`fleet.health` is the old name of the module."""
     gone = check("http", "1", "/well", module=module)
     assert gone.returncode == 1
     assert gone.stderr.startswith("unhealthy: ConnectionRefusedError")
@@ -71,7 +71,7 @@ def test_a_worker_is_well_as_long_as_its_heartbeats_leave(tmp_path):
 
 
 def test_a_check_costs_no_import_of_airflow():
-    """Ten of them run every five seconds, on machines with two cores."""
+    """Ten checks run every five seconds, on machines with two cores."""
     heavy = "{'airflow', 'celery'} & set(sys.modules)"
     words = [sys.executable, "-c", f"import fleet.workers.health, sys; assert not {heavy}"]
     assert subprocess.run(words).returncode == 0

@@ -25,7 +25,7 @@ def test_that_one_line_is_dropped_and_others_are_not(reader, caplog):
 
 
 def test_airflow_still_says_it_so():
-    """Where this fails, Airflow has another line, or none any more: fleet/logs.py may go."""
+    """If this fails, Airflow has changed or dropped the line: fleet/logs.py may be obsolete."""
     assert f'logger.exception("{logs.NOT_SERVED}")' in inspect.getsource(file_task_handler)
     assert file_task_handler.logger.name == logs.READER
     assert isinstance(file_task_handler.logger, logging.Logger)

@@ -1,4 +1,4 @@
-"""Messages that come again; the leases are tested on a real broker, in tests/embedded."""
+"""Redelivered messages; the leases are tested on a real broker, in tests/embedded."""
 
 from types import SimpleNamespace
 
@@ -50,13 +50,13 @@ def test_only_a_message_that_comes_again_for_nothing_is_ignored(monkeypatch, aga
         (False, httpx.ConnectError, Reject),
         (False, httpx.ConnectTimeout, Reject),
         (True, httpx.ReadTimeout, Reject),
-        (False, httpx.ReadTimeout, httpx.ReadTimeout),  # the webserver may have heard it
+        (False, httpx.ReadTimeout, httpx.ReadTimeout),  # the webserver may have received it
     ],
 )
 def test_a_message_that_the_webserver_cannot_have_heard_of_goes_back(
     monkeypatch, again, error, raised
 ):
-    """While a stack starts, workers may be up first: that spends no try."""
+    """While a stack starts, workers may be up before the webserver: that must spend no try."""
 
     def run() -> None:
         raise error("away")

@@ -1,7 +1,7 @@
 """CommandOperator against commands that behave badly, each in a real process tree.
 
-`task_process.py` stands where Airflow's task process stands; the whole way through scheduler,
-worker and API is walked in tests/embedded.
+`task_process.py` stands in for Airflow's task process. tests/embedded tests the whole way through
+scheduler, worker and API.
 """
 
 import os
@@ -76,7 +76,7 @@ def test_bad_input_and_usage_fail_without_retry(status):
 
 
 def test_what_a_command_says_of_its_failure_is_an_error_and_comes_last():
-    """The UI shows a failed task's errors, and the end of them."""
+    """The UI shows the last error lines of a failed task."""
     end = run_task(*shell("echo text; echo 'error: one'; echo 'error: two' >&2; exit 65"))
     assert set(end["errors"][:-1]) == {"error: one", "error: two"}
     assert end["lines"][-2:] == ["Airflow's own lines", end["errors"][-1]]
@@ -100,7 +100,7 @@ def test_try_again_is_rescheduled_which_spends_no_retry():
     ("asked_in_try", "raised"), [(2, "AirflowException"), (1, "AirflowRescheduleException")]
 )
 def test_try_again_has_an_end(asked_in_try, raised):
-    """A disk that stays full must not keep a task coming back for ever; each try has its hour."""
+    """A disk that stays full must not reschedule a task for ever; each try has one hour."""
     at = datetime.now(UTC) - TRY_AGAIN_FOR - timedelta(seconds=1)
     store = {FIRST_ASKED: {"try": asked_in_try, "at": at.isoformat()}}
     assert run_task(*shell("exit 75"), store=store)["raised"] == raised
@@ -168,7 +168,7 @@ def test_a_success_without_a_json_object_fails(printed):
     ],
 )
 def test_a_result_that_cannot_be_kept_fails_in_one_try_and_is_named(printed, named):
-    """Airflow 3.3.2 would find it when the work is done, and do it all again."""
+    """Airflow 3.3.2 would notice such a result only after the work, and repeat all the work."""
     end = run_task("printf", "%s", printed)
     assert end["raised"] == "AirflowFailException"
     assert f"cannot be kept: {named}; print" in end["message"]
@@ -282,7 +282,7 @@ while not (os.path.exists({path!r}) and open({path!r}).read()): pass
     "then", ["print('{}')", "os._exit(3)", "os.kill(os.getpid(), 9)"], ids=["ok", "exit", "kill"]
 )
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path, then):
-    """Its children keep the pipes open and have sessions of their own; both fool simple runners."""
+    """Its children keep the pipes open and start their own sessions; both defeat simple runners."""
     path = tmp_path / "pids"
     began = time.monotonic()
     end = run_task(*python(ORPHANS.format(path=str(path), then=then)))
@@ -294,7 +294,7 @@ def test_what_a_command_leaves_behind_ends_with_it(tmp_path, then):
 
 @pytest.mark.parametrize("victim", ["task", "supervisor"])
 def test_kill_9_of_task_or_supervisor_ends_the_command(tmp_path, victim):
-    """Airflow's supervisor is the task process's parent; here a fork in between is."""
+    """Airflow's supervisor is the parent of the task process; here an extra fork is."""
     pids, command_path = tmp_path / "pids", tmp_path / "command"
     supervisor_pid = os.fork()
     if supervisor_pid == 0:

@@ -1,4 +1,4 @@
-"""Every setting of Airflow's that a stack makes is one that Airflow has."""
+"""Airflow knows every Airflow setting that a stack sets."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ PLACES = (
     "fleet/*.py",
 )
 HANDED_ON = {"celery_broker_transport_options"}
-"""Sections whose keys Airflow hands on to another library, whatever they are."""
+"""Sections whose keys Airflow passes on, unchecked, to another library."""
 
 
 def names_of(text: str) -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The daily schedule: its next run is ahead, whatever was missed."""
+"""The daily schedule: the next run is the upcoming one, whatever runs were missed."""
 
 import json
 import os
@@ -92,7 +92,7 @@ with DAG("stock", schedule=MIDNIGHT):
 
 
 def test_neither_a_stop_nor_a_backfill_starts_a_run(tmp_path):
-    """In Airflow's own tables; the stock timetable beside it shows what this cures."""
+    """Checked in Airflow's own tables. The stock timetable beside ours shows the problem."""
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "stock.py").write_text(STOCK)
     own = {

@@ -1,7 +1,7 @@
 """Real GPU, real command line: a small data set and the package's processes.
 
-Needs torch 2.11 or later with torchvision, and beside them what `.venv/ml` has of the decoders
-(soundfile, soxr), click, Pillow and scipy; no network and no lock of this repository.
+Needs torch 2.11 or later with torchvision, the decoders of `.venv/ml` (soundfile, soxr), click,
+Pillow and scipy. Needs neither a network nor the lock files of this repository.
 """
 
 import json
@@ -31,7 +31,7 @@ def pytest_report_header() -> str:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's, with the repository before whatever PYTHONPATH brought torch."""
+    """This process's environment, with the repository first on PYTHONPATH."""
     path = [str(REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))} | variables
 
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 def start(*words: object, **variables: str) -> subprocess.Popen[str]:
-    """Begin `music-genre` with these words."""
+    """Start `music-genre` with these arguments."""
     return subprocess.Popen(
         [sys.executable, "-m", "music_genre", *map(str, words)],
         env=environment(**variables),
@@ -69,7 +69,7 @@ def music_genre(*words: object, **variables: str) -> Outcome:
 
 @pytest.fixture(scope="session")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The demo music, drawn and dealt."""
+    """A split of the demo music, with its images."""
     store = ["--artifacts", tmp_path_factory.mktemp("artifacts")]
     catalogue = music_genre("scan", "--audio", DEMO_MUSIC, *store).result["catalogue"]
     drawn = ["--catalogue", catalogue, *store]

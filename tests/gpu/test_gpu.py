@@ -1,4 +1,4 @@
-"""What only a GPU can show: exact resumption, its precision, its memory, its lock."""
+"""What only a GPU can show: exact resumption, precision, GPU memory and the GPU's lock."""
 
 import re
 import signal
@@ -12,7 +12,7 @@ from conftest import REPOSITORY, environment, finish, music_genre, start
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.timeout(300)
-# Momentum, mixup and an average of the weights: all the state that there can be.
+# Momentum, mixup and an average of the weights: all the state that a training can have.
 STATEFUL = ("--epochs", 6, "--mixup", 0.2, "--ema-decay", 0.99)
 MODELS = ("resnet18", "shufflenet_v2_x0_5")
 
@@ -108,7 +108,7 @@ def test_convolutions_compute_in_bfloat16_and_channels_last():
     assert all(out.is_contiguous(memory_format=torch.channels_last) for out in seen)
 
 
-# Less of the GPU than the training needs, as if it were a small one.
+# Allows less GPU memory than the training needs, as a small GPU would.
 SMALL_GPU = """
 import sys, torch
 torch.cuda.set_per_process_memory_fraction(0.005)

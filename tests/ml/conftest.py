@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from music_genre.cli import commands
 from music_genre.store import signals
 
-# As the command line does before it loads torch; waiting threads must not slow other programs.
+# The command line sets this before it loads torch: waiting threads must not slow other programs.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 SAMPLE_RATE = 22_050
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
     @property
     def error(self) -> str:
-        """The one line that an error must be."""
+        """The single line that an error must have."""
         lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1, self.stderr
         assert self.stderr.splitlines()[-1] == lines[0]
@@ -45,7 +45,7 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture(autouse=True)
 def _grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no busy machine end the tests' own process, in which trainings are stopped too."""
+    """Some tests stop trainings in this process; a busy machine must not end the process then."""
     monkeypatch.setattr("music_genre.store.signals.GRACE", 120.0)
 
 
@@ -68,7 +68,7 @@ def run() -> Iterator[Run]:
 
 
 def tone(genre: str, seed: int, seconds: float = 2.0) -> np.ndarray:
-    """Make music whose genre even a small model can hear: its register and its texture."""
+    """Make music whose genre even a small model can tell, from its register and its texture."""
     random = np.random.default_rng(seed)
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     pitch = {"bass": 110.0, "lead": 1760.0, "noise": 440.0}[genre] * random.uniform(0.9, 1.1)
@@ -89,7 +89,7 @@ def write_music(folder: Path, n_tracks: int = 5, seconds: float = 2.0) -> Path:
 
 @pytest.fixture
 def music(tmp_path: Path) -> Path:
-    """A folder of three genres of five tracks."""
+    """A folder of three genres with five tracks each."""
     return write_music(tmp_path / "music")
 
 
@@ -105,7 +105,7 @@ class Prepared(NamedTuple):
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Three genres of five tracks, scanned, extracted and split; not to be changed."""
+    """Three genres with five tracks each, scanned, extracted and split; do not change it."""
     from music_genre.audio import catalogue as audio
     from music_genre.config import FeatureConfig, SplitConfig
     from music_genre.dataset import split as dataset
@@ -122,10 +122,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="session")
 def trained(prepared: Prepared) -> Path:
-    """A run that has learned the three genres, and its evaluation; not to be changed.
+    """A run that has learned the three genres, and its evaluation; tests must not change it.
 
-    Three seeds gave each of 18 other tracks its genre with 0.73 and more: the last digits of a
-    CPU's arithmetic do not decide here. Its checkpoints are small, for tests copy and publish them.
+    With three seeds, each of 18 other tracks got its genre with a probability of 0.73 or more, so
+    rounding differences between CPUs decide nothing here. The checkpoints are small, because tests
+    copy and publish them.
     """
     from music_genre.config import Machine, TrainConfig
     from music_genre.evaluation import evaluation

@@ -1,6 +1,6 @@
-"""What our images must equal: librosa's log-mel, and its grey levels by the project's law.
+"""What our images must equal: librosa's log-mel, turned into grey levels by the project's formula.
 
-And our own blocks put together, to compare whole waveforms and spectrograms.
+Also joins our own blocks, to compare whole waveforms and spectrograms.
 """
 
 import warnings
@@ -15,7 +15,7 @@ from music_genre.features.spectrogram import MelSpectrogram, to_decibels
 
 
 def decode(path: Path, sample_rate: int) -> np.ndarray:
-    """(n_samples,) float32, mono, 1.0 being full scale: all blocks of a file."""
+    """All blocks of a file, joined: (n_samples,) float32, mono; full scale is 1.0."""
     with open_sound(path) as sound:
         waveform = np.concatenate([block.copy() for block in sound.blocks(sample_rate)])
         return waveform.astype(np.float32) / np.float32(sound.full_scale)
@@ -30,7 +30,7 @@ def log_mel_spectrogram(waveform: np.ndarray, config: FeatureConfig) -> np.ndarr
 
 
 def librosa_load(path: Path, sample_rate: int) -> np.ndarray:
-    """(n_samples,) float32, mono; what librosa's own imports warn of is not our concern."""
+    """(n_samples,) float32, mono; warnings of librosa's own imports are ignored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return librosa.load(path, sr=sample_rate)[0]

@@ -1,4 +1,4 @@
-"""Splits as a list says, published or one's own."""
+"""Splits that follow a list, either a published one or the user's own."""
 
 import shutil
 from collections import Counter
@@ -42,7 +42,7 @@ def test_the_lists_licence_stands_beside_it() -> None:
 def test_gtzan_is_dealt_as_published_whatever_its_files_are_called(
     tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From audio to split: two genres, both suffixes, one unreadable and one that is not listed."""
+    """From audio to split: two genres, both suffixes, one unreadable track, one unlisted track."""
     music = tmp_path / "genres"
     expected = {}
     listed = assignment.read(GTZAN).splits

@@ -106,7 +106,7 @@ def test_bad_files_are_rejected_with_their_reason(music: Path, tmp_path: Path) -
 def test_a_tracks_csv_that_says_nothing_of_the_files_is_refused(
     tmp_path: Path, row: str, found: str
 ) -> None:
-    """Else a split by recording would be one by file, without a word."""
+    """Otherwise a split by recording would silently become a split by file."""
     (tmp_path / "a").mkdir()
     soundfile.write(tmp_path / "a" / "one.wav", np.ones(30_000, np.int16), 22_050)
     (tmp_path / "tracks.csv").write_text(f"path,track_id\n{row}\n")

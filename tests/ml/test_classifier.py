@@ -1,4 +1,4 @@
-"""What a trained model is: its own weights, its own genres, the same answer in any company."""
+"""A trained model: its own weights, its own genres, and the same answer alone or in a batch."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
 def test_company_does_not_change_a_digit(name: str) -> None:
-    """Though oneDNN computes small batches another way."""
+    """This holds although oneDNN computes small batches differently."""
     classifier = Classifier(build(name, 7, 128, 64, 0), list("abcdefg"), None, 128, 64)
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (128, n), dtype=np.uint8) for n in (700, 64, 1_300, 2_100)]

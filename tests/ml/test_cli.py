@@ -1,4 +1,4 @@
-"""The command line: its contract with Airflow, the seed's command lines, its help and its errors.
+"""The command line: its contract with Airflow, the first program's commands, help and errors.
 
 Run as a program with --write, it writes docs/cli.md.
 """
@@ -85,7 +85,7 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
 
 
 def test_a_crash_is_told_from_bad_input() -> None:
-    """Exit 65 would say that the input is wrong; a task that ran out of memory may be retried."""
+    """Exit 65 would mean wrong input, but a task that ran out of memory may be retried."""
     program = (
         "import sys\nfrom music_genre import __main__\nfrom music_genre.audio import catalogue\n"
         "def crash(*_, **__): raise MemoryError('no memory')\n"
@@ -185,7 +185,7 @@ def test_the_seeds_command_lines_work_verbatim(project: Path, run: Run) -> None:
     before = contents(image_data)
     assert run(*SEED_FEATURES).result["reused"] is True
     assert contents(image_data) == before
-    # Fewer epochs than the default of the seed's line; and underscores where hyphens may stand.
+    # Fewer epochs than the first program's default; and an underscore instead of a hyphen.
     training = run(*SEED_TRAINING, "--epochs", "1", "--batch_size", "8")
     assert training.code == 0
     assert training.result["run"] == str(project / "checkpoints")
@@ -288,7 +288,7 @@ def test_an_unknown_model_is_refused(prepared: Prepared, tmp_path: Path, run: Ru
 def test_with_standard_error_closed_nothing_is_printed_elsewhere(
     music: Path, project: Path
 ) -> None:
-    """As under cron or a daemon: 2>&- ."""
+    """As under cron or in a daemon, where standard error may be closed (2>&-)."""
     for audio, code in ((str(music), 0), ("nowhere", 65)):
         command = [sys.executable, "-m", "music_genre", "scan", "--audio", audio]
         words = shlex.join([*command, "--artifacts", str(project / "store")])
@@ -329,7 +329,7 @@ def on_a_terminal(*words: str, answer: bytes = b"") -> tuple[int, str]:
 
 
 def rows_of(shown: str) -> list[str]:
-    """The lines that stay on a terminal: a carriage return begins a line anew."""
+    """The lines that stay on a terminal: text after a carriage return overwrites the line."""
     return [line.split("\r")[-1] for line in shown.replace("\r\n", "\n").split("\n")]
 
 
@@ -388,7 +388,7 @@ def test_what_no_run_could_work_with_is_refused_before_any_work(
 
 
 def test_checking_loads_no_torch(prepared: Prepared, project: Path) -> None:
-    """It runs on workers that have none."""
+    """`check` also runs on workers without torch."""
     program = (
         "import sys; sys.modules['torch'] = None;"
         "from music_genre.cli import commands; commands(sys.argv[1:])"
@@ -400,7 +400,7 @@ def test_checking_loads_no_torch(prepared: Prepared, project: Path) -> None:
 def test_the_split_does_not_depend_on_the_trainings_seed(
     prepared: Prepared, tmp_path: Path, run: Run
 ) -> None:
-    """Two runs of different seed are measured on the same test set."""
+    """Two runs with different seeds are measured on the same test set."""
     dealt = []
     for number, seeds in enumerate((("--seed=1",), ("--seed=2",), ("--split-seed=1",))):
         options = ["--images_path", prepared.images, "--checkpoints_path", tmp_path / str(number)]

@@ -18,7 +18,7 @@ from music_genre.store.tables import read_table, write_table
 
 
 def make_examples(sizes: dict[str, list[int]]) -> list[Example]:
-    """Genre -> clips of each of its groups."""
+    """Make examples from sizes: genre -> number of clips in each of its groups."""
     return [
         Example(f"{genre}/{group}.{clip}", genre, f"{genre} {group}", "")
         for genre, groups in sizes.items()
@@ -50,11 +50,11 @@ def test_no_group_is_in_two_splits_and_every_genre_is_in_all(
 
 
 ALONE = [[genre] for genre in range(3)] * 3
-"""Three groups of each genre, as few as can be dealt."""
+"""Three groups of each genre, the fewest that can be split."""
 SHARED = st.lists(st.sets(st.integers(0, 2), min_size=1).map(sorted), max_size=30).map(
     lambda groups: ALONE + groups
 )
-"""The genres of each group's tracks: some groups have tracks of several."""
+"""For each group, the genres of its tracks; some groups have tracks of several genres."""
 
 
 def examples_of(groups: list[list[int]]) -> list[Example]:
@@ -99,7 +99,7 @@ def test_another_seed_deals_otherwise() -> None:
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.integers(0, 2))
 def test_a_new_track_moves_three_groups_at_most(genres: list[int], genre: int) -> None:
-    """It pushes the bounds between the splits of its genre on by one or two places."""
+    """It shifts the boundaries between the splits of its genre by one or two places."""
     groups = ALONE + [[genre] for genre in genres]
     before = deal(examples_of(groups))
     after = deal(examples_of([*groups, [genre]]))
@@ -176,7 +176,7 @@ def test_artists_can_be_kept_together(prepared: Prepared, tmp_path: Path) -> Non
     columns = table[0].split(",")
     rows = [line.split(",") for line in table[1:]]
     for row in rows:
-        row[columns.index("artist")] = row[0][-5:]  # no artist has an own genre
+        row[columns.index("artist")] = row[0][-5:]  # the next line replaces this
         row[columns.index("artist")] = f"artist {row[0][-5]} {row[1]}"
     (catalogue / "catalogue.csv").write_text("\n".join([table[0], *map(",".join, rows)]))
     result = dataset.split(catalogue, prepared.images, tmp_path, SplitConfig(group_by="artist"))

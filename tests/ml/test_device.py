@@ -52,7 +52,7 @@ def test_a_gpu_that_a_worker_gave_is_held_also_where_cuda_cannot_use_it(
         with pytest.raises(TemporaryError, match="GPU GPU-1: in use by process"):
             with device.held("auto", tmp_path):
                 raise AssertionError
-        with device.held("cpu", tmp_path):  # asks for no GPU
+        with device.held("cpu", tmp_path):  # the CPU needs no lock
             pass
     with locks.gpu_lock("GPU-1", tmp_path):
         pass

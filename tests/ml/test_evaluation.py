@@ -39,7 +39,7 @@ def test_the_figure_that_people_look_for_comes_first(trained: Path) -> None:
 def test_fonts_are_kept_beside_the_runs_where_there_is_no_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_home: bool
 ) -> None:
-    """In a container with a read-only root: else each evaluation looks for all fonts, and warns."""
+    """With a read-only root, each evaluation would otherwise search for all fonts, and warn."""
     monkeypatch.setenv("MPLCONFIGDIR", "is left as it was")
     monkeypatch.delenv("MPLCONFIGDIR")
     home = tmp_path if has_home else tmp_path / "gone"
@@ -75,7 +75,7 @@ def test_it_learns_genres_that_differ(trained: Path) -> None:
 
 
 def test_what_is_measured_changes_only_with_the_recipe() -> None:
-    """Raise evaluation.RECIPE with the digest, or results of two versions would pass for equal."""
+    """If the digest changes, raise evaluation.RECIPE; else old results would pass for new ones."""
     random = np.random.default_rng(0)
     genres = ["a", "b", "c"]
     examples = [Example(f"{i}", genres[i % 3], f"group {i // 2}", "") for i in range(40)]

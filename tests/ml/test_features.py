@@ -1,4 +1,4 @@
-"""Images: drawn as the law says, made once, shard by shard, one per good track."""
+"""Images: drawn by the formula, made once, shard by shard, one per good track."""
 
 import faulthandler
 import os
@@ -64,8 +64,8 @@ def golden_image(folder: Path) -> np.ndarray:
     return features.image_of(folder / "x.wav", CONFIG)
 
 
-# Means of eight bands of rows: they feel half a grey level anywhere, but not the last bit of
-# another machine's arithmetic.
+# Means of eight bands of rows: they show a shift by half a grey level in any band, but not the
+# rounding differences of another machine.
 GOLDEN = {2: [139.773, 142.144, 141.997, 137.001, 145.152, 137.866, 131.606, 134.749]}
 
 
@@ -157,7 +157,7 @@ def test_audio_that_changed_since_the_scan_is_refused(prepared: Prepared, tmp_pa
 def test_audio_that_changed_and_kept_its_size_and_time_is_refused_too(
     prepared: Prepared, tmp_path: Path
 ) -> None:
-    """Else its image would be found under the old audio's name for ever."""
+    """Otherwise the new audio's image would be found under the old audio's name for ever."""
     music, store = tmp_path / "music", tmp_path / "store"
     shutil.copytree(prepared.audio, music)
     catalogue = Path(audio.scan(music, store)["catalogue"])
@@ -236,13 +236,13 @@ def test_any_name_goes_all_the_way(tmp_path: Path) -> None:
                 soundfile.write(file, wave, SAMPLE_RATE, format="WAV")
     catalogue = Path(audio.scan(tmp_path / "in", tmp_path)["catalogue"])
     extracted = features.extract(catalogue, tmp_path, CONFIG)
-    assert extracted["n_extracted"] == 2 * len(NAMES) - 2  # ..dots is hidden
+    assert extracted["n_extracted"] == 2 * len(NAMES) - 2  # the name ..dots is a hidden file
     split = dataset.split(catalogue, Path(extracted["images"]), tmp_path, SplitConfig())
     assert Path(split["split"]).is_dir()
 
 
 def crash(*_: object) -> None:
-    faulthandler.disable()  # pytest's would print a long trace
+    faulthandler.disable()  # pytest's fault handler would print a long trace
     os.kill(os.getpid(), 11)
 
 

@@ -1,4 +1,4 @@
-"""A disk that is full at whichever write: one line, the former state intact, a retry completes."""
+"""A disk that is full at any write: one error line, earlier files intact, and a retry completes."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ TRAINING = [
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of its own, small."""
+    """A small, real file system of its own."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     place = tmp_path / "disk"
@@ -39,7 +39,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, left: int) -> Path:
-    """Write a file that leaves so many bytes free."""
+    """Write a file that leaves `left` bytes of the disk free."""
     ballast = disk / "ballast"
     ballast.unlink(missing_ok=True)
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize

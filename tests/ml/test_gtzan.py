@@ -1,4 +1,4 @@
-"""Fetching GTZAN: cut downloads go on, archives are checked, nothing leads out of the folder."""
+"""Fetching GTZAN: cut downloads resume, archives are checked, no file lands outside the folder."""
 
 import hashlib
 import io
@@ -192,7 +192,7 @@ def test_a_damaged_archive_leaves_nothing(run: Run, archive: Path, tmp_path: Pat
 def test_any_damage_of_an_archive_is_found_and_it_is_fetched_again(
     run: Run, archive: Path, tmp_path: Path
 ) -> None:
-    """By what the archive says of itself, where no checksum is given."""
+    """If no checksum is given, the archive's own check sums find the damage."""
     whole = archive.read_bytes()
     random = np.random.default_rng(0)
     for number, place in enumerate(random.integers(10, len(whole), 40)):

@@ -115,7 +115,7 @@ def write_bases(folder: Path) -> dict[str, bytes]:
 
 
 def write_odd(folder: Path, outside: Path) -> None:
-    """What is no damaged audio but no audio either."""
+    """Write entries that are no audio at all: folders, links, a pipe, other contents."""
     (folder / "folder.wav").mkdir()
     (folder / "empty.ogg").write_bytes(b"")
     (folder / "zeros.mp3").write_bytes(bytes(50_000))
@@ -129,7 +129,7 @@ def write_odd(folder: Path, outside: Path) -> None:
 
 
 def write_mutants(folder: Path, bases: dict[str, bytes], n_mutants: int) -> None:
-    """Damage every base in every way in turn; every seventh gets another's suffix."""
+    """Damage every base in every way in turn; every seventh file gets another file's suffix."""
     random = np.random.default_rng(1486 + n_mutants)
     names = list(bases)
     for number in range(n_mutants):
@@ -146,7 +146,7 @@ def write_mutants(folder: Path, bases: dict[str, bytes], n_mutants: int) -> None
 def drawn(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[Path, Path, dict[str, str]]:
-    """The audio folder, the images folder and the reasons by path, none having taken long."""
+    """The audio folder, the images folder and the reasons by path; no file has taken long."""
     root = tmp_path_factory.mktemp("mutants")
     bases, music = root / "bases", root / "music"
     bases.mkdir()

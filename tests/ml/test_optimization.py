@@ -11,7 +11,7 @@ from music_genre.training.augmentation import Mixed
 
 def test_one_update_equals_a_hand_written_nesterov_step() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()  # which autocast leaves alone
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()  # autocast leaves float64 alone
     crops, labels = torch.randn(4, 1, 2, 3).double(), torch.tensor([0, 1, 2, 1])
     config = TrainConfig(learning_rate=0.1, weight_decay=0.01, label_smoothing=0.0)
     optimizer = optimization.make_optimizer(network, config)
@@ -77,7 +77,7 @@ def test_every_optimizer_lowers_every_loss(name: str, criterion: str) -> None:
 
 def test_mixed_crops_have_the_loss_of_both_labels() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()  # which autocast leaves alone
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()  # autocast leaves float64 alone
     crops, labels = torch.randn(4, 1, 2, 3).double(), torch.tensor([0, 1, 2, 1])
     mixed = Mixed(0.3, torch.tensor([3, 2, 1, 0]))
     criterion = optimization.make_criterion(TrainConfig(label_smoothing=0.0))

@@ -1,4 +1,4 @@
-"""Run folders: whose they are, and what of it can be known without torch."""
+"""Run folders: which settings they belong to, and what can be read there without torch."""
 
 import subprocess
 import sys

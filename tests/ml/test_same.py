@@ -1,4 +1,4 @@
-"""What `make same` finds: nothing in copies, each planted change, and what it cannot compare."""
+"""What `make same` reports: nothing for copies, each planted change, and what it refuses."""
 
 import json
 import shutil

@@ -11,7 +11,7 @@ import pytest
 
 from music_genre.store import signals
 
-GRACE = signals.GRACE  # of the processes started here; this one's is longer
+GRACE = signals.GRACE  # in processes started here; this process has a longer one
 
 STEPS = """
 import sys, time
@@ -22,7 +22,7 @@ with signals.stops(lambda: "at step 3") as stop:
         time.sleep(0.05)
     print("heeded", stop.name, flush=True)
 """
-# One call of C that takes minutes and lets other threads run, as a backward pass.
+# One C call that takes minutes and lets other threads run, like a backward pass.
 LONG_STEP = """
 import hashlib
 from music_genre.store import signals
@@ -100,7 +100,7 @@ time.sleep(600)
 
 
 def orphan(ignored: signal.Handlers) -> int:
-    """Start a child by a parent, kill the parent, and return the child's pid."""
+    """Start a parent with a child, kill the parent, and return the child's pid."""
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, CHILD],
         stdout=subprocess.PIPE,

@@ -75,7 +75,7 @@ def test_a_full_disk_ends_the_batch_and_spoils_nothing(
 
 
 def test_a_long_track_that_does_not_fit_leaves_no_trace(tmp_path: Path) -> None:
-    """It goes through an unnamed file, larger than its image."""
+    """It is first written to an unnamed file, which is larger than its image."""
     music = write_music(tmp_path / "music", n_tracks=1, seconds=400)
     catalogue = Path(audio.scan(music, tmp_path / "store")["catalogue"])
     printed = extract_on_a_small_disk(catalogue, tmp_path, "4m")

@@ -17,7 +17,7 @@ from music_genre.errors import TemporaryError
 
 
 def crash(_: str) -> None:
-    faulthandler.disable()  # pytest's would print a long trace
+    faulthandler.disable()  # pytest's fault handler would print a long trace
     ctypes.string_at(0)
 
 

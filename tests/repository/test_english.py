@@ -1,4 +1,4 @@
-"""The house's English: words that a reader had to read twice stay out."""
+"""Plain English: phrases that a reader had to read twice are banned."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 BANNED = (
-    r"\bmend(s|ed|ing)?\b",  # fix, correct
+    r"\bmend(s|ed|ing)?\b",  # write fix or correct
     r"who has none",
     r"fits? to it",
     r"is no NAME",
@@ -19,7 +19,7 @@ BANNED = (
 )
 KINDS = (".py", ".md", ".yml", ".toml", ".env", ".example", ".sh")
 LEFT_OUT = {"tests/repository/test_english.py", "docs/soak.md"}
-"""This file, and a page that lists the names of tests."""
+"""Not searched: this file, and a page that lists the names of tests."""
 
 
 def texts() -> dict[str, str]:

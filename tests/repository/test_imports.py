@@ -1,4 +1,4 @@
-"""Each import rule holds, and each is seen to break where it is broken."""
+"""Each import rule holds, and each violation is reported."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What the texts say of the repository is true."""
+"""What the documents say about the repository is true."""
 
 import ast
 import csv

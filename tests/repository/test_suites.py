@@ -1,4 +1,4 @@
-"""Suites keep to their budgets, skip nothing in CI, and leave to a soak what is marked so."""
+"""Suites keep to their budgets, skip nothing in CI, and leave tests marked `soak` to a soak."""
 
 import json
 import os

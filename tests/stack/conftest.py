@@ -1,7 +1,7 @@
-"""One stack of containers for all tests, beside any other of this machine.
+"""One stack of containers for all tests, beside any other stack on this machine.
 
 It is started once, with both profiles and `stack.yml`, because a start takes a minute; the last
-tests start the plain files.
+tests start it again, from the plain files.
 """
 
 import json
@@ -25,7 +25,7 @@ from tests.music import write_few_tracks
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NAME = "music-genre-test"
 GPUS = ("GPU-11", "GPU-12", "GPU-13", "GPU-14")
-"""Others than the embedded stack's, whose tests may run beside these."""
+"""Not the numbers of the embedded stack's GPUs: its tests may run beside these."""
 
 
 def free_port() -> int:
@@ -67,7 +67,7 @@ def driver(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def project(plain: Project, driver: str) -> Project:
-    """The same with what the tests want."""
+    """The same project with the settings that the tests need."""
     env_file = plain.env_file.with_name("stack.env")
     files = "COMPOSE_FILE=docker-compose.yml:tests/stack/stack.yml"
     web = f"BASE_URL=http://127.0.0.1:{plain.settings()['WEB_PORT']}/airflow"
@@ -78,7 +78,7 @@ def project(plain: Project, driver: str) -> Project:
 @pytest.fixture(scope="session")
 def stack(project: Project) -> ComposeStack:
     down = ("down", "--project", NAME, "--volumes")
-    deploy(*down)  # what a killed test left
+    deploy(*down)  # remove what a killed test left
     try:
         words = ("up", "--project", NAME, "--env-file", str(project.env_file))
         up = deploy(*words, "--s3", "--docker")
@@ -97,7 +97,7 @@ def stack(project: Project) -> ComposeStack:
 
 @pytest.fixture(scope="session")
 def few(stack, tmp_path_factory) -> str:
-    """The address of a few tracks, for what needs a training and not what it learns."""
+    """The address of a few tracks, for tests that need a training, whatever it learns."""
     folder = write_few_tracks(tmp_path_factory.mktemp("few") / "genres")
     tar = subprocess.run(["tar", "-C", str(folder), "-c", "."], capture_output=True, check=True)
     unpack = "mkdir -p /artifacts/few && tar -C /artifacts/few -x --no-same-owner"
@@ -155,7 +155,7 @@ def log_of(stack: ComposeStack, run: Run, task: str, attempt: int = 1) -> str:
     address = path("dags", run.dag_id, "dagRuns", run.run_id, "taskInstances", task)
     try:
         return json.dumps(stack.api.get(f"{address}/logs/{attempt}?full_content=true"))
-    except NotFoundError:  # not begun
+    except NotFoundError:  # the task has not begun
         return ""
 
 

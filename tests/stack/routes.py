@@ -1,4 +1,4 @@
-"""Prints (method, path) of every route of the webserver; is run inside it."""
+"""Prints (method, path) of every route of the webserver; runs inside its container."""
 
 import json
 

@@ -33,7 +33,7 @@ def wheels(stack, tmp_path_factory) -> None:
 
 @pytest.fixture(scope="module")
 def used(stack, wheels):
-    """One run of all of it; a running task's log is looked at."""
+    """One run of the DAG of_users; the log of a running task is read meanwhile."""
     run = trigger(stack, {}, "of_users")
     watched = path("dags", "of_users", "dagRuns", run.run_id, "taskInstances", "is_watched")
     wait_until(lambda: stack.api.get(watched)["state"] == "running")

@@ -1,6 +1,6 @@
 """The `.env` file: what is generated, kept, refused, and that Compose itself reads it.
 
-These tests need the docker command with Compose, and no engine.
+These tests need the docker command with Compose, but no engine.
 """
 
 import json
@@ -220,7 +220,7 @@ def test_settings_of_ones_own_reach_airflows_containers(path, tmp_path):
     for name in ("webserver", "scheduler", "dag-processor", "cpu-worker", "gpu-worker"):
         given = services[name]["environment"]
         assert given["AIRFLOW__CORE__PARALLELISM"] == "64"
-        assert given["AIRFLOW__CORE__LOAD_EXAMPLES"] == "True"  # where deploy/airflow.env says no
+        assert given["AIRFLOW__CORE__LOAD_EXAMPLES"] == "True"  # deploy/airflow.env says False
 
 
 def test_the_shells_own_variables_do_not_go_before_the_files(path, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""One task a GPU, and waiting in the pool, with GPUs that are not there."""
+"""One task per GPU while others wait in the pool; a fake driver reports the GPUs."""
 
 import itertools
 import statistics
@@ -30,13 +30,13 @@ from tests.gpu_trainings import (
 
 pytestmark = pytest.mark.timeout(1800)
 QUEUED_SECONDS = 30
-"""`task_queued_timeout` of stack.yml, and the life of a message's token."""
-LEASE_AND_RENEWAL_SECONDS = 40  # fleet.workers.messages: 30 and 5, and some
+"""`task_queued_timeout` in stack.yml, which is also the lifetime of a message's token."""
+LEASE_AND_RENEWAL_SECONDS = 40  # fleet.workers.messages: 30 + 5, and a margin
 
 
 @pytest.fixture(scope="module")
 def with_gpus(stack, project, tmp_path_factory):
-    """The shared stack, its gpu workers with GPUs; afterwards as it was."""
+    """The shared stack with GPUs for its gpu workers; restored afterwards."""
     env_file = tmp_path_factory.mktemp("gpus") / ".env"
     env_file.write_text(f"{project.env_file.read_text()}FAKE_LIBRARIES=/fakes\n")
     changed = Project(project.name, env_file)
@@ -71,7 +71,7 @@ def start(project: Project, n_workers: int, gpus: tuple[str, ...] = GPUS) -> Non
     sync_pools(project)
 
 
-# A message that a worker holds, of the task whose run and map index are given, is given out again.
+# Redelivers the message that a worker holds for the task with the given run and map index.
 AGAIN = """
 import base64, json, os, sys
 from kombu import Connection
@@ -104,21 +104,21 @@ def worker_logs() -> str:
 
 
 def n_received(run, map_index: int) -> int:
-    """How often a gpu worker was given a training of the run."""
+    """How often gpu workers received this training of the run."""
     wanted = ("Executing workload in Celery", run.run_id, "task_id='train'")
     wanted += (f"map_index={map_index},",)
     return sum(all(word in line for word in wanted) for line in worker_logs().splitlines())
 
 
 HELD, LATER = range(1010, 1012), range(1012, 1014)
-"""Seeds: of two trainings that stand still, and of two that are asked for after them."""
+"""Seeds of two suspended trainings, and of two that are requested after them."""
 
 
 @pytest.fixture(scope="module")
 def two(with_gpus, few):
-    """Two trainings that stand still on two of the three GPUs; a slot is free.
+    """Two trainings suspended on two of the three GPUs; a slot is free.
 
-    The first one's message came again while its token was valid: as soon as it ran.
+    The first one's message was redelivered as soon as it ran, while its token was valid.
     """
     run = sweep(with_gpus, HELD, epochs=4, audio=few)
     wait_until(lambda: (0, "running") in states_of(with_gpus, run), 180)
@@ -139,9 +139,9 @@ def held_at(seeds: range, number: int) -> Iterator[None]:
 
 
 def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, two):
-    """As workers put messages back after a lease; a token lives for `task_queued_timeout`.
+    """Workers redeliver messages like this after a lease; a token lives for `task_queued_timeout`.
 
-    One training gets its message while the token is valid, one when it has run out.
+    One training gets its message again while its token is valid, the other after it has expired.
     """
     held = trainings(HELD)
     wait_until(lambda: "already running elsewhere" in since_start(two))
@@ -157,11 +157,11 @@ def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, 
 
 
 class Waiting(NamedTuple):
-    """Two trainings more: one stands still on the third GPU, one waits in the pool."""
+    """Two more trainings: one is suspended on the third GPU, one waits in the pool."""
 
     run: Run
     urgent: Run
-    """Of fleet_check, started after them."""
+    """A run of fleet_check, started after the trainings."""
     since: datetime
 
 
@@ -183,7 +183,7 @@ def test_each_gpu_has_a_training_and_others_wait_in_the_pool(with_gpus, waiting)
 def test_after_kill_9_of_a_worker_its_trainings_go_on_and_what_waited_is_unharmed(
     with_gpus, two, waiting
 ):
-    """The last has waited in the pool for longer than a queued task may."""
+    """The last training waits in the pool for longer than a task may be queued."""
     queued = timedelta(seconds=QUEUED_SECONDS + 5)
     wait_until(lambda: datetime.now(UTC) - waiting.since > queued)
     everybody = range(HELD.start, LATER.stop)
@@ -223,7 +223,7 @@ def test_twelve_trainings_share_four_gpus(with_gpus, few, n_workers, figures):
 
 
 def share(stack, run, seeds, urgent) -> tuple[list[float], float]:
-    """See a sweep to its end; returns the GPUs' idle seconds between trainings, and all seconds."""
+    """Watch a sweep to its end; returns the GPUs' idle seconds between trainings and the total."""
     while run.state() not in ("success", "failed"):
         assert_one_a_gpu(trainings(seeds))
         time.sleep(0.5)
@@ -239,7 +239,7 @@ def share(stack, run, seeds, urgent) -> tuple[list[float], float]:
 
 
 def gaps_of(stack, run, instances) -> list[float]:
-    """Seconds that each GPU was idle between two trainings, but for what `fleet_check` took."""
+    """Seconds between two trainings of a GPU, in which it was idle or ran `fleet_check`."""
     by_gpu: dict[str, list[tuple[datetime, datetime]]] = {}
     for each in instances:
         log = log_of(stack, run, each["map_index"], 1)

@@ -1,4 +1,4 @@
-"""The table of components is true of docker-compose.yml and of the running containers."""
+"""docker-compose.yml and the running containers match the table of components."""
 
 import json
 import re
@@ -23,7 +23,7 @@ LASTING = sorted(name for name, each in TABLE.items() if each.is_lasting and not
 
 
 WITH_S3 = {"webserver", "triggerer", "cpu-worker", "gpu-worker"}
-"""Who knows S3's key where the stack has an S3 of its own, as this one: the page's words on it."""
+"""Who knows S3's key if the stack has its own S3, as here; see docs/least-privilege.md."""
 
 
 def known_to(service: str) -> set[str]:
@@ -153,7 +153,7 @@ def test_postgres_is_out_of_a_workers_reach(stack, service):
     assert inside(service, "python", "-c", CONNECT, "redis", "6379").returncode == 0
 
 
-# All commands by one process: a start of Python for each took a minute.
+# One process runs all commands: starting Python for each of them took a minute.
 REDIS = """
 import json, os, sys, redis
 client, refused = redis.from_url(os.environ["AIRFLOW__CELERY__BROKER_URL"]), {}
@@ -237,7 +237,7 @@ def status_of(address: str, method: str = "GET", login: str = "") -> int:
 
 
 def location_of(address: str) -> str:
-    """Where an address sends who has no login; empty for nowhere."""
+    """Where an address redirects a request without a login; empty if it does not redirect."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Staying)
     try:
         with opener.open(address, timeout=20):
@@ -251,20 +251,19 @@ PUBLIC = {
     *("/execution/changelog", "/execution/health", "/execution/health/ping"),
     "/auth/login/",
 }
-"""What Airflow answers to anybody: its versions, whether it is well, and the form of the login."""
+"""What Airflow serves without a login: versions, health, and the login form."""
 PAGE = (REPOSITORY / "docs" / "least-privilege.md").read_text()
 TO_THE_LOGIN = {"/api/v2/auth/login", "/api/v2/auth/logout", "/auth/logout"}
-"""What sends anybody to that form."""
+"""Addresses that redirect everybody to the login form."""
 PAGES = "/auth/(?!fab/)"
-"""The pages of users and roles. Who has no login is sent to the form; a form of theirs that is
-posted without its token is refused with 400, and a token that is none with 422, before anything
-else is looked at."""
+"""The pages of users and roles. Without a login they redirect to the login form. A form that is
+posted without its token is refused with 400, and invalid input with 422, before any other check."""
 WRONG_LOGINS = ["", "Bearer wrong", "Basic " + b64encode(b"admin:no").decode()]
 
 
 @pytest.fixture(scope="module")
 def routes(stack) -> list[tuple[str, str]]:
-    """(method, path) of every route of the API, of the UI's own, of tasks' and of the login's."""
+    """(method, path) of every route of the API, of the UI, of the tasks' API and of the login."""
     program = (REPOSITORY / "tests" / "stack" / "routes.py").read_text()
     answer = inside("webserver", "python", "-W", "ignore", "-c", program)
     found = json.loads(answer.stdout.splitlines()[-1])
@@ -278,7 +277,7 @@ def test_the_page_names_what_needs_no_login():
 
 
 def test_addresses_of_the_pages_exist(stack):
-    """But for what Flower serves, whose routes have a test of their own."""
+    """Except what Flower serves: its routes have a test of their own."""
     texts = [PAGE, (REPOSITORY / "docs" / "settings.md").read_text()]
     named = {path for text in texts for path in re.findall(r"`(/[a-z0-9/_.-]+)`", text)}
     named -= {"/metrics", "/tmp"}

@@ -1,4 +1,4 @@
-"""With an S3 of its own the stack keeps task logs there; who has no key gets nothing."""
+"""A stack with its own S3 keeps task logs there; S3 refuses a wrong key."""
 
 import subprocess
 
@@ -35,7 +35,7 @@ def check(stack) -> Run:
 
 
 def test_task_logs_go_to_s3_and_are_read_from_there(stack, check):
-    for task in ("device-cpu", "device-gpu"):  # a log goes there after its task's end is told
+    for task in ("device-cpu", "device-gpu"):  # a log is sent only after its task has ended
         wait_until(lambda: f"run_id={check.run_id}/task_id={task}/" in objects().stdout)  # noqa: B023
     assert inside("gpu-worker", "sh", "-c", "rm -rf /opt/airflow/logs/*").returncode == 0
     for task in ("device-cpu", "device-gpu"):

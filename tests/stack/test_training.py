@@ -33,7 +33,7 @@ def test_a_stopping_worker_hands_its_training_back_and_it_goes_on(stack, few):
     subprocess.run(["docker", "stop", "-t", "60", container("gpu-worker")], check=True)
     seconds = time.monotonic() - began
     subprocess.run(["docker", "start", container("gpu-worker")], check=True)
-    assert seconds < 60  # its grace
+    assert seconds < 60  # its grace period
     wait_until(
         lambda: re.search(r"resuming at step [1-9].*epoch=", log_of(stack, slow, "train"), re.S)
     )
@@ -45,7 +45,7 @@ def test_a_stopping_worker_hands_its_training_back_and_it_goes_on(stack, few):
 
 
 def test_flower_shows_no_arguments_of_tasks(stack, run, project):
-    """They hold the token by which a task reports to Airflow."""
+    """The arguments hold the token with which a task reports to Airflow."""
     password = environment.read(project.env_file)["FLOWER_PASSWORD"]
     login = b64encode(f"admin:{password}".encode()).decode()
 
@@ -71,7 +71,7 @@ def test_flower_shows_no_arguments_of_tasks(stack, run, project):
 
 @pytest.mark.soak
 def test_more_workers_share_the_shards_and_nothing_is_done_twice(stack, project):
-    # As much memory as one slot takes, so that no worker can take a second shard.
+    # Memory for one slot only, so that no worker can take a second shard.
     with project.env_file.open("a") as file:
         file.write("CPU_WORKER_MEMORY=1900m\n")
     scaled = ("--scale", "cpu-worker=3", "--scale", "scheduler=2")
@@ -89,12 +89,12 @@ def test_more_workers_share_the_shards_and_nothing_is_done_twice(stack, project)
     assert {each["try_number"] for each in tries["task_instances"]} == {1}
     assert len(containers_of("cpu-worker")) == 3
     assert len(containers_of("scheduler")) == 2
-    # One of each is enough for the tests that follow; `make up` would keep them.
+    # One of each is enough for the following tests; `make up` would keep the others.
     project.compose("up", "-d", "--no-build", "--scale", "cpu-worker=1", "--scale", "scheduler=1")
 
 
 def test_the_first_programs_command_line_runs_in_its_image(stack, run, tmp_path):
-    """Its images are any folder of genre folders with PNG pictures."""
+    """The first program's `--images_path` is any folder of genre folders with PNG pictures."""
     images = tmp_path / "images"
     images.mkdir()
     source = run.result("extract", 0)["images"]

@@ -33,7 +33,7 @@ def git(*words: str) -> str:
 
 
 def test_a_clean_clone_elsewhere_predicts_the_same(stack, run, project):
-    """By `git clone`, `dvc pull` and `predict` in a container that has nothing of the stack's."""
+    """With `git clone`, `dvc pull` and `predict`, in a container outside the stack."""
     published = run.result("publish")
     assert published["remote"] == "s3://music-genre/dvc"
     values = environment.read(project.env_file)
@@ -160,7 +160,7 @@ def test_four_that_publish_at_once_lose_nothing(stack, run):
     published = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [each["reused"] for each in published] == [False] * 4
     assert int(git("rev-list", "--count", "main")) == before + 4
-    assert git("rev-list", "--merges", "main") == ""  # linear
+    assert git("rev-list", "--merges", "main") == ""  # the history is linear
     tags = set(git("tag").split())
     assert {f"data/four-{number}.v1" for number in range(1, 5)} <= tags
 
@@ -189,7 +189,7 @@ def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_compl
         try:
             subprocess.run(["docker", order[0], container("s3")], check=True)
             stdout, stderr = cut.communicate()
-        finally:  # other tests need it
+        finally:  # other tests need the S3
             subprocess.run(["docker", order[1], container("s3")], check=True)
     figures["noticed after"] = f"{time.monotonic() - began:.0f} s"
     connect = "import socket; socket.create_connection(('s3', 8333), 2)"
@@ -206,12 +206,12 @@ def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_compl
 
 
 def n_large_objects() -> int:
-    """How many objects of a megabyte and more the S3 keeps, or is just receiving."""
+    """How many objects of more than 1 MiB the S3 keeps, or is just receiving."""
     return len(inside("s3", "find", "/data", "-type", "f", "-size", "+1M").stdout.splitlines())
 
 
 def processes_while(*command: str) -> str:
-    """The lines of all processes of this machine while a worker runs a command."""
+    """The command lines of all processes on this machine while a worker runs a command."""
     words = ["docker", "exec", container("cpu-worker"), *command]
     listed = []
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:

@@ -1,4 +1,4 @@
-"""The Docker way, with the stack's own S3: containers outlive their worker and are followed."""
+"""The Docker way, with the stack's own S3: containers outlive their worker."""
 
 import json
 import os
@@ -26,7 +26,7 @@ GONE_SECONDS = 15
 
 @pytest.fixture(scope="module")
 def with_docker(stack):
-    """The shared stack, its Docker DAG switched on."""
+    """The shared stack with its Docker DAG unpaused."""
     stack.api.patch(path("dags", DAG), {"is_paused": False})
     yield stack
     stack.api.patch(path("dags", DAG), {"is_paused": True})
@@ -40,10 +40,10 @@ def start(stack: ComposeStack, epochs: int, seed: int = 0) -> Run:
 
 
 def containers(*, running: bool = False) -> list[dict]:
-    """What the engine knows of this stack's tasks' containers."""
+    """What `docker inspect` shows of the containers of this stack's tasks."""
     words = ["docker", "ps", "-q", "--no-trunc", "--filter", OURS, *([] if running else ["-a"])]
     found = subprocess.check_output(words, text=True).split()
-    # Without a check: one that went since is left out.
+    # Without check=True: a container that was removed since is left out.
     told = subprocess.run(["docker", "inspect", *found], capture_output=True)
     return json.loads(told.stdout) if found else []
 
@@ -77,7 +77,7 @@ def assert_done(run: Run, seconds: float = 420.0) -> None:
 
 @pytest.fixture(scope="module")
 def leftover() -> Iterator[str]:
-    """A container of a run that was deleted, whose end nobody waits for."""
+    """A container of a deleted run: nobody waits for the container to end."""
     labels = {"stack": NAME, "dag": DAG, "run": "a run that was deleted", "task": TRAIN}
     labels |= {"map-index": "-1", "try": "1", "command": "x"}
     given = [f"--label=music-genre.{name}={value}" for name, value in labels.items()]
@@ -155,7 +155,7 @@ def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim
         run = start(with_docker, epochs=3, seed=100 * (1 + (victim == "worker")) + kill)
         found = wait_for_training(run)
         name = found["Name"].lstrip("/")
-        signal_trainer(name, "STOP")  # until its worker is missed
+        signal_trainer(name, "STOP")  # until the worker's loss is noticed
         kill_9(victim)
         following = f"following container {name}"
         wait_until(lambda: following in log_of(with_docker, run, TRAIN, 2), 240)  # noqa: B023
@@ -170,7 +170,7 @@ def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim
 
 
 def signal_trainer(name: str, signal: str) -> None:
-    """Signal all of a container's processes; its first one hears no STOP from within."""
+    """Signal all processes of a container from outside: inside, its first process ignores STOP."""
     pids = subprocess.check_output(["docker", "top", name, "-eo", "pid"], text=True).split()[1:]
     subprocess.run(["kill", f"-{signal}", *pids], check=True)
 

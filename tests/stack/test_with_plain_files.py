@@ -1,6 +1,6 @@
-"""Last, the same project as a new user starts it: without a file of the tests, or a profile.
+"""Runs last: the same project as a new user starts it, without the tests' files or a profile.
 
-It is also what becomes of data when every container is replaced.
+This also shows what becomes of the data when every container is replaced.
 """
 
 import json
@@ -20,16 +20,16 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def left(run: Run) -> tuple[str, str]:
-    """Address and text that the run's training left, before every container went."""
+    """Address and text of the training's result file, read before every container is removed."""
     address = f"{run.result('train')['run']}/training.json"
     return address, inside("gpu-worker", "cat", address).stdout
 
 
 @pytest.fixture(scope="module")
 def started(stack, left, plain) -> ComposeStack:
-    # Models go to the volume now: a repository of versions goes on with the remote that it has.
+    # Models go to the volume now. An existing repository of versions would keep its old remote.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
-    plain.compose("rm", "--stop", "--force")  # all that it has; the proxy's profile is not among it
+    plain.compose("rm", "--stop", "--force")  # its services, not the proxy's profile
     up = deploy("up", "--project", NAME, "--env-file", str(plain.env_file), "--daily")
     assert up.returncode == 0, up.stdout + up.stderr
     assert re.search(r"music_genre_training runs next at \d{4}-\d\d-\d\dT00:00:00Z", up.stderr)
@@ -61,4 +61,4 @@ def test_a_training_finds_its_work_done_and_is_published_to_the_volume(started):
     assert finish(again) == "success", again.rows()
     assert again.result("train")["reused"] is True
     assert again.result("publish")["remote"] == "/versions/dvc"
-    assert "music-genre train" in log_of(started, again, "train")  # from the volume
+    assert "music-genre train" in log_of(started, again, "train")  # the log is in the volume

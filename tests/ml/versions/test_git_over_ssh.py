@@ -1,4 +1,4 @@
-"""A repository behind a real SSH server, opened by a deploy key as hosts of Git hand them out."""
+"""A repository behind a real SSH server, opened with a deploy key such as Git hosts issue."""
 
 import os
 import shutil
@@ -65,7 +65,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     lines = [f"{name} {value}" for name, value in settings.items()]
     (tmp_path / "sshd_config").write_text("\n".join(lines) + "\n")
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # the program's own, fixed
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd needs this folder
     server = subprocess.Popen(
         [str(SSHD), "-D", "-e", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.DEVNULL
     )
@@ -117,8 +117,8 @@ def test_a_key_that_does_not_open_it_is_one_line_before_any_work(
 def test_a_key_that_this_user_may_not_read_is_named(
     run: Run, trained: Path, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a secret's file belongs to another user than the container's."""
-    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests' user may read all
+    """As when a secret's file does not belong to the container's user."""
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests' user may read every file
     refused = run("publish", "--run", trained, *host.options())
     assert refused.code == 64
     assert f"{host.folder / 'key'} is not readable by user {os.getuid()}" in refused.stderr

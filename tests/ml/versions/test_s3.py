@@ -1,4 +1,4 @@
-"""What is wrong with an S3 is one line before any work; a push that breaks commits nothing."""
+"""A fault of S3 is one error line before any work; a push that breaks off commits nothing."""
 
 import os
 import socket
@@ -38,7 +38,7 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def publish(trained: Path, tmp_path: Path) -> list[str]:
-    """The words that publish a run to the bucket `b`."""
+    """The arguments that publish a run to the bucket `b`."""
     options = ["--git", tmp_path / "versions.git", "--remote", "s3://b/dvc"]
     options += ["--artifacts", tmp_path / "store"]
     return ["publish", "--run", *map(str, [trained, *options])]
@@ -94,7 +94,7 @@ def test_every_remedy_has_a_code_that_services_answer() -> None:
 
 
 def test_the_docs_list_every_refusal() -> None:
-    """By what is wrong, as its line begins to say it."""
+    """The page must have the first words of each error line, which say what is wrong."""
     docs = (REPOSITORY / "docs" / "versions.md").read_text(encoding="utf-8")
     said = {text.partition(";")[0] for text in s3.REMEDIES.values()} | set(git.KNOWN.values())
     said |= {"no credentials were found", "does not answer", "the service is in trouble"}
@@ -148,7 +148,7 @@ def test_an_s3_that_hangs_up_after_the_probe_is_one_line(
 
 @pytest.mark.parametrize(
     ("fault", "n_files", "n_bytes"),
-    [(SILENT, 20 * SIDE_BY_SIDE, 0), (STOPPED, 2, 16 << 20)],  # so much fits into no socket
+    [(SILENT, 20 * SIDE_BY_SIDE, 0), (STOPPED, 2, 16 << 20)],  # more than a socket can buffer
     ids=["silent", "stopped"],
 )
 def test_a_push_to_an_s3_that_falls_silent_ends_and_asks_little_more(
@@ -208,7 +208,7 @@ def test_an_answer_is_no_silence(error: BaseException, silent: bool) -> None:
 
 def test_an_answer_that_broke_off_is_worth_another_try() -> None:
     broken = ClientPayloadError("it broke off")
-    assert isinstance(broken, s3.ERRORS)  # so it is put into words
+    assert isinstance(broken, s3.ERRORS)  # so it becomes an error line
     assert isinstance(s3.in_words("s3://b/dvc: dvc pull", broken), TemporaryError)
 
 
@@ -236,13 +236,13 @@ def test_nothing_secret_is_written_anywhere(
         for file in (path for path in tmp_path.rglob("*") if path.is_file()):
             assert secret.encode() not in file.read_bytes(), file
     assert not any(each.encode() in b"".join(store.objects.values()) for each in (SECRET, TOKEN))
-    assert store.tokens == {TOKEN}  # each request had it
+    assert store.tokens == {TOKEN}  # every request carried it
 
 
 def test_a_role_of_the_machine_opens_it(
     run: Run, store: Store, publish: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an instance or a task of Amazon's has it: a service on loopback hands out credentials."""
+    """As on an instance or in a task at Amazon: a local service hands out the credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     address = f"{os.environ['AWS_ENDPOINT_URL']}{ROLE}"

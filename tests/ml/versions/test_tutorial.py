@@ -13,7 +13,7 @@ TUTORIAL = (REPOSITORY / "docs" / "tutorial.md").read_text()
 
 
 def blocks() -> list[str]:
-    """The page's blocks of commands but the first, which makes the environment that runs this."""
+    """The page's command blocks except the first, which makes the environment of this test."""
     found = re.findall(r"^```\n(.*?)^```", TUTORIAL, re.M | re.S)
     assert found[0].startswith("make setup\n")
     return found[1:]

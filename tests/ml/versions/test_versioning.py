@@ -53,7 +53,7 @@ def versions(tmp_path: Path) -> Versions:
 
 
 def assert_whole(versions: Versions) -> int:
-    """Every object that any commit names is on the remote; returns the number of commits."""
+    """Assert that every object of every commit is on the remote; returns the number of commits."""
     if not versions.git.exists():
         return 0
     for commit in versions.commits():
@@ -136,7 +136,7 @@ def test_the_same_bytes_make_no_commit(run: Run, trained: Path, versions: Versio
     again = run("publish", "--run", trained, "--airflow-run", "another", *versions.options)
     assert (first.result["reused"], again.result["reused"]) == (False, True)
     assert again.result["commit"] == first.result["commit"]
-    assert len(versions.commits()) == 2  # DVC's beginning, and the model
+    assert len(versions.commits()) == 2  # DVC's first commit, and the model's
     assert list((versions.store / "versions" / "clones").iterdir()) == []
 
 
@@ -145,7 +145,7 @@ def test_a_published_run_stays_as_it_is(run: Run, trained: Path, versions: Versi
     assert run("publish", "--run", trained, *versions.options).code == 0
     assert {path: path.stat().st_mode for path in trained.rglob("*")} == before
     checkpoint = next(trained.glob("checkpoint-*.pt"))
-    assert checkpoint.stat().st_nlink == 1  # the cache's file is its own
+    assert checkpoint.stat().st_nlink == 1  # the cache has a copy, not a link
 
 
 def test_four_that_publish_at_once_lose_nothing(copies: list[Path], versions: Versions) -> None:
@@ -154,7 +154,7 @@ def test_four_that_publish_at_once_lose_nothing(copies: list[Path], versions: Ve
     assert [each.code for each in ended] == [0, 0, 0, 0], [each.stderr for each in ended]
     assert assert_whole(versions) == 5
     history = versions.ask("log", "--format=%P", "main").splitlines()
-    assert all(" " not in parents for parents in history)  # linear
+    assert all(" " not in parents for parents in history)  # the history is linear
     assert len(history) == 5
     assert len(versions.ask("ls-tree", "--name-only", "main", "models/").split()) == 4
     assert len(versions.ask("tag").split()) == 4
@@ -178,7 +178,7 @@ main()
 def test_a_try_that_was_killed_before_it_could_say_so_has_published(
     run: Run, trained: Path, versions: Versions
 ) -> None:
-    """The event of a new model belongs to the run that made it, whichever try tells."""
+    """The event of a new model belongs to the run that made it, whichever try reports it."""
     command = ["publish", "--run", trained, *versions.options, "--airflow-run"]
     assert finish(start("_push", *command, "dag/first", driver=KILLED)).code == -signal.SIGKILL
     again, later = run(*command, "dag/first"), run(*command, "dag/second")
@@ -197,7 +197,7 @@ def test_the_same_run_published_twice_at_once_is_one_commit(
     monkeypatch: pytest.MonkeyPatch,
     date: str,
 ) -> None:
-    """Also in the same second, when commit and tag of all of them are the very same objects."""
+    """Also within one second, when all of them create identical commit and tag objects."""
     if date:
         monkeypatch.setenv("GIT_AUTHOR_DATE", date)
         monkeypatch.setenv("GIT_COMMITTER_DATE", date)
@@ -321,7 +321,7 @@ def test_a_repository_behind_a_token(
     def watch() -> None:
         while not over.wait(0.01):
             for number in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208
-                with contextlib.suppress(OSError):  # it has just ended
+                with contextlib.suppress(OSError):  # the process has just ended
                     words = Path("/proc", number, "cmdline").read_bytes()
                     seen.append(words.decode(errors="replace"))
 
