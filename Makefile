@@ -16,7 +16,7 @@ CHOSEN = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)) \
 	$(if $(filter-out file,$(origin FLOWER_PORT)),--flower-port $(FLOWER_PORT)) \
 	$(and $(DAILY),$(if $(filter 1,$(DAILY)),--daily,--on-demand))
 ifneq ($(filter-out 0 1,$(DAILY)),)
-$(error DAILY=$(DAILY) is neither 1 nor 0)
+$(error DAILY=$(DAILY) is neither 1 nor 0; set DAILY=1 or DAILY=0)
 endif
 
 .DEFAULT_GOAL := help
@@ -25,15 +25,15 @@ endif
 	test quick check format bench docs lock clean same soak soak-embedded soak-stack \
 	test-ml test-airflow test-deploy test-versions test-embedded test-stack test-gpu
 
-help: ## print the verbs
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(ENVS)/deploy.made $(ENVS)/airflow.made $(ENVS)/ml.made ## make the three environments under .venv/
+setup: $(ENVS)/deploy.made $(ENVS)/airflow.made $(ENVS)/ml.made ## create the three environments under .venv/
 
-demo: setup ## start the embedded stack, train on the demo music, show the result, stop it all
+demo: setup ## start the embedded stack, train on the demo music, show the result, stop the stack
 	@$(DEPLOY) demo $(PORTS)
 
-up: $(ENVS)/deploy.made ## check, write .env, build, start the containers, try every queue; S3=1: with an S3 of their own; DOCKER=1: with the Docker way; DAILY=1: train at midnight UTC too
+up: $(ENVS)/deploy.made ## check the machine, write .env, build, start the containers, run a task on every queue; S3=1: with its own S3 service; DOCKER=1: tasks can run in containers (the Docker way); DAILY=1: also train at midnight UTC
 	@$(DEPLOY) up $(PROFILES) $(CHOSEN)
 
 down: $(ENVS)/deploy.made ## stop the containers; VOLUMES=1 deletes their data
@@ -45,10 +45,10 @@ status: $(ENVS)/deploy.made ## show the containers
 logs: $(ENVS)/deploy.made ## follow the containers' logs
 	@$(DEPLOY) logs
 
-env: $(ENVS)/deploy.made ## write .env with generated secrets, keep what is there
+env: $(ENVS)/deploy.made ## write .env with generated secrets; existing values are kept
 	@$(DEPLOY) env $(PROFILES) $(CHOSEN)
 
-up-local: setup ## start the embedded stack and leave it running; DAILY=1: train at midnight UTC too
+up-local: setup ## start the embedded stack and leave it running; DAILY=1: also train at midnight UTC
 	@$(DEPLOY) up-local $(PORTS) $(if $(filter 1,$(DAILY)),--daily)
 
 down-local: $(ENVS)/deploy.made ## stop the embedded stack; its data stay
@@ -64,40 +64,40 @@ status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
 LANES := test-ml check test-airflow test-deploy
 test: $(if $(QUICK),,quick) test-versions test-embedded ## all checks and tests that need no Docker
 
-quick: setup ## everything that needs no server, in about three minutes
+quick: setup ## the checks and tests that need no server, in about three minutes
 	@$(MAKE) --no-print-directory -k -j2 --output-sync=target $(LANES)
 
-test-ml: $(ENVS)/ml.tested ## the ML package, where Airflow is not installed
+test-ml: $(ENVS)/ml.tested ## test the ML package in an environment without Airflow
 	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest -n 2 --dist worksteal --budget 240 $(FIRST) \
 		--ignore tests/ml/versions tests/ml
 
-test-versions: $(ENVS)/ml.tested ## data and models under version control, on servers of Git and S3
+test-versions: $(ENVS)/ml.tested ## test the versioning of data and models, with Git and S3 servers
 	OMP_NUM_THREADS=1 $(ENVS)/ml/bin/pytest --budget 400 tests/ml/versions
 
-test-airflow: $(ENVS)/airflow.tested ## fleet and DAGs, where torch is not installed
+test-airflow: $(ENVS)/airflow.tested ## test fleet and the DAGs in an environment without torch
 	$(ENVS)/airflow/bin/pytest --budget 120 $(FIRST) tests/fleet tests/dags
 
-test-deploy: $(ENVS)/deploy.tested ## deploy and the repository itself
+test-deploy: $(ENVS)/deploy.tested ## test deploy and the repository itself
 	$(ENVS)/deploy/bin/pytest --budget 90 $(FIRST) tests/deploy tests/repository
 
-test-embedded: setup $(ENVS)/deploy.tested ## one embedded stack, a full run through the REST API
+test-embedded: setup $(ENVS)/deploy.tested ## test one embedded stack: a full run through the REST API
 	$(ENVS)/deploy/bin/pytest --budget 1200 tests/embedded
 
-test-stack: $(ENVS)/deploy.tested ## one stack of containers for all tests that need Docker
+test-stack: $(ENVS)/deploy.tested ## run all tests that need Docker on one stack of containers
 	$(ENVS)/deploy/bin/pytest --budget 1500 tests/stack
 
 # The Python of test-gpu: any 3.11 to 3.13 with torch and pytest. With the GPU machine's own Python,
 # test-gpu needs no network.
 GPU_PYTHON ?= $(ENVS)/ml/bin/python
-test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(ENVS)/ml.tested) ## what only a GPU can show; GPU_PYTHON=python3 for another than .venv/ml
+test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(ENVS)/ml.tested) ## run the tests that need a GPU; GPU_PYTHON=python3 uses that Python instead of .venv/ml
 	$(GPU_PYTHON) -m pytest --budget 480 tests/gpu
 
 BASE ?= HEAD~1
-same: $(ENVS)/ml.made ## show that HEAD computes what BASE=main~1 did, bit for bit, on the demo music
+same: $(ENVS)/ml.made ## check that HEAD computes the same as BASE=main~1, bit for bit, on the demo music
 	@$(ENVS)/ml/bin/python tests/same.py $(BASE)
 
 SOAK := .soak.jsonl
-soak: setup $(ENVS)/deploy.tested $(ENVS)/ml.tested ## what takes too long for every change, in tens; writes docs/soak.md
+soak: setup $(ENVS)/deploy.tested $(ENVS)/ml.tested ## run the tests that take too long for every change, many of them tens of times; writes docs/soak.md
 	@rm -f $(SOAK)
 	-@$(ENVS)/ml/bin/pytest --soak $(SOAK) tests/ml
 	-@$(MAKE) --no-print-directory -k -j2 --output-sync=target soak-stack soak-embedded
@@ -114,20 +114,20 @@ check: $(ENVS)/deploy.tested $(ENVS)/airflow.tested $(ENVS)/ml.tested ## format,
 	$(ENVS)/deploy/bin/mypy --python-executable $(ENVS)/deploy/bin/python deploy
 	$(ENVS)/deploy/bin/lint-imports
 
-format: $(ENVS)/deploy.tested ## rewrite the code in the house's format
+format: $(ENVS)/deploy.tested ## format the code and fix what ruff can fix
 	$(ENVS)/deploy/bin/ruff format .
 	$(ENVS)/deploy/bin/ruff check --fix .
 
-bench: $(ENVS)/ml.tested ## compare with rivals, interrupt trainings, stream large data (an hour, 20 GB of disk)
+bench: $(ENVS)/ml.tested ## benchmark: compare with other programs, interrupt trainings, stream large data (an hour, 20 GB of disk)
 	@for name in features training interruptions streaming; do \
 		echo "== $$name"; $(ENVS)/ml/bin/python benchmarks/$$name.py || exit 1; done
 
-docs: $(ENVS)/ml.tested $(ENVS)/deploy.made ## write anew what is generated: docs/cli.md, deploy/queues.env, deploy/compose/gpu.yml, docs/least-privilege.md
+docs: $(ENVS)/ml.tested $(ENVS)/deploy.made ## regenerate docs/cli.md, deploy/queues.env, deploy/compose/gpu.yml, docs/least-privilege.md
 	$(ENVS)/ml/bin/python tests/ml/test_cli.py --write
 	$(DEPLOY) generate
 
 COMPILE = $(UV) pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
-lock: $(ENVS)/deploy.made ## resolve requirements/*.txt anew from pyproject.toml
+lock: $(ENVS)/deploy.made ## resolve requirements/*.txt again from pyproject.toml
 	$(COMPILE) --upgrade --extra airflow -o requirements/airflow.txt
 	$(COMPILE) --upgrade --extra ml -o requirements/ml.txt
 	$(COMPILE) --upgrade --extra preprocessing -c requirements/ml.txt -o requirements/preprocessing.txt
@@ -137,7 +137,7 @@ lock: $(ENVS)/deploy.made ## resolve requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --upgrade --extra image -c requirements/deploy.txt -o requirements/image.txt
 	$(COMPILE) --upgrade --extra rivals -c requirements/ml.txt -o requirements/rivals.txt
 
-clean: ## stop the embedded stack and delete it; environments stay
+clean: ## stop the embedded stack and delete it; the environments are kept
 	@if [ -x $(ENVS)/deploy/bin/python ]; then $(DEPLOY) down-local; fi
 	rm -rf .local-stack
 
@@ -145,7 +145,7 @@ define FIT
 import importlib.util, sys
 found = ".".join(map(str, sys.version_info[:2]))
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-    sys.exit(f"error: {sys.executable} is Python {found}; install Python 3.11, 3.12 or 3.13 and give make PYTHON=/its/path")
+    sys.exit(f"error: {sys.executable} is Python {found}; install Python 3.11, 3.12 or 3.13 and run make with PYTHON=/its/path")
 if not importlib.util.find_spec("ensurepip"):
     sys.exit(f"error: {sys.executable} cannot create virtual environments; install python{found}-venv (Debian, Ubuntu)")
 endef

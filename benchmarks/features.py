@@ -1,4 +1,4 @@
-"""What features cost, beside librosa's: processor time and memory of whole processes.
+"""Compare features with librosa's: CPU time and memory of whole processes.
 
 Run it as `.venv/ml/bin/python benchmarks/features.py`. It makes its music from
 deploy/demo_music, checks that our images and librosa's agree, and then prints one table.
@@ -192,7 +192,9 @@ def check_agreement(audio: Path, folder: Path) -> str:
         np.mean([np.mean(each == 0) for each in apart]),
     )
     if worst > 1 or equal < 0.9999:
-        raise SystemExit(f"images differ from librosa's by {worst} levels, {equal:.4%} are equal")
+        raise SystemExit(
+            f"images differ from librosa's by {worst} levels; {equal:.4%} of pixels are equal"
+        )
     return f"{len(apart)} images: {equal:.4%} of pixels equal to librosa's, the rest 1 level apart"
 
 
@@ -227,9 +229,11 @@ def compare(audio: Path, folder: Path, n_tracks: int, n_rounds: int) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tracks", type=int, default=1_000, help="of 30 s (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=1, help="the best counts (default: 1)")
-    parser.add_argument("--folder", help="where to put some gigabytes (default: the temporary one)")
+    parser.add_argument("--tracks", type=int, default=1_000, help="tracks of 30 s (default: 1000)")
+    parser.add_argument("--rounds", type=int, default=1, help="the best one counts (default: 1)")
+    parser.add_argument(
+        "--folder", help="for some gigabytes of scratch files (default: in $TMPDIR)"
+    )
     options = parser.parse_args()
     versions = [f"{name} {version(name)}" for name in ("numpy", "scipy", "librosa", "matplotlib")]
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
@@ -254,7 +258,7 @@ def main() -> None:
                 _, cost = ours(folder / name, store)
             print(
                 f"extract {name.replace('_', ' ')}: {cost.wall:.2f} s wall, {cost.cpu:.2f} s CPU, "
-                f"{cost.rss:.0f} MiB RSS, {cost.pss:.0f} MiB PSS of all"
+                f"{cost.rss:.0f} MiB RSS, {cost.pss:.0f} MiB PSS of all processes"
             )
 
 

@@ -1,4 +1,4 @@
-"""Interrupt a training many times and see that its weights are those of one left alone.
+"""Interrupt a training many times; check that its weights equal an uninterrupted one's.
 
     .venv/ml/bin/python benchmarks/interruptions.py --kills 20 --terms 20
 
@@ -162,7 +162,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--terms", type=int, default=20)
     parser.add_argument("--checkpoint-seconds", type=float, default=2.0)
-    parser.add_argument("--latest", type=float, default=2.2, help="seconds after a checkpoint")
+    parser.add_argument(
+        "--latest", type=float, default=2.2, help="latest signal, seconds after a checkpoint"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -173,7 +175,7 @@ def main() -> int:
         start(split, expected, given).communicate()
         print(
             f"uninterrupted: {time.monotonic() - began:.0f} s, torch {torch.__version__}, "
-            f"{given.device}, a checkpoint each {given.checkpoint_seconds} s"
+            f"{given.device}, a checkpoint every {given.checkpoint_seconds} s"
         )
         print(
             f"{'signal':8} {'times':>5} {'resumed at steps':>17} {'lost s':>7} {'ends in s':>9} "

@@ -1,4 +1,4 @@
-"""Train on more images than memory holds, and compare with images in memory where both can.
+"""Train on more images than fit into memory; compare both modes on images that do fit.
 
     .venv/ml/bin/python benchmarks/streaming.py --times 100
 
@@ -93,7 +93,7 @@ def train_large(split: Path, store: Path, given: argparse.Namespace) -> tuple[li
     last, ended = newest_step(run)
     process.send_signal(signal.SIGTERM)
     if process.wait() != 75:
-        raise SystemExit(f"the training ended with {process.returncode}")
+        raise SystemExit(f"the training ended with exit code {process.returncode}")
     return samples, (last - first) * TrainConfig().batch_size / (ended - began)
 
 
@@ -137,8 +137,8 @@ def main() -> None:
         )
         print(
             f"streamed from {size / 1e9:.1f} GB for {len(samples)} s: "
-            f"most memory in each quarter {shown} MiB; {speed:.1f} images/s, "
-            f"{speed / speeds['resident']:.2f} of the small set's resident speed"
+            f"peak memory in each quarter: {shown} MiB; {speed:.1f} images/s, "
+            f"{speed / speeds['resident']:.2f} times the resident speed of the small set"
         )
 
 

@@ -185,7 +185,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--crop-frames", type=int, default=ROWS)
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="of the DataLoader")
+    parser.add_argument(
+        "--workers", type=int, default=usable_cores(), help="workers of the DataLoader"
+    )
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     hardware = torch.cuda.get_device_name() if given.device == "cuda" else f"{usable_cores()} cores"

@@ -70,7 +70,7 @@ def compare(ti: Any = None) -> list[dict[str, Any]]:
     """
     candidates = ti.xcom_pull("plan")
     if candidates is None:
-        raise AirflowSkipException("no candidate was trained: see the task that failed")
+        raise AirflowSkipException("no candidate was trained; see the task that failed")
     every = range(len(candidates))
     results = (ti.xcom_pull(name, map_indexes=every) for name in ("train", "evaluate"))
     table = ranked(candidates, *results)
@@ -87,8 +87,8 @@ SEEDS = Param(
     pattern=r"^ *[0-9]{1,9}( *, *[0-9]{1,9})* *$",
     items={"type": "integer", **SEED},
     title="Seeds",
-    description="Numbers with commas between: 0, 1, 2, 3. Each model is trained with each, so two "
-    "models and four seeds are eight trainings. 0 to 999,999,999.",
+    description="Numbers from 0 to 999,999,999, separated by commas. Each model is trained once "
+    "per seed: two models and four seeds make eight trainings.",
     **LIST,
 )
 MODELS = Param(
@@ -97,7 +97,7 @@ MODELS = Param(
     items={"type": "string", **MODEL},
     examples=model_names(),
     title="Models",
-    description="Torchvision's names, such as resnet18 and shufflenet_v2_x0_5; one at least.",
+    description="One or more names of torchvision models, such as resnet18 and shufflenet_v2_x0_5.",
     **LIST,
 )
 

@@ -121,7 +121,7 @@ def _call(
         kind = _REFUSALS.get(error.code, DeployError)
         raise kind(f"{request.get_method()} {url} was refused: {error.code} {reason}") from error
     except (http.client.HTTPException, ValueError) as error:
-        raise ConnectionError(f"{url} broke off its answer: {error!r}") from error
+        raise ConnectionError(f"{url} gave an incomplete answer: {error!r}") from error
 
 
 _REFUSALS: dict[int, type[DeployError]] = {404: NotFoundError, 409: ConflictError}

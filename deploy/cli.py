@@ -13,11 +13,11 @@ from deploy.errors import DeployError
 from deploy.messages import report
 
 LEFT = {
-    "demo": "all that was started has been stopped",
-    "down": "what is left goes on: `make down` again",
-    "down-local": "what is left goes on: `make down-local` again",
-    "up": "what was started goes on: `make up` again, or `make down`",
-    "up-local": "what was started goes on: `make up-local` again, or `make down-local`",
+    "demo": "everything that was started has been stopped",
+    "down": "part of the stack may still be running; run `make down` again",
+    "down-local": "part of the stack may still be running; run `make down-local` again",
+    "up": "what was started keeps running; run `make up` again, or `make down`",
+    "up-local": "what was started keeps running; run `make up-local` again, or `make down-local`",
 }
 """What an interrupted command leaves of a stack; commands not listed here change no stack."""
 
@@ -54,7 +54,7 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 @main.command(hidden=True)
 def generate() -> None:
-    """Write the files that follow from the queue contract and the table of components."""
+    """Write the files that are generated from the queue contract and the table of components."""
     for path in generated.write():
         report(f"written: {path}")
 

@@ -210,7 +210,7 @@ def show_workers(run: Run, console: Console) -> None:
     console.print(task_table(rows, run.dag_id))
     for row in rows:
         if row.worker.partition("@")[0] != row.queue:
-            raise DeployError(f"{row.name} of queue {row.queue} ran on worker {row.worker!r}")
+            raise DeployError(f"task {row.name} of queue {row.queue} ran on worker {row.worker!r}")
 
 
 def summarise(run: Run, console: Console) -> None:

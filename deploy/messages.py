@@ -44,9 +44,7 @@ def tell_schedule(stack: Stack, daily: bool) -> None:
     dag = _scheduled_dag(stack)
     at = dag.get("next_dagrun_run_after")
     if dag.get("is_paused"):
-        report(
-            f"{TRAINING_DAG} is paused, so it does not run at midnight UTC until you switch it on"
-        )
+        report(f"{TRAINING_DAG} is paused, so it does not run at midnight UTC until you unpause it")
     else:
         report(f"{TRAINING_DAG} runs next at {at or 'midnight UTC'} (DAILY=1), and on demand")
 

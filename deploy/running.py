@@ -61,8 +61,8 @@ class Stack(ABC):
             self.check()
             if time.monotonic() > give_up_at:
                 raise DeployError(
-                    f"{what} not ready after {START_SECONDS:.0f} s; see the logs in "
-                    f"{self.logs}; a busy machine may need another try"
+                    f"{what} not ready after {START_SECONDS:.0f} s; see the logs: "
+                    f"{self.logs}; if the machine is busy, try again"
                 )
             time.sleep(0.3)
 
@@ -82,7 +82,7 @@ class Stack(ABC):
                 if time.monotonic() > give_up_at:
                     raise DeployError(
                         f"Airflow at {self.web_address} has not answered for {START_SECONDS:.0f} s "
-                        f"({error}); see the logs of webserver in {self.logs}"
+                        f"({error}); see the webserver's logs: {self.logs}"
                     ) from error
                 time.sleep(0.5)
 

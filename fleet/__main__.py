@@ -12,10 +12,12 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("init", help="migrate the metadata database and create the admin user")
     commands.add_parser("sync-pools", help="set the pools to the slots of the live workers")
-    commands.add_parser("bucket", help="make the S3 bucket where it is missing")
+    commands.add_parser("bucket", help="create the S3 bucket if it does not exist")
     worker = commands.add_parser("worker", help="serve one queue of the contract")
     worker.add_argument("queue", help=f"one of {', '.join(queues())}")
-    commands.add_parser("flower", help="serve Flower; what follows is for `airflow celery flower`")
+    commands.add_parser(
+        "flower", help="serve Flower; further arguments go to `airflow celery flower`"
+    )
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command != "flower":
         parser.error(f"unknown arguments: {' '.join(rest)}")

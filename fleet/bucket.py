@@ -20,14 +20,14 @@ def ensure_bucket() -> None:
     """
     name = os.environ[BUCKET_VARIABLE]
     client = boto3.client("s3")
-    where = f"bucket {name!r} of {client.meta.endpoint_url}"
+    where = f"bucket {name!r} at {client.meta.endpoint_url}"
     try:
         _wait_for(client)
         if not _exists(client, name):
             client.create_bucket(Bucket=name)
     except (BotoCoreError, ClientError) as error:
-        raise SystemExit(f"error: {where}: {error}; see the S3 variables of .env") from None
-    print(f"{where} is there")
+        raise SystemExit(f"error: {where}: {error}; check the S3 variables in .env") from None
+    print(f"{where} exists")
 
 
 def _wait_for(client: Any) -> None:

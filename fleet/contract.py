@@ -100,7 +100,7 @@ def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
             f"queue contract {path} is not valid TOML: {error}; correct it"
         ) from error
     if not isinstance(tables, Mapping) or not tables:
-        raise ContractError(f"queue contract {path} names no queue; add a [queues.NAME] table")
+        raise ContractError(f"queue contract {path} defines no queue; add a [queues.NAME] table")
     contract = {name: _queue(name, table, path) for name, table in tables.items()}
     for name in contract:
         _check_name(name, text, path)
@@ -153,7 +153,7 @@ def queues_env() -> str:
     """The text of `deploy/queues.env`, which both stacks read."""
     lines = [f"{name}={value}\n" for name, value in settings(queues()).items()]
     return (
-        "# Follows from queues.toml: `make docs` writes it, fleet/contract.py says why.\n"
+        "# Generated from queues.toml by `make docs`; fleet/contract.py explains the values.\n"
         + "".join(lines)
     )
 
@@ -162,11 +162,12 @@ def _check_name(name: str, text: str, path: Path) -> None:
     """Check that the shell script that writes the Redis ACL can find the queue too."""
     if not re.fullmatch("[a-z][a-z0-9-]*", name):
         raise ContractError(
-            f"queue {name!r} in {path} is no name for a queue; use a-z, 0-9 and -, a letter first"
+            f"queue {name!r} in {path} has an invalid name; use a-z, 0-9 and -, and begin "
+            "with a letter"
         )
     if f"[queues.{name}]" not in text.splitlines():
         raise ContractError(
-            f"queue {name!r} in {path}: write its table's first line as [queues.{name}]"
+            f"queue {name!r} in {path}: write the table's header on its own line as [queues.{name}]"
         )
 
 
@@ -176,9 +177,13 @@ def _queue(name: str, table: Any, path: Path) -> Queue:
     known = {field.name for field in fields(Queue)} - {"name"}
     found = set(table) if isinstance(table, Mapping) else {type(table).__name__}
     if missing := known - {"larger"} - found:
-        raise ContractError(f"{where} lacks {sorted(missing)}, has {sorted(found)}; write them")
+        raise ContractError(
+            f"{where} lacks the keys {sorted(missing)}, has {sorted(found)}; add the missing ones"
+        )
     if unknown := found - known:
-        raise ContractError(f"{where} has unknown {sorted(unknown)}; known are {sorted(known)}")
+        raise ContractError(
+            f"{where} has the unknown keys {sorted(unknown)}; the known keys are {sorted(known)}"
+        )
     _check_texts(table, where)
     _check_numbers(table, where)
     return Queue(name=name, **table)
@@ -187,7 +192,7 @@ def _queue(name: str, table: Any, path: Path) -> Queue:
 def _check_texts(table: Mapping[str, Any], where: str) -> None:
     for key in ("purpose", "pool", "larger"):
         if not isinstance(table.get(key, ""), str):
-            raise ContractError(f"{key} of {where} is {table[key]!r}; write a text")
+            raise ContractError(f"{key} of {where} is {table[key]!r}; write a string")
     if table["resource"] not in _RESOURCES:
         raise ContractError(
             f"resource of {where} is {table['resource']!r}; write one of {_RESOURCES}"
@@ -197,7 +202,9 @@ def _check_texts(table: Mapping[str, Any], where: str) -> None:
 def _check_numbers(table: Mapping[str, Any], where: str) -> None:
     slots = table["slots"]
     if slots not in _COUNTED and not _is_whole(slots):
-        raise ContractError(f"slots of {where} is {slots!r}; write a number above 0 or {_COUNTED}")
+        raise ContractError(
+            f"slots of {where} is {slots!r}; write a whole number above 0, or one of {_COUNTED}"
+        )
     if slots == "gpus" and table["resource"] != "gpu":
         raise ContractError(
             f"slots of {where} is 'gpus', but its resource is not 'gpu'; write 'cores' or a number"
@@ -220,11 +227,12 @@ def _check_larger(queue: Queue, contract: Mapping[str, Queue], path: Path) -> No
     while queue.larger:
         if queue.larger not in contract or contract[queue.larger].resource != "gpu":
             raise ContractError(
-                f"larger of queue {queue.name!r} in {path} is {queue.larger!r}; name a gpu queue"
+                f"the key larger of queue {queue.name!r} in {path} is {queue.larger!r}; "
+                "name a gpu queue"
             )
         if queue.larger in seen:
             raise ContractError(
-                f"larger of queue {queue.name!r} in {path} leads back to {queue.larger!r}; "
+                f"the key larger of queue {queue.name!r} in {path} leads back to {queue.larger!r}; "
                 "order the queues by the size of their GPUs"
             )
         seen.append(queue.larger)

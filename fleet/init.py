@@ -25,7 +25,7 @@ def initialise() -> None:
     """
     password = os.environ.get(PASSWORD_VARIABLE)
     if not password:
-        raise SystemExit(f"error: {PASSWORD_VARIABLE} is not set; put the admin's password there")
+        raise SystemExit(f"error: {PASSWORD_VARIABLE} is not set; set it to the admin's password")
     made = [f"{name}=={version(name)}" for name in PACKAGES]
     versions = " ".join([*made, *(f"pool {name}" for name in [*pools(queues()), PUBLISHING_POOL])])
     address = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")

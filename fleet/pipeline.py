@@ -49,9 +49,9 @@ def whole_number(default: int, title: str, text: str, limits: dict[str, Any]) ->
 def model() -> Param:
     """The parameter that names the model to train."""
     text = (
-        "A torchvision classification model: empty the field to see all. Larger ones take longer "
+        "A torchvision classification model; clear the field to see all names. Larger models take "
     )
-    text += "and more GPU memory; shufflenet_v2_x0_5 is quick on a CPU."
+    text += "longer and need more GPU memory; shufflenet_v2_x0_5 is quick on a CPU."
     limits = {**MODEL, "examples": model_names()}
     return Param("resnet18", type="string", title="Model", description=text, **limits)
 
@@ -63,21 +63,21 @@ def seed() -> Param:
 
 def split_seed() -> Param:
     """The seed that decides which recordings are for training, validation and test."""
-    text = "Decides which recordings are in the test set. Keep it to compare runs."
-    return whole_number(0, "Seed of the split", text, SEED)
+    text = "Decides which recordings are in the test set. Keep it unchanged to compare runs."
+    return whole_number(0, "Split seed", text, SEED)
 
 
 def training_parameters(optimizers: Sequence[str] = OPTIMIZERS) -> dict[str, Param]:
     """The parameters of every training, in a process or in a container."""
     epochs = {"minimum": 1, "maximum": 10_000}
     criteria = ("cross_entropy", "focal")
-    larger = "Choose a queue of larger GPUs if the model runs out of memory."
+    larger = "Choose a queue with larger GPUs if the training runs out of GPU memory."
     return {
         "epochs": whole_number(30, "Epochs", "Passes over all training tracks.", epochs),
-        "optimizer": chosen("sgd", "Optimizer", "sgd has Nesterov momentum.", optimizers),
-        "criterion": chosen("cross_entropy", "Criterion", "The loss.", criteria),
+        "optimizer": chosen("sgd", "Optimizer", "sgd uses Nesterov momentum.", optimizers),
+        "criterion": chosen("cross_entropy", "Criterion", "The loss function.", criteria),
         "split_seed": split_seed(),
-        "gpu_queue": chosen(GPU_QUEUES[0], "Queue of the training", larger, GPU_QUEUES),
+        "gpu_queue": chosen(GPU_QUEUES[0], "Training queue", larger, GPU_QUEUES),
     }
 
 
@@ -92,14 +92,15 @@ def parameters(**own: Param) -> dict[str, Param]:
         type="string",
         minLength=1,
         title="Data address",
-        description="A folder that the workers see, with one folder of audio files per genre, or "
-        "dvc:PATH of the repository of versions.",
+        description="A folder that the workers can read, with one subfolder of audio files per "
+        "genre; or dvc:PATH for data in the Git repository of versions.",
     )
     revision = Param(
         None,
         type=["null", "string"],
         title="Data revision",
-        description="Branch, tag or commit of dvc:PATH. Empty: the newest. A folder has none.",
+        description="Branch, tag or commit of the data at dvc:PATH; empty: the newest. Leave it "
+        "empty for a folder.",
     )
     rate = Param(
         None,
@@ -107,7 +108,7 @@ def parameters(**own: Param) -> dict[str, Param]:
         minimum=0,
         maximum=10,
         title="Learning rate",
-        description="Peak of the one-cycle schedule, 0 to 10. Empty or 0: the optimizer's default.",
+        description="Peak of the one-cycle schedule, 0 to 10; empty or 0: the optimizer's default.",
     )
     return {
         "audio": data,

@@ -48,7 +48,7 @@ def _take_pool(task: Any, queue: Queue) -> None:
     if task.pool not in (DEFAULT_POOL, queue.pool):
         raise AirflowClusterPolicyViolation(
             f"{task.dag.fileloc}: task {task.task_id} names pool {task.pool!r}, but tasks of queue "
-            f"{queue.name} wait in pool {queue.pool}; leave its pool out"
+            f"{queue.name} wait in pool {queue.pool}; remove its pool argument"
         )
     task.pool = queue.pool
 

@@ -36,8 +36,8 @@ def sync_pools() -> None:
         print(f"pool {name}: {description}", file=sys.stderr)
     if silent:
         raise SystemExit(
-            f"error: no worker of {', '.join(silent)} has answered for {PATIENCE_SECONDS:.0f} s; "
-            "its pool stays as it was; start one, and sync-pools again"
+            f"error: no worker of pool {', '.join(silent)} has answered for {PATIENCE_SECONDS:.0f} "
+            "s, so the pool is unchanged; start a worker and run sync-pools again"
         )
 
 
@@ -58,7 +58,7 @@ def _ask_workers() -> dict[str, dict[str, Any]]:
 def make_missing_pools() -> None:
     """Create missing pools, so that their tasks can run before the first `sync_pools`."""
     wanted = dict.fromkeys(pools(queues()), "not yet counted")
-    for name, description in {**wanted, PUBLISHING_POOL: "one publishes at a time"}.items():
+    for name, description in {**wanted, PUBLISHING_POOL: "one task publishes at a time"}.items():
         if Pool.get_pool(name) is None:
             Pool.create_or_update_pool(name, 1, description, include_deferred=False)
 
@@ -80,5 +80,5 @@ def describe(its_queues: list[Queue], workers: Mapping[str, Mapping[str, Any]]) 
     if without:
         shown += f"; on the CPU: {', '.join(without)}"
     if shared := sorted({gpu for gpu in gpus if gpus.count(gpu) > 1}):
-        shown += f"; given to more than one worker: {', '.join(shared)}"
+        shown += f"; GPUs given to more than one worker: {', '.join(shared)}"
     return slots, shown

@@ -72,7 +72,7 @@ def _podman() -> Finding | None:
     if "podman" not in said.lower():
         return None
     remedy = "install Docker Engine 20.10 or later; the stack is not tested with Podman"
-    return Finding("Docker engine", "it is Podman", remedy)
+    return Finding("Docker engine", "this is Podman", remedy)
 
 
 def _version(name: str, found: str, least: tuple[int, int]) -> Finding:
@@ -102,7 +102,9 @@ def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
     free = shutil.disk_usage(looked_at).free / GIB
     built = docker("image", "ls", "-q", f"{LARGEST_IMAGE}:{environment.get('TAG') or 'latest'}")
     least = MIN_DISK_GIB_BUILT if built else MIN_DISK_GIB
-    remedy = "" if free >= least else f"free {least} GiB: `docker system prune`"
+    remedy = (
+        "" if free >= least else f"make {least} GiB free, for example with `docker system prune`"
+    )
     return Finding("disk", f"{free:.0f} GiB free in {looked_at}", remedy)
 
 
@@ -110,8 +112,10 @@ def _clock(engine_time: str) -> Finding:
     # The engine prints nanoseconds (Python reads only six digits), or no fraction at a full second.
     without_fraction = re.sub(r"\.\d+", "", engine_time)
     skew = abs((datetime.fromisoformat(without_fraction) - datetime.now(UTC)).total_seconds())
-    remedy = "" if skew <= MAX_SKEW_SECONDS else "set both clocks by NTP"
-    return Finding("clock", f"the engine's differs by {skew:.0f} s", remedy)
+    remedy = "" if skew <= MAX_SKEW_SECONDS else "synchronise both clocks by NTP"
+    return Finding(
+        "clock", f"the engine's clock differs from this machine's by {skew:.0f} s", remedy
+    )
 
 
 def _scripts() -> Finding:
@@ -129,21 +133,21 @@ def _docker_way(environment: Mapping[str, str]) -> Finding:
     except OSError:  # this user may not enter its folder
         found = False
     if not found:
-        remedy = "write the engine's socket as DOCKER_SOCKET in .env"
+        remedy = "set DOCKER_SOCKET in .env to the path of the engine's socket"
         return Finding("Docker way", f"{path} is not a socket", remedy)
-    return Finding("Docker way", f"authors of DAGs are root on this machine, by {path}")
+    return Finding("Docker way", f"DAG authors can become root on this machine through {path}")
 
 
 def _driver() -> Finding:
     if n_gpus := count_gpus():
-        return Finding("GPU driver", f"names {n_gpus} GPUs")
-    remedy = "install the NVIDIA driver, or take gpu.yml out of COMPOSE_FILE in .env"
-    return Finding("GPU driver", "`nvidia-smi -L` names no GPU", remedy)
+        return Finding("GPU driver", f"lists {n_gpus} GPUs")
+    remedy = "install the NVIDIA driver, or remove gpu.yml from COMPOSE_FILE in .env"
+    return Finding("GPU driver", "`nvidia-smi -L` lists no GPU", remedy)
 
 
 def _toolkit(info: Mapping[str, Any]) -> Finding:
     hook = shutil.which("nvidia-container-runtime-hook")
     if "nvidia" in info.get("Runtimes", {}) or hook:
-        return Finding("GPU toolkit", "known to the engine")
-    remedy = "install the NVIDIA Container Toolkit: `nvidia-ctk runtime configure`"
+        return Finding("GPU toolkit", "found in the engine")
+    remedy = "install the NVIDIA Container Toolkit and run `nvidia-ctk runtime configure`"
     return Finding("GPU toolkit", "the engine has no runtime named nvidia", remedy)

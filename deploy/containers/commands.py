@@ -30,20 +30,20 @@ project_option = click.option(
     "name",
     default="music-genre",
     show_default=True,
-    help="Name of the Compose project: of its containers, networks and volumes.",
+    help="Name of the Compose project; prefix of its containers, networks and volumes.",
 )
 env_option = click.option(
     "--env-file",
     type=click.Path(dir_okay=False, path_type=Path),
     default=REPOSITORY / ".env",
-    help="The stack's variables and secrets; see .env.example.",
+    help="File with the stack's variables and secrets; see .env.example.",
 )
 
 
 def profile_options(command: Command) -> Command:
     """Add the options that choose which profiles to start."""
-    s3 = "Have the stack run an S3 service of its own and use it."
-    docker = "Let tasks run in containers of their own; authors of DAGs are then root here."
+    s3 = "Run an S3 service in the stack and use it."
+    docker = "Let tasks run in their own containers; DAG authors can then become root here."
     for name, text in (("docker", docker), ("s3", s3)):
         option = click.option(f"--{name}", "profiles", flag_value=name, multiple=True, help=text)
         command = option(command)
@@ -54,7 +54,7 @@ def _port_option(name: str, server: str) -> Callable[[Command], Command]:
     return click.option(
         f"--{name}-port",
         type=click.IntRange(1, 65535),
-        help=f"Write it as {server}'s port into .env; without it: as .env says.",
+        help=f"{server}'s port, to be written into .env; by default .env is left unchanged.",
     )
 
 
@@ -71,7 +71,7 @@ def writing_env(
     @click.option(
         "--daily/--on-demand",
         default=None,
-        help="Also train at midnight UTC, or only when asked; without it: as .env says.",
+        help="Train at midnight UTC too, or only on demand; by default .env is left unchanged.",
     )
     @functools.wraps(write)
     def command(
@@ -92,7 +92,7 @@ def writing_env(
 @click.command("env")
 @writing_env
 def write_env(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
-    """Write .env with generated secrets; what is there stays."""
+    """Write .env with generated secrets; existing values are kept."""
     _write_env(project, profiles, chosen)
 
 
@@ -107,7 +107,7 @@ def _write_env(project: Project, profiles: Sequence[str], chosen: Mapping[str, s
 @env_option
 @project_option
 def check_machine(env_file: Path, name: str) -> None:
-    """See whether this machine can run the stack of containers."""
+    """Check whether this machine can run the stack of containers."""
     _check(Project(name, env_file), (), {})
 
 
@@ -148,13 +148,13 @@ def _settings_planned(
 @click.command()
 @writing_env
 def up(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
-    """Check, write .env, build, start, and run a task on every queue."""
+    """Check the machine, write .env, build, start, and run a task on every queue."""
     with project.alone():
         for path in generated.write():
-            report(f"{path} follows deploy/queues.toml again")
+            report(f"{path} was out of date; regenerated from deploy/queues.toml")
         _check(project, profiles, chosen)
         _write_env(project, profiles, chosen)
-        report("building the images: minutes at the first time, then seconds")
+        report("building the images: this takes minutes the first time, then seconds")
         compose.build(project)
         stack = compose.start(project)
         _try_every_queue(stack)
@@ -169,7 +169,7 @@ def _name_unread_dags(stack: Stack) -> None:
     found = stack.answer(lambda: stack.api.get("importErrors"))["import_errors"]
     if found:
         files = ", ".join(sorted(str(error["filename"]) for error in found))
-        report(f"not imported: {files}; the reason is in Airflow, at the top of the list of DAGs")
+        report(f"Airflow could not import {files}; its list of DAGs shows the reason at the top")
 
 
 def _try_every_queue(stack: Stack) -> None:
@@ -177,9 +177,11 @@ def _try_every_queue(stack: Stack) -> None:
     console = Console()
     run = demo_run.trigger(stack, {}, "fleet_check")
     if not demo_run.follow(run, stack, console, CHECK_SECONDS):
-        waiting = ", ".join(f"{row.name} is {row.state}" for row in run.rows()) or "it is queued"
+        waiting = (
+            ", ".join(f"{row.name} is {row.state}" for row in run.rows()) or "the run is queued"
+        )
         report(
-            f"every queue has its worker, but fleet_check has not ended after {CHECK_SECONDS:.0f} "
+            f"every queue has a worker, but fleet_check has not ended after {CHECK_SECONDS:.0f} "
             f"s: {waiting}; the queue is busy or the DAG is paused, see {run.logs}"
         )
         return
@@ -204,7 +206,7 @@ def logs(name: str) -> None:
     """Follow the containers' logs."""
     project = Project(name, Path())
     if not project.containers():
-        raise DeployError(f"no stack {name} runs; start it with `make up`")
+        raise DeployError(f"stack {name} is not running; start it with `make up`")
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the way to leave
         project.of_running("logs", "--follow", "--tail", "50")
 
@@ -217,11 +219,11 @@ def status(env_file: Path, name: str) -> None:
     project = Project(name, env_file)
     containers = project.containers()
     if not containers:
-        raise DeployError(f"no stack {name} runs; start it with `make up`")
+        raise DeployError(f"stack {name} is not running; start it with `make up`")
     for each in containers:
         print(f"{each['Service']:<15}{each['Status']}")
     stack = compose.ComposeStack(project)
     stack.check()
     if not ask(stack.is_healthy):
-        raise DeployError("not all of it is well: see the states above and `make logs`")
+        raise DeployError("the stack is not fully healthy; see the states above and `make logs`")
     print("Airflow is healthy and every queue has a worker")

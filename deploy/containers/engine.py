@@ -49,9 +49,9 @@ def docker(*words: str, text: str = "", environment: Mapping[str, str] | None = 
     said = " ".join(answer.stderr.split())
     if "permission denied while trying to connect" in said:
         raise DeployError(
-            f"this user may not speak to the Docker engine ({said}); run as root, or add the user "
+            f"this user has no access to the Docker engine ({said}); run as root, or add the user "
             "to the group docker"
         )
     if "Cannot connect" in said:
-        raise DeployError(f"no Docker engine answers ({said}); start it")
+        raise DeployError(f"the Docker engine does not answer ({said}); start it")
     raise DockerError(f"`docker {' '.join(words)}` failed: {said}", said)

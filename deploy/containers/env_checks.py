@@ -54,15 +54,15 @@ def of_variables(environment: Mapping[str, str], held: set[str]) -> list[Finding
 def _audio(environment: Mapping[str, str]) -> Finding:
     """Check that the containers' user, which has no account on this machine, may read the music."""
     folder = Path(environment.get("AUDIO_DIR") or DEMO_MUSIC)
-    remedy = "write the absolute path of a folder of genre folders as AUDIO_DIR in .env"
+    remedy = "set AUDIO_DIR in .env to the absolute path of a folder with one subfolder per genre"
     if not folder.is_absolute():  # Compose would take some for volume names
         return Finding("AUDIO_DIR", f"{str(folder)!r} is not an absolute path", remedy)
     if not folder.is_dir():
         return Finding("AUDIO_DIR", f"{folder} is not a folder", remedy)
     genres = [folder, *(path for path in folder.iterdir() if path.is_dir())]
     if not any(path.is_file() for genre in genres[1:] for path in genre.iterdir()):
-        remedy = "lay it out as <genre>/<track>.wav, or name another AUDIO_DIR in .env"
-        return Finding("AUDIO_DIR", f"no folder in {folder} holds a file", remedy)
+        remedy = "arrange it as <genre>/<track>.wav, or set AUDIO_DIR in .env to another folder"
+        return Finding("AUDIO_DIR", f"no subfolder of {folder} contains a file", remedy)
     samples = [
         next((path for path in genre.iterdir() if path.is_file()), genre) for genre in genres
     ]
@@ -74,21 +74,21 @@ def readable(name: str, paths: list[Path], folder: Path) -> Finding:
     for path in paths:
         wanted = 0o005 if path.is_dir() else 0o004
         if path.stat().st_mode & wanted != wanted:
-            remedy = f"let the containers' users read it: `chmod -R o+rX {folder}`"
-            return Finding(name, f"{path} is closed to other users", remedy)
-    return Finding(name, f"{folder} can be read")
+            remedy = f"make it readable for the containers' users: `chmod -R o+rX {folder}`"
+            return Finding(name, f"{path} is not readable by other users", remedy)
+    return Finding(name, f"{folder} is readable")
 
 
 def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
     text = environment.get(name) or str(PORTS[name])
     for other in PORTS:
         if other != name and text == (environment.get(other) or str(PORTS[other])):
-            return Finding(name, f"port {text} is {other} too", f"set another {name} in .env")
+            return Finding(name, f"port {text} is also {other}", f"set another {name} in .env")
     if text in held:
-        return Finding(name, f"port {text} is the stack's")
+        return Finding(name, f"port {text} is used by this stack")
     if not text.isdecimal() or not 0 < int(text) < 65536:
         return Finding(
-            name, f"{text!r} is not a port", f"write a number below 65536 as {name} in .env"
+            name, f"{text!r} is not a port", f"set {name} in .env to a number from 1 to 65535"
         )
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -96,7 +96,7 @@ def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
             listener.bind(("127.0.0.1", int(text)))
         except OSError as error:
             found = f"port {text}: {os.strerror(error.errno or 0)}"
-            return Finding(name, found, f"stop what listens there, or set {name} in .env")
+            return Finding(name, found, f"stop the program using it, or set another {name} in .env")
     return Finding(name, f"port {text} is free")
 
 
@@ -104,7 +104,7 @@ def _schedule(environment: Mapping[str, str]) -> Finding:
     """Say when the training runs; a value other than 1 or 0 would silently mean no."""
     text = environment.get("DAILY", "")
     if text not in ("", "0", "1"):
-        return Finding("DAILY", f"{text!r} is neither 1 nor 0", "write 1 or 0 as DAILY in .env")
+        return Finding("DAILY", f"{text!r} is neither 1 nor 0", "set DAILY in .env to 1 or 0")
     return Finding("schedule", "daily at midnight UTC" if text == "1" else "on demand")
 
 
@@ -112,8 +112,8 @@ def _base_url(environment: Mapping[str, str]) -> Finding:
     """Check BASE_URL, the address of Airflow with which links begin."""
     text = environment.get("BASE_URL", "")
     if text and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", text):
-        remedy = "write an address such as https://host/airflow as BASE_URL in .env"
-        return Finding("BASE_URL", f"{text!r} is not an http address", remedy)
+        remedy = "set BASE_URL in .env to an address such as https://host/airflow"
+        return Finding("BASE_URL", f"{text!r} is not an HTTP address", remedy)
     return Finding("BASE_URL", text)
 
 
@@ -122,7 +122,7 @@ def _size(name: str, environment: Mapping[str, str]) -> Finding:
     text = environment.get(name) or SIZES[name]
     is_tmp = name.endswith("_TMP")
     if not re.fullmatch(r"[1-9]\d*[kmg]" if is_tmp else _MEMORY, text, re.IGNORECASE):
-        remedy = f"write a number and m or g, such as {SIZES[name]}, as {name} in .env"
+        remedy = f"set {name} in .env to a number with m or g, such as {SIZES[name]}"
         return Finding(name, f"{text!r} is not a size", remedy)
     return Finding(name, "")
 
@@ -143,8 +143,8 @@ def _share(worker: str, services: Mapping[str, Any]) -> list[Finding]:
     memory = int(service["mem_limit"])
     if tmp * 2 <= memory:
         return []
-    found = f"its files take {tmp // MIB} MiB of {memory // MIB}, more than half"
-    remedy = f"write {memory // MIB // 4}m as {worker}_WORKER_TMP in .env"
+    found = f"the worker's /tmp may take {tmp // MIB} MiB of its {memory // MIB}, more than half"
+    remedy = f"set {worker}_WORKER_TMP in .env to {memory // MIB // 4}m"
     return [Finding(f"{worker}_WORKER_TMP", found, remedy)]
 
 
@@ -153,8 +153,8 @@ def unused(names: Sequence[str]) -> list[Finding]:
     found = []
     for name in names:
         near = difflib.get_close_matches(name, variables(), n=1, cutoff=0.85)
-        remedy = f"write {near[0]}, or delete the line" if near else ""
-        found.append(Finding(".env", f"no file of the stack uses {name}", remedy))
+        remedy = f"correct it to {near[0]}, or delete the line" if near else ""
+        found.append(Finding(".env", f"{name} is not used by any file of the stack", remedy))
     return found
 
 
@@ -174,7 +174,7 @@ def workers(services: Mapping[str, Any]) -> list[Finding]:
     missing = [
         Finding(
             f"queue {name}",
-            "no service of docker-compose.yml serves it",
+            "no service in docker-compose.yml serves it",
             f"add a service {name}-worker that runs `python -m fleet worker {name}`",
         )
         for name in queues()

@@ -19,8 +19,8 @@ from deploy.places import REPOSITORY
 from fleet.contract import queues
 
 HEADER = """\
-# Written by `python -m deploy env`. What each variable means: .env.example.
-# The secrets are this stack's own: to keep its data, keep this file. Read by its owner alone.
+# Written by `python -m deploy env`. For the meaning of each variable see .env.example.
+# The stack's data need these secrets: keep this file with the data. Only its owner can read it.
 """
 EXAMPLE = REPOSITORY / ".env.example"
 _NAMED = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)[ \t]*[=:]", re.M)
@@ -69,8 +69,8 @@ def read(path: Path) -> dict[str, str]:
         line = re.search(r"line \d+", error.said)
         where = f" {line[0]}" if line else ""
         raise DeployError(
-            f"Compose cannot read {path}{where}; see whether each line is NAME=value and each "
-            "quote and each ${ has its end"
+            f"Compose cannot read {path}{where}; check that each line is NAME=value and that each "
+            "quote and each ${ is closed"
         ) from None
     values, is_set = (_of_service(answer, service) for service in services)
     # Compose prints a `$` as `$$`.
@@ -87,7 +87,7 @@ def _of_service(answer: str, service: str) -> dict[str, str]:
         return dict(json.loads(answer)["services"][service]["environment"])
     except (ValueError, KeyError) as error:
         raise DeployError(
-            "this Compose does not print its configuration as JSON; install 2.26 or later"
+            "this Compose version does not print its configuration as JSON; install 2.26 or later"
         ) from error
 
 
@@ -179,8 +179,8 @@ def _refuse_faults(path: Path, found: Mapping[str, str], has_data: Callable[[], 
     for name in SECRETS:
         if name in found and (fault := fault_of(name, found[name])):
             bound = name in BOUND_TO_DATA and has_data()
-            remedy = "restore what this stack's database was made with"
-            other = "delete the line and run `make env`, which generates one"
+            remedy = "restore the value with which this stack's database was made"
+            other = "delete the line and run `make env`, which generates a new one"
             raise DeployError(f"{name} in {path} {fault}; {remedy if bound else other}")
 
 
@@ -225,8 +225,8 @@ def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str
     for name, value in wanted.items():
         if found.get(name) and found[name] != value:
             raise DeployError(
-                f"{name} in {path} is set already, to something else than this stack's own S3 "
-                "wants; delete its line, or stay with the S3 that it names"
+                f"{name} in {path} is already set, but not to the value for this stack's own S3; "
+                "delete the line, or leave out S3=1 to use the S3 that it names"
             )
     return {name: value for name, value in wanted.items() if not found.get(name)}
 

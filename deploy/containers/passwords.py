@@ -53,16 +53,16 @@ def fault_of(name: str, value: str) -> str:
     if name == "FERNET_KEY":
         return _fernet_fault(value)
     if not _SAFE.fullmatch(value):
-        return "has characters that cannot stand in an address (allowed: A-Z a-z 0-9 _ = . ~ -)"
+        return "has characters that are not safe in a URL (allowed: A-Z a-z 0-9 _ = . ~ -)"
     if word := _PLACEHOLDER.search(value):
-        return f"is a placeholder: it holds {word[0]!r}"
+        return f"is a placeholder: it contains {word[0]!r}"
     return ""
 
 
 def _fernet_fault(value: str) -> str:
     """Say what is wrong with a Fernet key, or with the new and old ones during a rotation."""
     if not all(map(_is_fernet_key, value.split(","))):
-        return "is not a key of 32 bytes in URL-safe base64, nor several separated by commas"
+        return "is neither a key of 32 bytes in URL-safe base64 nor a comma-separated list of them"
     return ""
 
 

@@ -112,7 +112,7 @@ class Project:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise DeployError(
-                    f"another start or stop of {self.name} is at it; wait until it has ended"
+                    f"another start or stop of {self.name} is in progress; wait until it has ended"
                 ) from None
             yield
 
@@ -148,7 +148,7 @@ def _run(command: list[str], folder: Path) -> None:
     ended = subprocess.run(command, cwd=folder, env=shell, stdin=subprocess.DEVNULL)
     if ended.returncode != 0:
         shown = " ".join(command)
-        raise DeployError(f"`{shown}` ended with exit status {ended.returncode}; see its lines")
+        raise DeployError(f"`{shown}` ended with exit status {ended.returncode}; see its output")
 
 
 class ComposeStack(Stack):
@@ -242,7 +242,7 @@ def _make_gpu_locks() -> None:
     with contextlib.suppress(PermissionError):  # another user made it
         folder.chmod(0o1777)
     if folder.stat().st_mode & 0o777 != 0o777:
-        raise DeployError(f"{folder} is not open to all users; `sudo chmod 1777 {folder}`")
+        raise DeployError(f"{folder} is not open to all users; run `sudo chmod 1777 {folder}`")
 
 
 def stop(project: Project, *, volumes: bool) -> None:

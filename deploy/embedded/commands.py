@@ -57,7 +57,7 @@ flower_port_option = _port_option("flower", "Flower", PORTS["FLOWER_PORT"])
 @web_port_option
 @flower_port_option
 def demo(folder: Path, web_port: int, flower_port: int) -> None:
-    """Start the embedded stack, train on the demo music, show the result, stop it all."""
+    """Start the embedded stack, train on the demo music, show the result, stop the stack."""
     began = time.monotonic()
     console, state = Console(), State(folder)
     with state.lock():
@@ -70,12 +70,15 @@ def demo(folder: Path, web_port: int, flower_port: int) -> None:
             demo_run.summarise(run, console)
         finally:
             embedded.stop(state, report)
-    report(f"demo done in {time.monotonic() - began:.0f} s; `make up-local` starts it to stay")
+    report(
+        f"demo done in {time.monotonic() - began:.0f} s; "
+        "`make up-local` starts the stack and leaves it running"
+    )
 
 
 def _demo_run(stack: embedded.LocalStack) -> demo_run.Run:
     if run := demo_run.unfinished(stack, DEMO_PARAMETERS):
-        report(f"going on with the run of {TRAINING_DAG} that was interrupted")
+        report(f"continuing the interrupted run of {TRAINING_DAG}")
         return run
     report(f"running {TRAINING_DAG} on the demo music")
     return demo_run.trigger(stack, DEMO_PARAMETERS)
@@ -85,7 +88,7 @@ def _demo_run(stack: embedded.LocalStack) -> demo_run.Run:
 @state_option
 @web_port_option
 @flower_port_option
-@click.option("--daily", is_flag=True, help="Also train at midnight UTC, without being asked.")
+@click.option("--daily", is_flag=True, help="Also train at midnight UTC every day.")
 def up_local(folder: Path, web_port: int, flower_port: int, daily: bool) -> None:
     """Start the embedded stack and leave it running."""
     state = State(folder)
@@ -94,7 +97,7 @@ def up_local(folder: Path, web_port: int, flower_port: int, daily: bool) -> None
         stack = embedded.start(state, (web_port, flower_port), report, daily=daily)
     _print_local_addresses(stack)
     tell_schedule(stack, daily)
-    report("stop it with `make down-local`")
+    report("stop the stack with `make down-local`")
 
 
 @click.command("down-local")
@@ -103,10 +106,10 @@ def down_local(folder: Path) -> None:
     """Stop the embedded stack; its data stay."""
     state = State(folder)
     if embedded.stop(state, report):
-        report("runs that were going go on at the next `make up-local`")
+        report("unfinished runs continue at the next `make up-local`")
         return
     with state.lock():  # refuses while a demo or a start is in progress
-        report(f"no stack runs in {state.folder}")
+        report(f"no stack is running in {state.folder}")
 
 
 @click.command("status-local")
@@ -115,14 +118,14 @@ def status_local(folder: Path) -> None:
     """Show the embedded stack's processes and which queues have a worker."""
     state = State(folder)
     if supervisor.supervisord_process(state) is None:
-        raise DeployError(f"no stack runs in {state.folder}; start one with `make up-local`")
+        raise DeployError(f"no stack is running in {state.folder}; start one with `make up-local`")
     stack = embedded.LocalStack(state)
     for process in stack.supervisor.processes():
         print(f"{process.name:<15}{process.state:<10}process {process.pid}")
     _print_local_addresses(stack)
     if not ask(stack.is_healthy):
         raise DeployError(
-            f"not all of it is well: see the states above and the logs in {state.logs}; "
+            f"the stack is not fully healthy; see the states above and the logs in {state.logs}; "
             "a stack that was just started or is busy may need some seconds"
         )
     print("Airflow is healthy and every queue has a worker")
@@ -139,10 +142,10 @@ def status_local(folder: Path) -> None:
 @state_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def airflow(folder: Path, words: tuple[str, ...]) -> None:
-    """Run a command of Airflow on the embedded stack: `airflow dags test fleet_check`, say."""
+    """Run an Airflow command on the embedded stack, such as `airflow dags test fleet_check`."""
     state = State(folder)
     if supervisor.supervisord_process(state) is None:
-        raise DeployError(f"no stack runs in {state.folder}; start one with `make up-local`")
+        raise DeployError(f"no stack is running in {state.folder}; start one with `make up-local`")
     command, environment = airflow_command(state, words)
     os.execve(command[0], command, environment)
 

@@ -73,7 +73,7 @@ def start(
     """
     if running := supervisor.supervisord_process(state):
         raise DeployError(
-            f"a stack runs already in {state.folder} (process {running.pid}); "
+            f"a stack is already running in {state.folder} (process {running.pid}); "
             "stop it with `make down-local`, or name another folder with --state"
         )
     chosen = choose_ports(*ports)
@@ -110,7 +110,7 @@ def stop(state: State, report: Report) -> bool:
     report("stopping the stack")
     killed = supervisor.stop_supervisord(state)
     if killed:
-        report(f"killed {len(killed)} processes that outlived the stop")
+        report(f"killed {len(killed)} processes that did not stop in time")
     return True
 
 
@@ -118,7 +118,7 @@ def _ensure_database(state: State, report: Report) -> None:
     """Create PostgreSQL's data folder if it is missing; a killed attempt leaves no such folder."""
     if state.postgres.exists():
         return
-    report("making the database")
+    report("creating the database")
     new = state.postgres.with_name("postgres.new")
     shutil.rmtree(new, ignore_errors=True)
     with tempfile.NamedTemporaryFile("w", dir=state.folder) as password_file:
@@ -132,7 +132,7 @@ def _ensure_database(state: State, report: Report) -> None:
 
 
 def _ensure_schema(state: State, report: Report) -> None:
-    report("readying the metadata database and the admin user")
+    report("preparing the metadata database and the admin user")
     command, environment = init_command(state)
     _run_once(command, environment, state, "init")
 
@@ -150,8 +150,8 @@ def _run_once(command: list[str], environment: dict[str, str], state: State, nam
         )
     if result.returncode != 0:
         raise DeployError(
-            f"{name} ended with exit status {result.returncode}; its last words: "
-            f"{supervisor.last_line(path)!r}; the rest is in {path}"
+            f"{name} ended with exit status {result.returncode}; its last line: "
+            f"{supervisor.last_line(path)!r}; its full log is {path}"
         )
 
 
@@ -177,7 +177,7 @@ def _launch(state: State, is_leashed: bool) -> None:
             if manager.poll() is not None:
                 raise DeployError(
                     f"the process manager ended with exit status {manager.returncode}; "
-                    f"its last words: {supervisor.last_line(path)!r}; the rest is in {path}"
+                    f"its last line: {supervisor.last_line(path)!r}; its full log is {path}"
                 )
             time.sleep(0.1)
     except BaseException:

@@ -106,14 +106,15 @@ class State:
         free = shutil.disk_usage(self.folder).free
         if free < MIN_FREE_BYTES:
             raise DeployError(
-                f"the disk of {self.folder} has {free / 1024**3:.1f} GiB free, "
-                f"needed are {MIN_FREE_BYTES / 1024**3:.0f}; free some or name another with --state"
+                f"the disk of {self.folder} has {free / 1024**3:.1f} GiB free, but "
+                f"{MIN_FREE_BYTES / 1024**3:.0f} GiB are needed; free some space, or name another "
+                "folder with --state"
             )
         if not self.secrets_path.exists():
             if self.postgres.exists():
                 raise DeployError(
-                    f"{self.secrets_path} is gone, but the database knows its passwords; "
-                    "restore it, or start afresh with `make clean`"
+                    f"{self.secrets_path} is missing, but the database needs its secrets; "
+                    "restore it, or start from scratch with `make clean`"
                 )
             self._save(Secrets.generate())
         elif "redis_password" in self.secrets_path.read_text():
@@ -127,7 +128,7 @@ class State:
     def _unwritable(self, error: OSError) -> DeployError:
         return DeployError(
             f"the stack's folder {self.folder} cannot be written: {error.strerror}; "
-            "free the disk or name another folder with --state"
+            "correct that, or name another folder with --state"
         )
 
     def secrets(self) -> Secrets:
@@ -144,7 +145,7 @@ class State:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DeployError(
                 f"secrets file {self.secrets_path} cannot be read: {error}; "
-                f"restore it, or delete {self.folder} to start afresh"
+                f"restore it, or delete {self.folder} to start from scratch"
             ) from error
 
     def settings(self) -> dict[str, str]:
@@ -187,7 +188,7 @@ class State:
                 file.seek(0)
                 raise DeployError(
                     f"another demo or start (process {file.read() or 'unknown'}) is using "
-                    f"{self.folder}; wait for it, or name another folder with --state"
+                    f"{self.folder}; wait until it ends, or name another folder with --state"
                 ) from error
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -221,7 +222,7 @@ def _bind(name: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise DeployError(
-            f"port {port} for {name} is taken: {error.strerror}; stop what listens there or choose "
-            f"another with --{name}-port (make: {name.upper()}_PORT=…)"
+            f"port {port} for {name} is taken: {error.strerror}; stop the program that uses it, or "
+            f"choose another with --{name}-port (make: {name.upper()}_PORT=…)"
         ) from error
     return listener

@@ -127,7 +127,9 @@ def exec_component(state: State, name: str) -> None:
     program = programs(state)[name]
     prctl(PR_SET_PDEATHSIG, getattr(signal, f"SIG{program.death_signal}"))
     if str(os.getppid()) != state.supervisor_pid.read_text().strip():
-        raise DeployError(f"{name} was started by no living process manager; run `make up-local`")
+        raise DeployError(
+            f"{name} was not started by a running process manager; run `make up-local`"
+        )
     words = leashed(program.command, program.death_signal)
     os.execvpe(words[0], words, dict(program.environment))
 
@@ -181,7 +183,7 @@ class Supervisor:
         except (OSError, xmlrpc.client.Error, http.client.HTTPException) as error:
             raise DeployError(
                 f"the process manager of {self._state.folder} does not answer ({error}); "
-                f"see {log_path(self._state, 'supervisord')}, then start again"
+                f"see {log_path(self._state, 'supervisord')}, then start the stack again"
             ) from error
 
     def check(self) -> None:
@@ -198,7 +200,7 @@ class Supervisor:
                 path = log_path(self._state, process.name)
                 raise DeployError(
                     f"{process.name} does not stay up after {max(len(starts), MAX_STARTS)} starts; "
-                    f"its last words: {last_line(path)!r}; the rest is in {path}"
+                    f"its last line: {last_line(path)!r}; its full log is {path}"
                 )
 
 

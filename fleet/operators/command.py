@@ -119,7 +119,7 @@ class CommandOperator(BaseOperator):
     def _ended(self, status: int, words: list[str]) -> str:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         if self._must_end and status == -signal.SIGKILL:
-            how += f", not having ended {TERM_GRACE_SECONDS:.0f} s after SIGTERM"
+            how += f", because it was still running {TERM_GRACE_SECONDS:.0f} s after SIGTERM"
         return f"{quoted(words)} ended with {how}"
 
 

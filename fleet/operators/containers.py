@@ -76,7 +76,7 @@ def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[
     found = {mount["Destination"]: mount for mount in worker["Mounts"]}
     if missing := set(volumes) - set(found):
         raise AirflowFailException(
-            f"the worker's container has no mount at {sorted(missing)}, has {sorted(found)}; "
+            f"the worker's container has no mount at {sorted(missing)}, only at {sorted(found)}; "
             "correct `volumes`, or the worker's service in docker-compose.yml"
         )
     return [
@@ -171,7 +171,7 @@ class Container:
                     return state
                 away_since = 0.0
             except NotFound:
-                ended = f"container {self.name} was removed while it ran"
+                ended = f"container {self.name} was removed while it was running"
                 return {"ExitCode": EXIT_REMOVED, "Error": ended}
             except (*ENGINE_AWAY, APIError):
                 away_since = away_since or time.monotonic()
@@ -207,7 +207,7 @@ class Container:
         except NotFound:
             pass
         except (APIError, *ENGINE_AWAY) as error:
-            self._sink(f"container {self.name} is not removed yet: {error}")
+            self._sink(f"container {self.name} could not be removed yet: {error}")
 
 
 def _seconds(stamp: bytes) -> int | None:

@@ -42,13 +42,13 @@ def with_s3_connection(environment: dict[str, str], connection_id: str) -> dict[
         has_credentials = hook.get_session().get_credentials() is not None
     except ClientError as error:
         raise AirflowFailException(
-            f"the Airflow connection {connection_id}: its role_arn is refused ({error}); correct "
-            "its extras, or the credentials that assume the role"
+            f"the role_arn of Airflow connection {connection_id} was refused ({error}); correct "
+            "the connection's extras, or the credentials that assume the role"
         ) from None
     if not has_credentials:
         raise AirflowFailException(
-            f"the Airflow connection {connection_id} holds no credentials; set its login (access "
-            "key) and password (secret key), or the extra role_arn, or delete it"
+            f"the Airflow connection {connection_id} has no credentials; set its login (access "
+            "key) and password (secret key), or the extra role_arn, or delete the connection"
         )
     credentials = hook.get_credentials()
     found = {

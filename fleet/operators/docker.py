@@ -87,7 +87,9 @@ class ResumableDockerOperator(DockerOperator):
         **arguments: Any,
     ) -> None:
         if refused := _DECIDED_HERE.intersection(arguments):
-            raise TypeError(f"{type(self).__name__} decides {sorted(refused)} itself; leave it out")
+            raise TypeError(
+                f"{type(self).__name__} sets {sorted(refused)} itself; remove these arguments"
+            )
         defaults = {"network_mode": "none", "mount_tmp_dir": False, "timeout": REQUEST_SECONDS}
         super().__init__(**{**defaults, "outlets": alias_of(asset), **arguments})
         self.command = command  # type: ignore[assignment] # theirs may be one string for a shell
@@ -151,12 +153,13 @@ class ResumableDockerOperator(DockerOperator):
             yield
         except APIError as error:
             raise AirflowException(
-                f"the Docker engine at {self.docker_url} refuses: {error.explanation or error}"
+                f"the Docker engine at {self.docker_url} refused the request: "
+                f"{error.explanation or error}"
             ) from error
         except ENGINE_AWAY as error:
             raise AirflowException(
                 f"the Docker engine at {self.docker_url} does not answer ({error}); "
-                "see whether it and the service socket-proxy run"
+                "check that the engine and the service socket-proxy are running"
             ) from error
 
     def _find_worker(self) -> Any:
@@ -166,14 +169,15 @@ class ResumableDockerOperator(DockerOperator):
         except AirflowException as error:
             raise AirflowException(
                 f"no Docker engine answers at {self.docker_url}; start the stack with "
-                "`make up DOCKER=1`, and give the task the queue gpu"
+                "`make up DOCKER=1`, and set the task's queue to gpu"
             ) from error
         try:
             return engine.inspect_container(socket.gethostname())
         except NotFound as error:
             raise AirflowFailException(
-                f"{worker_name()} runs in no container of the Docker engine at {self.docker_url}, "
-                "so it has no mounts to pass on; use the engine of its own machine"
+                f"{worker_name()} does not run in a container of the Docker engine at "
+                f"{self.docker_url}, so it has no mounts to pass on; use the engine of the "
+                "worker's own machine"
             ) from error
 
     def _ensure(
@@ -214,7 +218,7 @@ class ResumableDockerOperator(DockerOperator):
 
     def _start(self, container: Container, words: list[str]) -> None:
         self.log.info(
-            "%s runs in container %s of %s: %s",
+            "%s starts container %s of image %s: %s",
             *(worker_name(), container.name, self.image, shlex.join(words)),
         )
         try:
@@ -224,8 +228,8 @@ class ResumableDockerOperator(DockerOperator):
             kind = AirflowFailException if error.is_client_error() else AirflowException
             raise kind(
                 f"a container of {self.image} cannot start {quoted(words)}: {error.explanation}; "
-                "see whether the image has the command and, with a GPU, the engine the NVIDIA "
-                "Container Toolkit"
+                "check that the image has the command and, with a GPU, that the engine has the "
+                "NVIDIA Container Toolkit"
             ) from error
 
     def _host_settings(self, worker: Any) -> dict[str, Any]:
@@ -260,8 +264,9 @@ class ResumableDockerOperator(DockerOperator):
             self.cli.inspect_image(self.image)
         except NotFound as error:
             raise AirflowFailException(
-                f"image {self.image} is not on the Docker engine, and its registry has none for us "
-                f"({error.explanation}); pull it there (`make up DOCKER=1` builds ours)"
+                f"image {self.image} is not on the Docker engine and could not be pulled "
+                f"({error.explanation}); pull it on the engine's machine (`make up DOCKER=1` "
+                "builds this project's image)"
             ) from error
 
     def _reap(self, own: str, context: Context, worker: Any) -> None:
@@ -271,13 +276,15 @@ class ResumableDockerOperator(DockerOperator):
             key, labels = each["Id"], each["Labels"]
             is_own = f"/{own}" in (each["Names"] or [])
             if not is_own and not is_waited_for(context["ti"], labels):
-                self.log.info("removing container %s, which nobody waits for: %s", key, labels)
+                self.log.info(
+                    "removing container %s, which its task no longer needs: %s", key, labels
+                )
                 leftover = Container(self.cli, key, self.log.info)
                 leftover.stop()
                 leftover.remove()
 
 
 def _ended(words: Sequence[str], state: Mapping[str, Any]) -> str:
-    memory = ", killed for want of memory" if state.get("OOMKilled") else ""
+    memory = ", killed because it ran out of memory" if state.get("OOMKilled") else ""
     why = f" ({state['Error']})" if state.get("Error") else ""
     return f"{quoted(words)} ended with exit status {state['ExitCode']}{memory}{why}"

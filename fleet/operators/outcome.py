@@ -103,14 +103,14 @@ def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> N
         return
     if must_end and (state := _state_by_now(context)) != "running":
         kind = AirflowTaskTerminated if state == "failed" else AirflowSkipException
-        next_ = "it is not tried again" if state in _OVER else "Airflow starts it again"
+        next_ = "so it is not tried again" if state in _OVER else "so Airflow starts it again"
         raise kind(f"{ended}; its task is now {state}, {next_}")
     if must_end or (status == EXIT_TRY_AGAIN and _may_try_again(context)):
-        logger.info("%s: to be tried again, which spends no retry", ended)
+        logger.info("%s; the task is rescheduled, which uses up no retry", ended)
         raise AirflowRescheduleException(datetime.now(UTC) + TRY_AGAIN_AFTER)
     if status in EXITS_FINAL:
         raise AirflowFailException(
-            f"{ended}: fix the cause in its error line; a retry would not help"
+            f"{ended}; fix the cause named in its error line; a retry would not help"
         )
     raise AirflowException(f"{ended}; see the last lines of its output above")
 
@@ -130,11 +130,11 @@ def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
         raise AirflowFailException(
             f"{quoted(words)} must print a JSON object of at most {MAX_RESULT_BYTES} bytes "
             f"as its last line, found: {line[:200]!r}; "
-            "large data belong in an artifact, their address in the result"
+            "write large data to an artifact and print its address"
         )
     for key, value in _unfit(result, ""):
         raise AirflowFailException(
-            f"{quoted(words)} printed a result that cannot be kept: {key} is {value[:60]}; print "
+            f"{quoted(words)} printed a result that cannot be stored: {key} is {value[:60]}; print "
             "finite numbers, integers of at most 64 bits, and text without \\u0000 or unpaired "
             "surrogates"
         )
@@ -148,7 +148,7 @@ def _unfit(value: Any, key: str) -> Iterator[tuple[str, str]]:
     """
     if isinstance(value, dict):
         for name, each in value.items():
-            yield from _unfit(name, f"a key in {key or 'it'}")
+            yield from _unfit(name, f"a key in {key or 'the result'}")
             yield from _unfit(each, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list):
         for number, each in enumerate(value):

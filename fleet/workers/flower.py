@@ -47,7 +47,7 @@ def run_flower(*words: str) -> None:
     """
     login = os.environ.get(LOGIN_VARIABLE, "")
     if not login.partition(":")[2]:
-        raise SystemExit(f"error: {LOGIN_VARIABLE} is not set; put name:password there")
+        raise SystemExit(f"error: {LOGIN_VARIABLE} is not set; set it to name:password")
     find_handler = Flower.find_handler
 
     def find_allowed(app: Flower, request: Any, **options: Any) -> Any:

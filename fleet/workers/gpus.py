@@ -41,7 +41,7 @@ def list_gpus() -> list[Gpu]:
     try:
         found = [_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError as error:
-        logger.warning("the NVIDIA driver does not say how many GPUs it has: %s", error)
+        logger.warning("the NVIDIA driver did not report its number of GPUs: %s", error)
         return []
     finally:
         pynvml.nvmlShutdown()
@@ -72,5 +72,5 @@ def _gpu(index: int) -> Gpu | None:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         return Gpu(uuid=pynvml.nvmlDeviceGetUUID(handle), name=pynvml.nvmlDeviceGetName(handle))
     except pynvml.NVMLError as error:
-        logger.warning("GPU %d is left out, the driver says: %s", index, error)
+        logger.warning("GPU %d is not used, because the driver reports an error: %s", index, error)
         return None

@@ -32,7 +32,7 @@ def http(port: str, path: str, wanted: str = "200") -> str:
     connection = HTTPConnection("127.0.0.1", int(port), timeout=5)
     connection.request("GET", path)
     status = connection.getresponse().status
-    return "" if status == int(wanted) else f"answered {status}"
+    return "" if status == int(wanted) else f"the server answered {status}"
 
 
 def webserver(port: str) -> str:
@@ -55,8 +55,8 @@ def job(kind: str) -> str:
             cursor.execute(query, (kind, socket.gethostname()))
             (age,) = cursor.fetchone() or (None,)
     if age is None:
-        return f"no running {kind} of host {socket.gethostname()}"
-    return "" if age < JOB_SECONDS[kind] else f"{kind} has not beaten for {age:.0f} s"
+        return f"no running {kind} on host {socket.gethostname()}"
+    return "" if age < JOB_SECONDS[kind] else f"no heartbeat of {kind} for {age:.0f} s"
 
 
 def alive() -> str:

@@ -23,9 +23,9 @@ RENEWAL_SECONDS = 5
 LEASE_SECONDS = 30
 """A worker that is silent for this long loses its messages to the others."""
 _MOOT: Mapping[int, str] = {
-    HTTPStatus.FORBIDDEN: "its token has run out",
+    HTTPStatus.FORBIDDEN: "its token has expired",
     HTTPStatus.NOT_FOUND: "its try is over",
-    HTTPStatus.CONFLICT: "its task is not waiting",
+    HTTPStatus.CONFLICT: "its task is not queued",
 }
 """The webserver's refusals to start a task that was started or given up long before: HTTP status →
 reason."""
@@ -48,7 +48,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no typ
     def _turn(self, channel: Any) -> None:
         renew(channel, [request.message.delivery_tag for request in state.reserved_requests])
         for tag in put_back(channel):
-            logger.warning("put back message %s: nobody renewed its lease", tag)
+            logger.warning("put message %s back into its queue: its lease has expired", tag)
 
 
 def renew(channel: Any, tags: Collection[str]) -> None:
@@ -90,11 +90,11 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
             again = (current_task.request.delivery_info or {}).get("redelivered")
             status = _status(error)
             if again and status in _MOOT:
-                logger.warning("ignoring a message that came again: %s", _MOOT[status])
+                logger.warning("ignoring a redelivered message: %s", _MOOT[status])
                 raise Ignore from error
             unheard = isinstance(error, ConnectError | ConnectTimeout)
             if unheard or (again and status >= HTTPStatus.INTERNAL_SERVER_ERROR):
-                logger.warning("putting a message back: %s", error)
+                logger.warning("putting a message back into its queue: %s", error)
                 raise Reject(error, requeue=True) from error
             raise
 

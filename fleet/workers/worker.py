@@ -30,7 +30,9 @@ def run_worker(queue_name: str) -> None:
         ContractError: the contract has no such queue.
     """
     if queue_name not in queues():
-        raise ContractError(f"queue {queue_name!r} is not in the contract; known: {list(queues())}")
+        raise ContractError(
+            f"queue {queue_name!r} is not in the contract; known queues: {list(queues())}"
+        )
     queue = queues()[queue_name]
     gpus = list_gpus() if queue.resource == "gpu" else []
     n_cores = usable_cores()
@@ -101,9 +103,9 @@ def describe(queue: Queue, gpus: list[Gpu], n_slots: int) -> str:
     elif gpus:
         device = ", ".join(f"{gpu.name} ({gpu.uuid})" for gpu in gpus[:n_slots])
         if n_slots < len(gpus):
-            device += f" ({len(gpus) - n_slots} more GPUs: no slot or no memory for them)"
+            device += f" ({len(gpus) - n_slots} more GPUs not used: no slot or too little memory)"
     else:
-        device = "the CPU, because no NVIDIA GPU is visible: training is slow"
+        device = "the CPU, because no NVIDIA GPU is visible; training will be slow"
     return (
         f"worker of queue {queue.name} ({queue.purpose}) computes on {device}; "
         f"tasks at a time: {n_slots}"

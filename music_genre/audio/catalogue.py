@@ -118,7 +118,7 @@ def _write(tasks: list[Task], made: Path, progress: Progress) -> dict[str, Any]:
     if not tracks:
         raise InputError(
             f"{tasks[0].folder}: none of its {len(tasks)} files can be used (the first: "
-            f"{rejections[0].path}: {rejections[0].reason}); check the folder"
+            f"{rejections[0].path}: {rejections[0].reason}); fix them or give another folder"
         )
     if rejections:
         logger.warning("%d of %d files rejected; see rejected.csv", len(rejections), len(tasks))
@@ -169,10 +169,12 @@ def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
     try:
         found = file.stat()
     except FileNotFoundError:
-        raise InputError(f"{file}: is missing since the scan; put it back or scan again") from None
+        raise InputError(
+            f"{file}: has disappeared since the scan; put it back or scan again"
+        ) from None
     if found.st_size != track.n_bytes:
         raise InputError(
-            f"{file}: has {found.st_size} bytes, had {track.n_bytes} when scanned; scan again"
+            f"{file}: has {found.st_size} bytes, but had {track.n_bytes} when scanned; scan again"
         )
     # ctime, not mtime: the kernel sets it at each change, and copying cannot restore the old one.
     return track.checksum if found.st_ctime > scanned_at - CLOCKS_DIFFER_SECONDS else ""
@@ -200,7 +202,7 @@ def find_files(folder: Path, kind: Kind = AUDIO, without: Path | None = None) ->
     found = [entry.relative_to(folder).as_posix() for genre in genres for entry in _entries(genre)]
     if not found:
         raise InputError(
-            f"{folder}: no folder in it holds a file; lay it out as <genre>/<track>.{kind.example}"
+            f"{folder}: has no subfolder with files; lay it out as <genre>/<track>.{kind.example}"
         )
     return found
 

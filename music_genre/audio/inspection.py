@@ -149,12 +149,12 @@ def _check_place(task: Task) -> None:
     file = task.file
     # Not Path.resolve, which raises if links form a loop.
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(task.folder)):
-        raise AudioError("a link that points outside the scanned folder; copy the file")
+        raise AudioError("a link that points outside the scanned folder; replace it with a copy")
     if stat.S_ISDIR(file.stat().st_mode):
         os.scandir(file).close()  # raises OSError if the folder cannot be listed
         raise AudioError(f"a folder; put {task.kind.name} directly into the genre folder")
     if file.suffix.lower() not in {*task.kind.suffixes, task.kind.rejection}:
         ends = " ".join(sorted(task.kind.suffixes))
-        raise AudioError(f"its suffix is not one for {task.kind.name} ({ends})")
+        raise AudioError(f"its suffix is not accepted for {task.kind.name} (accepted: {ends})")
     if not file.is_file():
         raise AudioError("not a regular file")

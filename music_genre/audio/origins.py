@@ -37,7 +37,7 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
     rows = tables.read_table(table)
     if rows and not {"path", "track_id"} <= rows[0].keys():
         raise InputError(
-            f"{table}: needs the columns path and track_id; add them or move the table away"
+            f"{table}: needs the columns path and track_id; add them or move the table elsewhere"
         )
     named: dict[str, Origin] = {}
     for row in rows:
@@ -50,7 +50,7 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
     may_be_of_others = any_suffix and table.parent != audio_dir
     if rows and not found and not may_be_of_others:
         raise InputError(
-            f"{table}: lists {len(rows)} files, but none of those in {audio_dir}; write paths "
+            f"{table}: lists {len(rows)} files, but none of them is in {audio_dir}; write paths "
             "relative to the table's own folder"
         )
     return found

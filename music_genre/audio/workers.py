@@ -130,8 +130,8 @@ class _Pool(Generic[Task, Result]):
         status = worker.process.exitcode or 0
         if -status in (signal.SIGKILL, signal.SIGTERM):
             raise TemporaryError(
-                "a worker process was killed, perhaps for lack of memory; run it again, with "
-                "fewer --workers if it takes that option"
+                "a worker process was killed, perhaps because memory ran out; run the command "
+                "again, with fewer --workers if it has that option"
             )
         self.tries[number] = self.tries.get(number, 0) + 1
         hopeless = -status == signal.SIGXCPU or self.tries[number] == TRIES

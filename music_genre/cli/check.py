@@ -18,7 +18,7 @@ from music_genre.config import TrainConfig
 @artifacts_option
 @access_options
 def check(data: str, revision: str, models: str, store: Path, **settings: Any) -> dict[str, Any]:
-    """Check the data address and the training settings before any work; needs no torch."""
+    """Check the data address and the training settings before any work; torch is not required."""
     from music_genre import versioning
 
     access = {field.name: settings.pop(field.name) for field in fields(versioning.Access)}

@@ -85,8 +85,8 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 def commands() -> None:
     """Train music-genre classifiers: from audio folders to images to a trained, evaluated model.
 
-    Every stage prints its result as one JSON line, the last on standard output, and reuses work
-    that is already done. predict prints a table or, with --json, a JSON line for each file.
+    Every stage prints its result as one JSON line, the last line on standard output, and reuses
+    work that is already done. predict prints a table or, with --json, a JSON line for each file.
     Exit codes: 0 done, 64 wrong usage, 65 fix your input, 70 crash, 75 try again (sysexits.h).
     """
     logging.basicConfig(stream=sys.stderr, format="%(message)s")

@@ -76,7 +76,7 @@ artifacts_option = click.option(
     show_default=True,
     envvar="MUSIC_GENRE_ARTIFACTS",
     show_envvar=True,
-    help="Folder in which all stages store their outputs, named by content.",
+    help="Folder in which all stages store their outputs, named by content hash.",
 )
 workers_option = click.option(
     "--workers",

@@ -49,7 +49,7 @@ def scan(audio: Path | None, pictures: Path | None, store: Path) -> dict[str, An
 
     folder = audio or pictures
     if folder is None or (audio and pictures):
-        raise click.UsageError("Give --audio or --pictures.")
+        raise click.UsageError("Give either --audio or --pictures.")
     with shown_progress("scan") as progress:
         return scan(folder, store, kind=AUDIO if audio else PICTURES, progress=progress)
 
@@ -112,7 +112,7 @@ def split(
 )
 @artifacts_option
 @click.option(
-    "--run", type=address, help="Run folder.  [default: in --artifacts, named by content]"
+    "--run", type=address, help="Run folder.  [default: in --artifacts, named by content hash]"
 )
 @weights_option
 @settings_of(TrainConfig)
@@ -173,7 +173,7 @@ def predict(
 
     Folders are searched recursively: for pictures if the model was trained on pictures that extract
     did not draw, otherwise for audio files. A file that cannot be used does not stop the others.
-    Its reason is printed as a JSON line or, without --json, as a line on standard error.
+    The reason is printed as a JSON line or, without --json, as a line on standard error.
     """
     from music_genre.evaluation.prediction import Unusable, predict
 

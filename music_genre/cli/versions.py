@@ -31,7 +31,7 @@ access_options = taking(
         "--git",
         envvar="MUSIC_GENRE_GIT",
         show_envvar=True,
-        help="Git repository of the versions: a URL, or a folder, which is created if missing.",
+        help="Git repository for data and model versions: a URL, or a folder, created if missing.",
     ),
     click.option(
         "--remote",
@@ -110,9 +110,11 @@ def pull(data: str, revision: str, store: Path, **options: Any) -> dict[str, Any
 @click.option("--run", type=address, help="Publish this model: the run address that train printed.")
 @click.option("--data", type=address, help="Publish this folder of audio instead.")
 @click.option("--name", help="Name of the data set in the repository.")
-@click.option("--airflow-run", default="", help="Airflow run to name in the commit as its origin.")
 @click.option(
-    "--data-version", default="", help="Data version to name in the commit, as pull printed it."
+    "--airflow-run", default="", help="Airflow run to record in the commit as the origin."
+)
+@click.option(
+    "--data-version", default="", help="Data version to record in the commit, as printed by pull."
 )
 @artifacts_option
 @access_options
@@ -127,8 +129,8 @@ def publish(
 ) -> dict[str, Any]:
     """Publish a model: push its files to the DVC remote, then a commit and a tag to Git.
 
-    With --data and --name it publishes a data set instead. If it is interrupted at any point, the
-    same command completes it. If nothing has changed, nothing is committed.
+    With --data and --name it publishes a data set instead. If publishing is interrupted at any
+    point, run the same command again to complete it. If nothing has changed, nothing is committed.
     """
     from music_genre import versioning
 

@@ -75,8 +75,8 @@ def drawn_from(images_dir: Path) -> Path | None:
         return whole[-1]
     if named:
         raise InputError(
-            f"{images_dir}: drawn by extract, but none of {len(named)} catalogues beside it lists "
-            "all its images; choose one: run split with --catalogue and --images"
+            f"{images_dir}: drawn by extract, but none of the {len(named)} catalogues beside it "
+            "lists all its images; choose one: run split with --catalogue and --images"
         )
     logger.warning(
         "%s: drawn by extract, but there is no catalogue beside the folder to tell which images "

@@ -97,7 +97,7 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
             archive.unlink()
         raise InputError(
             f"{archive}: has SHA-256 {found}, not {checksum}; "
-            + ("it was removed: fetch it again" if remove else "get it from its source again")
+            + ("it was removed; fetch it again" if remove else "get it from its source again")
         )
 
 
@@ -116,7 +116,9 @@ def unpack(archive: Path, folder: Path) -> None:
                     _write(contents, temporary / match[1] / match[2])
                     n_tracks += 1
         if not n_tracks:
-            raise InputError(f"{archive}: holds no genres/<genre>/<genre>.00000.wav; is it GTZAN?")
+            raise InputError(
+                f"{archive}: holds no genres/<genre>/<genre>.00000.wav; give an archive of GTZAN"
+            )
         for path in (temporary, *temporary.iterdir()):
             files.sync_folder(path)
         temporary.rename(folder)
@@ -148,7 +150,7 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
                     pass  # read to the end of the archive, where its checksum is verified
     except DAMAGED as error:
         raise InputError(
-            f"{archive}: not a whole archive ({error or 'it ends too early'}); get it again"
+            f"{archive}: not a complete archive ({error or 'it ends too early'}); get it again"
         ) from None
 
 
@@ -167,7 +169,7 @@ def report(folder: Path) -> dict[str, Any]:
     genres = Counter(path.parent.name for path in tracks)
     if len(tracks) != N_TRACKS or len(genres) != N_GENRES:
         logger.warning(
-            "%s: %d tracks of %d genres; GTZAN has %d of %d",
+            "%s: %d tracks in %d genres; GTZAN has %d in %d",
             *(folder, len(tracks), len(genres), N_TRACKS, N_GENRES),
         )
     clean = assignment.read(FILTERED).splits
@@ -178,5 +180,5 @@ def report(folder: Path) -> dict[str, Any]:
         *(n_faulty, FILTERED),
     )
     if any(path.name == UNREADABLE for path in tracks):
-        logger.warning("%s often cannot be decoded; `scan` will report it", UNREADABLE)
+        logger.warning("%s is damaged in many copies; if so, `scan` will report it", UNREADABLE)
     return {"n_tracks": len(tracks), "n_faulty": n_faulty, "genres": dict(sorted(genres.items()))}

@@ -118,7 +118,7 @@ def _report_differences(
     names = {example.path: listed.name_of(example.path) for example in examples}
     n_left_out = list(names.values()).count(None)
     if n_left_out:
-        logger.info("%s: %d tracks are not in it and are left out", listed.source, n_left_out)
+        logger.info("%s: %d tracks are not listed and are left out", listed.source, n_left_out)
     reasons = {listed.name_of(rejected.path): rejected.reason for rejected in rejections}
     unusable = sorted(listed.splits.keys() - names.values())
     if unusable:

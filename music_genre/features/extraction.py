@@ -124,7 +124,7 @@ def extract(
     catalogue = read_catalogue(catalogue_dir)
     if catalogue.has_pictures:
         raise InputError(
-            f"{catalogue_dir}: lists pictures, which are not extracted; run split instead"
+            f"{catalogue_dir}: lists pictures, so there is nothing to extract; run split instead"
         )
     audio_dir, tracks, scanned_at = catalogue.folder, catalogue.tracks, catalogue.scanned_at
     folder = into or store / "images" / keys.content_key(asdict(config), RECIPE)

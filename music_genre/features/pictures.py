@@ -131,7 +131,7 @@ def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
     """Reject a picture that would fill the memory; a track of several hours is accepted."""
     n_pixels = size[0] * size[1]
     if n_pixels > (MOST_PIXELS if own else MOST_FOREIGN_PIXELS):
-        raise PictureError(path, f"{n_pixels} pixels are too many", "make it smaller")
+        raise PictureError(path, f"too large: {n_pixels} pixels", "make it smaller")
 
 
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  # noqa: ARG001

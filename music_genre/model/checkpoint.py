@@ -122,7 +122,7 @@ def check_run(path: Path, state: dict[str, Any], key: str) -> None:
     if state["run"] != key:
         raise InputError(
             f"{path}: belongs to another run ({state['run']}, not {key}); put this run's own "
-            "checkpoint there, or move this one away and run train again"
+            "checkpoint there, or move this one elsewhere and run train again"
         )
 
 
@@ -146,7 +146,7 @@ def load_last(run: Path) -> tuple[Path, dict[str, Any]]:
         reason = "is gone" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(
             f"{run}: its last checkpoint {reason}; delete {run / 'training.json'} and run train "
-            "again, which resumes from an older one if there is one"
+            "again, which resumes from an older checkpoint, if any"
         ) from None
 
 

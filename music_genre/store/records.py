@@ -25,9 +25,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); delete it and run its stage again") from None
+        raise InputError(
+            f"{path}: not JSON ({error}); delete it and run the stage that wrote it again"
+        ) from None
     if not isinstance(record, dict):
-        raise InputError(f"{path}: not a JSON object; delete it and run its stage again")
+        raise InputError(
+            f"{path}: not a JSON object; delete it and run the stage that wrote it again"
+        )
     return record
 
 

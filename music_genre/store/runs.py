@@ -47,7 +47,8 @@ def claim(run: Path, settings: RunSettings, split_dir: Path) -> None:
         _check_same(run, found, settings)
     elif (read_finished(run) or {}).get("key", settings.key) != settings.key:
         raise InputError(
-            f"{run}: has finished with other settings, which are missing; choose another run folder"
+            f"{run}: has no settings.json and was trained with other settings; choose another run "
+            "folder"
         )
     written = {"key": settings.key, "split": location, **asdict(settings)}
     if record != written:
@@ -63,7 +64,8 @@ def _check_same(run: Path, found: RunSettings, asked: RunSettings) -> None:
     ]
     if differing:
         raise InputError(
-            f"{run}: was begun with {'; '.join(differing)}; choose another run folder or delete it"
+            f"{run}: was started with {'; '.join(differing)}; choose another run folder or delete "
+            "this one"
         )
 
 
@@ -110,7 +112,8 @@ def _parse(run: Path, record: dict[str, Any]) -> tuple[RunSettings, Path]:
         )
     except (KeyError, TypeError):
         raise InputError(
-            f"{run / 'settings.json'}: not in the format of this version; choose another run folder"
+            f"{run / 'settings.json'}: not in the format of this version of music-genre; choose "
+            "another run folder"
         ) from None
     return settings, addresses.resolve(record["split"], run)
 

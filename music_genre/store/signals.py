@@ -16,7 +16,7 @@ STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SIG_DFL: Final = 0  # signal(2)
 PR_SET_PDEATHSIG: Final = 1  # sys/prctl.h
 
-GO_ON: Final = "run the same command again to go on"
+GO_ON: Final = "run the same command again to continue"
 GRACE: Final = 3.5
 """Seconds from a signal to the end of the process. `fleet` kills the process 4 s after SIGTERM,
 because Airflow gives the task only 5 s."""

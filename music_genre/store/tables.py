@@ -63,5 +63,6 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         ]
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{path}: not in the format of this version; delete its folder and run its stage again"
+            f"{path}: not in the format of this version of music-genre; delete its folder and run "
+            "the stage that wrote it again"
         ) from None

@@ -35,9 +35,9 @@ class Access:
         address = urllib.parse.urlsplit(self.git)
         if address.password or (address.username and address.scheme.startswith("http")):
             raise InputError(
-                "the address of the Git repository holds a user or password (or a token), which "
-                "process lists would show; write it into the credentials file and give the address "
-                "without it"
+                "the address of the Git repository contains a user name, password or token, which "
+                "process lists would show; write these into the credentials file and give the "
+                "address without them"
             )
         scheme, separator, _ = self.remote.partition("://")
         if separator and scheme != "s3":

@@ -89,7 +89,7 @@ class Clone:
         local = self._access.local_git
         objects = local and local / "objects"
         if objects and objects.is_dir() and not os.access(objects, os.W_OK):
-            raise InputError(f"{local}: its files are not writable; {git.REMEDY}")
+            raise InputError(f"{local}: the repository's files are not writable; {git.REMEDY}")
         with contextlib.suppress(git.OvertakenError):
             self.git("push", "--quiet", "--dry-run", "origin", f"HEAD:refs/heads/{self.branch}")
 

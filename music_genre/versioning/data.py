@@ -73,9 +73,13 @@ def pull(address: str, store: Path, access: Access | None, revision: str = "") -
 def _folder(address: str, revision: str) -> Path:
     folder = addresses.local_path(address)
     if revision:
-        raise InputError(f"{address}: a folder has no revision {revision}; give dvc:PATH")
+        raise InputError(
+            f"{address}: a folder has no revision {revision}; give dvc:PATH or omit --revision"
+        )
     if not addresses.is_folder(folder):
-        raise InputError(f"{folder}: no such folder; give one, or dvc:PATH of a repository")
+        raise InputError(
+            f"{folder}: no such folder; give an existing one, or dvc:PATH for data in a repository"
+        )
     return folder
 
 
@@ -198,5 +202,5 @@ def _check_file(file: Path, folder: Path) -> None:
         raise InputError(f"{str(file)!r}: DVC accepts only UTF-8 names; rename it")
     leads_out = not file.resolve().is_relative_to(folder.resolve())
     if file.is_symlink() and (leads_out or file.is_dir()):
-        what = "points outside the folder" if leads_out else "is a link to a folder"
+        what = "is a link that points outside the folder" if leads_out else "is a link to a folder"
         raise InputError(f"{file}: {what}, and is not followed; replace it with its target")

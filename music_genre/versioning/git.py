@@ -38,22 +38,22 @@ AWAY: Final = (
 """Git's messages when the repository cannot be reached, or is out of space."""
 KNOWN: Final = {
     "Authentication failed": "the user or token is refused",
-    "could not read Username": "it requires a user and a token",
+    "could not read Username": "the repository requires a user and a token",
     "are too open": "the SSH key file is readable by users other than its owner",
     "Permission denied (publickey": "the SSH key is refused",
-    "Host key verification failed": "its host's SSH key is not among the known hosts",
-    "Permission denied": "its files are not writable",
-    "insufficient permission": "its files are not writable",
-    "Read-only file system": "its files are not writable",
-    "unable to create temporary object directory": "its files are not writable",
+    "Host key verification failed": "the host's SSH key is not among the known hosts",
+    "Permission denied": "the repository's files are not writable",
+    "insufficient permission": "the repository's files are not writable",
+    "Read-only file system": "the repository's files are not writable",
+    "unable to create temporary object directory": "the repository's files are not writable",
     "The requested URL returned error: 403": "the token lacks permission",
-    "access denied": "it is read-only",
-    "marked as read only": "it is read-only",
-    "does not have write access": "it is read-only",
+    "access denied": "the repository is read-only",
+    "marked as read only": "the repository is read-only",
+    "does not have write access": "the repository is read-only",
     "does not appear to be a git repository": "there is no repository",
     "not found": "there is no repository, or it is not visible to this user",
-    "hook declined": "its own rules refuse the commit",
-    "protected branch": "its own rules refuse the commit",
+    "hook declined": "the repository's own rules refuse the commit",
+    "protected branch": "the repository's own rules refuse the commit",
 }
 """Git's message -> its meaning."""
 ANOTHERS: Final = {
@@ -93,7 +93,9 @@ def run(access: Access | None, *words: str, folder: Path | None = None) -> str:
     except FileNotFoundError:
         raise InputError("git is not installed on this machine; install it") from None
     except subprocess.TimeoutExpired:
-        raise TemporaryError(f"git {words[0]}: took longer than {SECONDS:.0f} s") from None
+        raise TemporaryError(
+            f"git {words[0]}: took longer than {SECONDS:.0f} s; try again"
+        ) from None
     if ended.returncode:
         where = access.git if access else words[-1]
         said = (ended.stderr + ended.stdout).decode("utf-8", "replace")
@@ -132,7 +134,7 @@ def _fault(what: str, said: str) -> MusicGenreError:
     """Turn Git's output into an error of one line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     told = [line for line in lines if "fatal:" in line or "error:" in line]
-    first = (told or lines[-1:] or ["it said nothing"])[0]
+    first = (told or lines[-1:] or ["Git printed nothing"])[0]
     shown = first.partition(": ")[2] or first
     for words, meaning in KNOWN.items():
         if words in said:

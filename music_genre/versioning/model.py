@@ -101,7 +101,7 @@ def read_run(run: Path) -> Published:
     if not checkpoint.is_file():
         raise InputError(
             f"{run}: its last checkpoint {checkpoint.name} is gone; delete {run / 'training.json'} "
-            "and run train again, which resumes from an older one if there is one"
+            "and run train again, which resumes from an older checkpoint, if any"
         )
     return Published(run, settings, checkpoint, split, metrics)
 

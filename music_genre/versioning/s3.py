@@ -28,10 +28,10 @@ SECONDS: Final = 10
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 REMEDIES: Final = {
     "NoSuchBucket": "there is no such bucket; make it, or correct the address",
-    "InvalidAccessKeyId": f"the access key is unknown there; correct {_KEYS}",
-    "SignatureDoesNotMatch": "the secret key is not that of the access key; correct "
+    "InvalidAccessKeyId": f"the service does not know the access key; correct {_KEYS}",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key; correct "
     "AWS_SECRET_ACCESS_KEY",
-    "ExpiredToken": f"the session token has expired; get a new one: AWS_SESSION_TOKEN, {_KEYS}",
+    "ExpiredToken": f"the session token has expired; set a new AWS_SESSION_TOKEN, {_KEYS}",
     "InvalidToken": f"the session token is not valid; correct AWS_SESSION_TOKEN, {_KEYS}",
     "AuthorizationHeaderMalformed": "the bucket is in another region; correct AWS_DEFAULT_REGION",
     "PermanentRedirect": "the bucket is in another region; correct AWS_DEFAULT_REGION",
@@ -139,7 +139,7 @@ def in_words(what: str, error: BaseException) -> MusicGenreError:
         if isinstance(cause, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
             return InputError(
                 f"{what}: no credentials were found; set {_KEYS} or AWS_SHARED_CREDENTIALS_FILE "
-                "(in the stack's .env: AWS_CREDENTIALS_FILE), or run where the machine has a role"
+                "(in the stack's .env: AWS_CREDENTIALS_FILE), or use a machine that has an IAM role"
             )
         if isinstance(cause, SSLError):
             return InputError(f"{what}: its certificate is not trusted here; set AWS_CA_BUNDLE")
@@ -160,7 +160,7 @@ def _of_service(what: str, error: ClientError) -> MusicGenreError:
     if known:
         return InputError(f"{what}: {known} (answer: {code})")
     if status >= 500 or code in {"SlowDown", "RequestTimeout", "Throttling"}:
-        return TemporaryError(f"{what}: the service is in trouble (answer: {code}); try again")
+        return TemporaryError(f"{what}: the service reports a problem (answer: {code}); try again")
     return InputError(f"{what}: refused with {code}; look it up in the service's documentation")
 
 

@@ -45,7 +45,7 @@ def address(repo: Repo) -> str:
     found = repo.config["remote"].get(name, {}).get("url")
     if not found:
         raise InputError(
-            f"{repo.root_dir}: its .dvc/config names no default remote; set one in a clone: "
+            f"{repo.root_dir}: its .dvc/config has no default remote; set one in a clone: "
             "dvc remote add --default NAME ADDRESS, then commit and push"
         )
     return str(found).rstrip("/")
@@ -143,7 +143,7 @@ def _begin(clone: Clone, access: Access) -> None:
         f"['remote \"{REMOTE}\"']\n    url = {access.remote}\n"
     )
     (clone.folder / ".dvcignore").touch()
-    clone.commit(".", f"Keep bytes by DVC at {access.remote}")
+    clone.commit(".", f"Store data with DVC at {access.remote}")
 
 
 def _settle_remote(repo: Repo, access: Access) -> None:
@@ -242,7 +242,7 @@ def checksum(repo: Repo, tracked: str) -> str:
         outs = [out for stage in repo.stage.load_all(tracked) for out in stage.outs]
     if len(outs) != 1 or not outs[0].hash_info:
         raise InputError(
-            f"{tracked}: names {len(outs)} outputs; exactly one with a checksum is needed"
+            f"{tracked}: lists {len(outs)} outputs; exactly one with a checksum is needed"
         )
     return str(outs[0].hash_info.value)
 

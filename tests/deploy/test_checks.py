@@ -114,7 +114,7 @@ def test_an_engines_time_is_read_with_and_without_a_fraction(
         ({"ServerVersion": "19.03.5"}, "Docker engine", "19.03.5", "install 20.10 or later"),
         ({"NCPU": 1}, "cores", "1", "at least 2"),
         ({"MemTotal": 4 * GIB}, "memory", "4 GiB", "at least 6 GiB"),
-        ({"SystemTime": now(timedelta(minutes=30))}, "clock", "differs by 1", "NTP"),
+        ({"SystemTime": now(timedelta(minutes=30))}, "clock", "machine's by 1", "NTP"),
     ],
 )
 def test_each_shortage_has_its_figure_and_its_remedy(answering, info, name, found, remedy):
@@ -135,7 +135,7 @@ def test_each_shortage_has_its_figure_and_its_remedy(answering, info, name, foun
 def test_podman_is_named(answering, said):
     answering(engine(), **said)
     fault = faults()["Docker engine"]
-    assert fault.found == "it is Podman"
+    assert fault.found == "this is Podman"
     assert "install Docker Engine 20.10 or later" in fault.remedy
 
 
@@ -198,7 +198,7 @@ def test_music_that_the_workers_could_not_read_is_named(folder, remedy, tmp_path
 def test_a_folder_without_music_is_named(tmp_path):
     (tmp_path / "rock").mkdir()
     fault = of_variables({"AUDIO_DIR": str(tmp_path)})["AUDIO_DIR"]
-    assert fault.found == f"no folder in {tmp_path} holds a file"
+    assert fault.found == f"no subfolder of {tmp_path} contains a file"
 
 
 def test_two_starts_of_a_project_at_once_are_one(answering, tmp_path):
@@ -218,7 +218,7 @@ def test_secrets_are_not_made_where_nobody_knows_whether_there_is_a_database(ans
     answering(None, "Cannot connect to the Docker daemon", volume_ls=None)
     ended = deploy("env", "--env-file", str(tmp_path / ".env"))
     assert ended.returncode == 1
-    assert "no Docker engine answers" in ended.stderr
+    assert "the Docker engine does not answer" in ended.stderr
     assert not (tmp_path / ".env").exists()
 
 
@@ -262,7 +262,7 @@ def test_a_taken_port_is_named_unless_the_stack_holds_it():
         assert "WEB_PORT" not in of_variables({"WEB_PORT": port}, {port})
         assert "WEB_PORT" in of_variables({"WEB_PORT": port}, {"8080"})
     same = of_variables({"WEB_PORT": "5555"})
-    assert same["WEB_PORT"].found == "port 5555 is FLOWER_PORT too"
+    assert same["WEB_PORT"].found == "port 5555 is also FLOWER_PORT"
 
 
 def test_the_docker_way_says_what_it_means_and_wants_a_socket(answering, tmp_path):
@@ -312,7 +312,7 @@ def test_what_docker_or_the_kernel_would_not_take_for_a_size_is_refused(name, te
     """Docker reads `6` as six bytes; a tmpfs takes a whole number and one letter."""
     fault = of_variables({name: text})[name]
     assert fault.found == f"{text!r} is not a size"
-    assert f"as {name} in .env" in fault.remedy
+    assert f"set {name} in .env to" in fault.remedy
 
 
 def test_sizes_may_be_written_as_docker_takes_them():
@@ -328,16 +328,16 @@ def test_files_in_tmp_leave_room_for_the_tasks():
     ]
     assert (fault.name, fault.found) == (
         "CPU_WORKER_TMP",
-        "its files take 1024 MiB of 1024, more than half",
+        "the worker's /tmp may take 1024 MiB of its 1024, more than half",
     )
-    assert fault.remedy == "write 256m as CPU_WORKER_TMP in .env"
+    assert fault.remedy == "set CPU_WORKER_TMP in .env to 256m"
     enough = {"cpu-worker": small | {"mem_limit": str(2 * GIB)}, "gpu-worker": {"tmpfs": None}}
     assert not [each for each in env_checks.of_services(enough) if "TMP" in each.name]
 
 
 @pytest.mark.parametrize("text", ["localhost:8080", "ftp://a", "https://", "https://a/b c"])
 def test_what_is_no_address_of_a_web_page_is_refused(text):
-    assert "is not an http address" in of_variables({"BASE_URL": text})["BASE_URL"].found
+    assert "is not an HTTP address" in of_variables({"BASE_URL": text})["BASE_URL"].found
     assert "BASE_URL" not in of_variables({"BASE_URL": "https://airflow.example.org/music"})
 
 
@@ -345,8 +345,8 @@ def test_variables_that_nobody_uses_are_told_and_slips_refused():
     near, *far = env_checks.unused(
         ["AUDIODIR", "SMTP_PASSWORD", "AWS_PROFILE", "DB_PORT", "LOG_DIR"]
     )
-    assert near.found == "no file of the stack uses AUDIODIR"
-    assert near.remedy == "write AUDIO_DIR, or delete the line"
+    assert near.found == "AUDIODIR is not used by any file of the stack"
+    assert near.remedy == "correct it to AUDIO_DIR, or delete the line"
     assert [each.remedy for each in far] == [""] * 4
 
 

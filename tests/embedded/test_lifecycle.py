@@ -28,7 +28,7 @@ def one_error_line(process) -> str:
 def test_a_second_start_in_the_same_folder_is_refused_and_harms_nothing(deploy, stack):
     for verb in ("demo", "up-local"):
         line = one_error_line(deploy(verb, "--state", str(stack.state.folder), *FREE_PORTS))
-        assert "runs already" in line
+        assert "already running" in line
         assert "make down-local" in line
     assert stack.is_healthy()
 
@@ -72,7 +72,7 @@ def test_a_full_disk_is_one_line(deploy, tmp_path):
     small_disk = ("unshare", "--mount", "sh", "-c", mount, "sh")
     line = one_error_line(deploy("demo", "--state", str(tmp_path / "state"), within=small_disk))
     assert "has 0.1 GiB free" in line
-    assert f"needed are {MIN_FREE_BYTES / 1024**3:.0f}" in line
+    assert f"but {MIN_FREE_BYTES / 1024**3:.0f} GiB are needed" in line
 
 
 def test_a_damaged_secrets_file_is_one_line(deploy, tmp_path):
@@ -84,10 +84,10 @@ def test_a_damaged_secrets_file_is_one_line(deploy, tmp_path):
 
 
 PHASES = {
-    "making the database": "making the database",
-    "migrating": "readying the metadata database",
+    "creating the database": "creating the database",
+    "migrating": "preparing the metadata database",
     "starting": "starting webserver",
-    "running": ("running music_genre_training", "going on with the run"),
+    "running": ("running music_genre_training", "continuing the interrupted run"),
     "training": "train: running",
 }
 
@@ -95,7 +95,7 @@ PHASES = {
 @pytest.mark.parametrize(
     ("phase", "signum"),
     [
-        ("making the database", signal.SIGINT),
+        ("creating the database", signal.SIGINT),
         ("migrating", signal.SIGHUP),
         pytest.param("starting", signal.SIGINT, marks=pytest.mark.soak),
         pytest.param("running", signal.SIGTERM, marks=pytest.mark.soak),
@@ -125,7 +125,7 @@ def test_a_demo_killed_with_9_takes_its_stack_along(deploy, interrupted):
 @pytest.mark.soak
 def test_a_training_that_was_interrupted_is_gone_on_with_by_the_next_demo(deploy, interrupted):
     """A new run must not queue behind the interrupted one."""
-    for phase in (PHASES["training"], "going on with the run"):
+    for phase in (PHASES["training"], "continuing the interrupted run"):
         demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
         lines = follow(demo)
         wait_for_line(lines, phase)

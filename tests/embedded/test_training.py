@@ -172,7 +172,7 @@ def publish(stack, music: Path) -> None:
 
 
 WRONG = {
-    "path": ({"audio": "/no/such/folder"}, "error: /no/such/folder: no such folder; give one, or"),
+    "path": ({"audio": "/no/such/folder"}, "error: /no/such/folder: no such folder; give an"),
     "model": ({"model": "resnt18"}, "torchvision has no such model; similar names: resnet18"),
     "revision": ({"revision": "v1"}, "a folder has no revision v1; give dvc:PATH"),
     "name": ({"modle": "resnet18"}, "run parameter 'modle' is unknown; write model"),
@@ -233,9 +233,9 @@ def test_a_training_knows_no_secret_and_ends_when_its_run_is_marked_failed(stack
     assert gone
     assert not alive
     log = f"{address}/logs/1?full_content=true"
-    said = "its task is now failed, it is not tried again"
+    said = "its task is now failed, so it is not tried again"
     wait_until(lambda: said in json.dumps(stack.api.get(log)))
-    assert "to be tried again" not in json.dumps(stack.api.get(log))
+    assert "the task is rescheduled" not in json.dumps(stack.api.get(log))
 
 
 def _trainers(stack):

@@ -63,7 +63,7 @@ def test_mounts_are_the_workers_and_no_wider():
 
 def test_a_mount_that_the_worker_has_not_is_named():
     with pytest.raises(
-        AirflowFailException, match=r"no mount at \['/models'\], has \['/artifacts'"
+        AirflowFailException, match=r"no mount at \['/models'\], only at \['/artifacts'"
     ):
         inherited_mounts(WORKER, ["/models", "/data"])
 

@@ -57,7 +57,7 @@ def test_session_token_address_and_region_come_from_its_extras(connection):
 
 def test_a_connection_without_credentials_is_named_with_its_remedy(connection):
     connection()
-    with pytest.raises(AirflowFailException, match=r"music_genre_s3 holds no credentials; set its"):
+    with pytest.raises(AirflowFailException, match=r"music_genre_s3 has no credentials; set its"):
         with_s3_connection(WORKERS_OWN, "music_genre_s3")
 
 

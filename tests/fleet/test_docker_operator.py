@@ -88,7 +88,7 @@ def test_where_no_engine_is_the_remedy_is_named():
 
 
 def test_what_would_undo_it_is_refused():
-    with pytest.raises(TypeError, match=r"decides \['auto_remove'\] itself"):
+    with pytest.raises(TypeError, match=r"sets \['auto_remove'\] itself"):
         ResumableDockerOperator(task_id="task", image="i", command=["c"], auto_remove="force")
 
 

@@ -48,4 +48,4 @@ def test_it_does_not_start_without_a_password(login):
         text=True,
     )
     assert ended.returncode == 1
-    assert ended.stderr == f"error: {LOGIN_VARIABLE} is not set; put name:password there\n"
+    assert ended.stderr == f"error: {LOGIN_VARIABLE} is not set; set it to name:password\n"

@@ -41,14 +41,14 @@ def test_a_server_is_well_when_it_answers_as_it_should(port):
     assert check("http", port, "/well").returncode == 0
     assert check("http", port, "/closed", "401").returncode == 0
     refused = check("http", port, "/closed")
-    assert (refused.returncode, refused.stderr) == (1, "unhealthy: answered 401\n")
+    assert (refused.returncode, refused.stderr) == (1, "unhealthy: the server answered 401\n")
 
 
 def test_the_webserver_is_asked_below_the_path_of_its_base_url(port):
     for base, status in (("", 0), ("http://a:1", 0), ("http://a:1/", 0), ("https://a/airflow/", 1)):
         assert check("webserver", port, AIRFLOW__API__BASE_URL=base).returncode == status, base
     refused = check("webserver", port, AIRFLOW__API__BASE_URL="https://a/airflow")
-    assert refused.stderr == "unhealthy: answered 401\n"
+    assert refused.stderr == "unhealthy: the server answered 401\n"
 
 
 @pytest.mark.parametrize("module", ["fleet.workers.health", "fleet.health"])

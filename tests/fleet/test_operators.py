@@ -117,9 +117,9 @@ def test_a_worker_that_stops_does_not_begin_the_hour():
 @pytest.mark.parametrize(
     ("state", "raised", "next_"),
     [
-        ("failed", "AirflowTaskTerminated", "it is not tried again"),
-        ("success", "AirflowSkipException", "it is not tried again"),
-        ("restarting", "AirflowSkipException", "Airflow starts it again"),
+        ("failed", "AirflowTaskTerminated", "so it is not tried again"),
+        ("success", "AirflowSkipException", "so it is not tried again"),
+        ("restarting", "AirflowSkipException", "so Airflow starts it again"),
     ],
 )
 def test_a_task_that_was_marked_or_cleared_says_what_comes_next(state, raised, next_):
@@ -128,7 +128,7 @@ def test_a_task_that_was_marked_or_cleared_says_what_comes_next(state, raised, n
     end = task.outcome()
     assert end["raised"] == raised
     assert end["message"].endswith(f"; its task is now {state}, {next_}")
-    assert not any("to be tried again" in line for line in end["lines"])
+    assert not any("the task is rescheduled" in line for line in end["lines"])
 
 
 def test_sigterm_before_the_command_is_there_is_not_lost():
@@ -164,14 +164,14 @@ def test_a_success_without_a_json_object_fails(printed):
         ('{"n": 123456789012345678901234567890}', "n is 1.235e+29"),
         (r'{"name": "a\u0000b"}', r"name is 'a\x00b'"),
         (r'{"name": "\ud800"}', r"name is '\ud800'"),
-        (r'{"\ud800": 1}', r"a key in it is '\ud800'"),
+        (r'{"\ud800": 1}', r"a key in the result is '\ud800'"),
     ],
 )
 def test_a_result_that_cannot_be_kept_fails_in_one_try_and_is_named(printed, named):
     """Airflow 3.3.2 would notice such a result only after the work, and repeat all the work."""
     end = run_task("printf", "%s", printed)
     assert end["raised"] == "AirflowFailException"
-    assert f"cannot be kept: {named}; print" in end["message"]
+    assert f"cannot be stored: {named}; print" in end["message"]
 
 
 def test_the_largest_whole_numbers_are_kept():

@@ -96,7 +96,10 @@ def test_a_task_that_meets_its_queues_limit_says_whose_it_is(parsed, caplog):
 
 def test_a_pool_in_which_a_task_would_not_wait_for_a_gpu_is_refused(parsed):
     (error,) = parsed(a='queue="gpu", pool="mine"')["errors"].values()
-    assert "names pool 'mine', but tasks of queue gpu wait in pool gpu; leave its pool out" in error
+    assert (
+        "names pool 'mine', but tasks of queue gpu wait in pool gpu; remove its pool argument"
+        in error
+    )
 
 
 def test_a_task_that_may_outlive_its_message_is_refused(parsed):

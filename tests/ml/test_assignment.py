@@ -69,7 +69,7 @@ def test_gtzan_is_dealt_as_published_whatever_its_files_are_called(
         assert [dealt[name] for name in SPLITS] == [4, 4, 4]
         assert (dealt["n_left_out"], dealt["n_listed_unusable"]) == (1, 930 - 12)
         assert dealt["n_rejected"] == 1
-        assert f"{GTZAN}: 1 tracks are not in it and are left out" in caplog.messages
+        assert f"{GTZAN}: 1 tracks are not listed and are left out" in caplog.messages
         (line,) = [m for m in caplog.messages if "cannot be used" in m]
         assert line.startswith(f"{GTZAN}: 918 listed tracks cannot be used: blues.000")
         assert line.endswith(" and 908 more")

@@ -80,7 +80,7 @@ BAD = {
     "truncated.wav": (write_truncated, "its header announces 441000 bytes"),
     "folder.wav": (lambda p: p.mkdir(), "a folder"),
     "pipe.wav": (os.mkfifo, "not a regular file"),
-    "readme.txt": (lambda p: p.write_text("hello"), "its suffix is not one for audio"),
+    "readme.txt": (lambda p: p.write_text("hello"), "its suffix is not accepted for audio"),
     "link.wav": (lambda p: p.symlink_to("/etc/passwd"), "points outside"),
     "circle.wav": (lambda p: p.symlink_to(p), "symbolic links"),
     "gone.wav": (lambda p: p.symlink_to(p.with_name("nothing")), "No such file"),
@@ -101,7 +101,7 @@ def test_bad_files_are_rejected_with_their_reason(music: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("row", "found"),
-    [("elsewhere/a.wav,r1", "lists 1 files, but none of those"), ("a/one.wav", "lacks a value")],
+    [("elsewhere/a.wav,r1", "lists 1 files, but none of them"), ("a/one.wav", "lacks a value")],
 )
 def test_a_tracks_csv_that_says_nothing_of_the_files_is_refused(
     tmp_path: Path, row: str, found: str
@@ -162,7 +162,7 @@ def test_files_laid_out_otherwise_are_refused_with_the_remedy(music: Path, tmp_p
     music.rename(nested / "genres_original")
     with pytest.raises(InputError, match=r"give .*Data/genres_original"):
         audio.scan(nested, tmp_path / "store")
-    with pytest.raises(InputError, match="no folder in it holds a file"):
+    with pytest.raises(InputError, match="has no subfolder with files"):
         audio.scan(nested / "genres_original" / "bass", tmp_path / "store")
     with pytest.raises(InputError, match="no such folder"):
         audio.scan(tmp_path / "nowhere", tmp_path / "store")

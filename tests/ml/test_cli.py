@@ -198,7 +198,7 @@ def test_the_seeds_command_lines_work_verbatim(project: Path, run: Run) -> None:
     assert again.result == {**training.result, "reused": True}
     other = run(*SEED_TRAINING, "--epochs", "2", "--batch-size", "8")
     assert other.code == 65
-    assert "was begun with epochs 1, not 2" in other.error
+    assert "was started with epochs 1, not 2" in other.error
     heard = run("predict", "--run", "checkpoints", "Data/genres_original/bass/bass.00000.wav")
     assert heard.code == 0
 
@@ -248,14 +248,14 @@ def test_a_signal_while_libraries_load_ends_in_one_line_and_75(prepared: Prepare
     )
     outcome = python("-c", program, "train", "--split", str(prepared.split))
     assert outcome.returncode == 75
-    assert outcome.stderr == "error: stopped by SIGTERM; run the same command again to go on\n"
+    assert outcome.stderr == "error: stopped by SIGTERM; run the same command again to continue\n"
 
 
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
         ("nonsense", 64, "No such command 'nonsense'. See: music-genre --help"),
-        ("scan", 64, "Give --audio or --pictures. See: music-genre scan --help"),
+        ("scan", 64, "Give either --audio or --pictures. See: music-genre scan --help"),
         ("train --split x --optimizer sgdd", 64, "is not one of"),
         ("train --split x --epochs 0", 64, "not in the range x>=1"),
         ("extract --catalogue x --shard 5/4", 64, "'5/4' is not a valid part"),

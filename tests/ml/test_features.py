@@ -150,7 +150,7 @@ def test_audio_that_changed_since_the_scan_is_refused(prepared: Prepared, tmp_pa
     with pytest.raises(InputError, match="scan again"):
         features.extract(catalogue, store, CONFIG)
     (music / "bass" / "bass.00000.wav").unlink()
-    with pytest.raises(InputError, match="is missing since the scan"):
+    with pytest.raises(InputError, match="has disappeared since the scan"):
         features.extract(catalogue, store, CONFIG)
 
 
@@ -269,6 +269,6 @@ def test_a_killed_worker_is_no_fault_of_the_track(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "open_sound", kill)
-    with pytest.raises(TemporaryError, match="perhaps for lack of memory"):
+    with pytest.raises(TemporaryError, match="perhaps because memory ran out"):
         features.extract(prepared.catalogue, tmp_path, CONFIG)
     assert not list(tmp_path.rglob("*.rejected"))

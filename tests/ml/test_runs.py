@@ -42,7 +42,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_setting_of_zero_is_shown_as_such(tmp_path: Path) -> None:
     runs.claim(tmp_path, SETTINGS, tmp_path / "split")
     other = replace(SETTINGS, config=TrainConfig(seed=5), weights="cafe")
-    with pytest.raises(InputError, match="begun with seed 0, not 5; weights none, not cafe"):
+    with pytest.raises(InputError, match="started with seed 0, not 5; weights none, not cafe"):
         runs.claim(tmp_path, other, tmp_path / "split")
 
 
@@ -50,7 +50,7 @@ def test_a_finished_run_whose_settings_are_gone_is_nobody_elses(tmp_path: Path) 
     records.write_json(tmp_path / "training.json", {"key": SETTINGS.key})
     runs.claim(tmp_path, SETTINGS, tmp_path / "split")
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(InputError, match="has finished with other settings, which are missing"):
+    with pytest.raises(InputError, match=r"no settings\.json and was trained with other settings"):
         runs.claim(tmp_path, replace(SETTINGS, n_mels=64), tmp_path / "split")
 
 

@@ -40,7 +40,7 @@ def extract_on_a_small_disk(catalogue: Path, folder: Path, size: str) -> str:
     """Run SCRIPT; returns all that was printed."""
     (folder / "disk").mkdir()
     if not may_mount(folder / "disk"):
-        pytest.skip("this machine lets nobody mount a small disk")
+        pytest.skip("this machine does not allow mounting a small disk")
     names = {"SIZE": size, "DISK": folder / "disk", "COPY": folder / "copy"}
     names |= {"CATALOGUE": catalogue, "PYTHON": sys.executable}
     (folder / "copy").mkdir()

@@ -526,7 +526,7 @@ def test_weights_to_begin_with_are_part_of_what_a_run_is(
     torch.testing.assert_close(
         ours["classifier.1.weight"], theirs["classifier.1.weight"], atol=1e-4, rtol=0
     )
-    with pytest.raises(InputError, match=r"was begun with weights [0-9a-f]{32}, not none;"):
+    with pytest.raises(InputError, match=r"was started with weights [0-9a-f]{32}, not none;"):
         loop.train(prepared.split, tmp_path, config, **options)
 
 
@@ -540,7 +540,7 @@ def test_a_finished_run_is_left_alone(prepared: Prepared, uninterrupted: Path) -
 def test_other_settings_in_the_same_folder_are_refused(
     prepared: Prepared, uninterrupted: Path
 ) -> None:
-    with pytest.raises(InputError, match="was begun with epochs 3, not 4; choose another"):
+    with pytest.raises(InputError, match="was started with epochs 3, not 4; choose another"):
         loop.train(prepared.split, prepared.store, replace(CONFIG, epochs=4), into=uninterrupted)
 
 

@@ -84,7 +84,7 @@ def stack(project: Project) -> ComposeStack:
         up = deploy(*words, "--s3", "--docker")
         assert up.returncode == 0, up.stdout + up.stderr
         assert "cpu: CPU; torch is not installed" in up.stdout
-        assert "Docker way:    authors of DAGs are root on this machine" in up.stderr
+        assert "Docker way:    DAG authors can become root on this machine" in up.stderr
         yield ComposeStack(project)
     finally:
         ended = deploy(*down)

@@ -60,11 +60,11 @@ def test_what_is_there_stays_and_what_is_missing_is_added(path):
         ("ADMIN_PASSWORD", "short", "has 5 characters"),
         ("POSTGRES_PASSWORD", "changeme-changeme", "is a placeholder"),
         ("FLOWER_PASSWORD", "your-password-here", "is a placeholder"),
-        ("REDIS_WORKER_PASSWORD", "with/slash-and@sign#", "cannot stand in an address"),
+        ("REDIS_WORKER_PASSWORD", "with/slash-and@sign#", "not safe in a URL"),
         ("ADMIN_PASSWORD", "please-CHANGE-ME-before-you-go-to-production", "is a placeholder"),
         ("JWT_SECRET", "abcdefghijklmnopqrstuvwxyz012345", "has 32 characters, fewer than 64"),
-        ("FERNET_KEY", "sixteen-and-more-characters", "not a key of 32 bytes"),
-        ("FERNET_KEY", f"{'A' * 43}=,old-and-no-key", "nor several separated by commas"),
+        ("FERNET_KEY", "sixteen-and-more-characters", "neither a key of 32 bytes"),
+        ("FERNET_KEY", f"{'A' * 43}=,old-and-no-key", "nor a comma-separated list"),
     ],
 )
 def test_a_secret_that_is_none_is_refused_by_name_and_not_shown(path, name, value, fault):
@@ -85,7 +85,7 @@ def test_while_fernet_keys_are_rotated_there_are_two(path):
 
 def test_a_bad_secret_of_a_database_is_to_be_restored(path):
     with_secrets(path, ADMIN_PASSWORD="changeme")
-    with pytest.raises(DeployError, match="fewer than 16; restore what this stack's database"):
+    with pytest.raises(DeployError, match="fewer than 16; restore the value with which"):
         environment.ensure(path, has_data=lambda: True)
 
 
@@ -93,7 +93,7 @@ def test_a_missing_file_and_a_line_that_is_none_are_named(path):
     with pytest.raises(DeployError, match="is missing; restore it, or run `make env`"):
         environment.read(path)
     path.write_text("# all well\nWEB_PORT 8080\n")
-    with pytest.raises(DeployError, match=r"Compose cannot read .* line 2; see whether each line"):
+    with pytest.raises(DeployError, match=r"Compose cannot read .* line 2; check that each line"):
         environment.ensure(path)
     path.write_bytes(b"WEB_PORT=1\nAUDIO_DIR=/caf\xe9\n")
     with pytest.raises(DeployError, match="line 2 is not UTF-8; save the file as UTF-8"):
@@ -162,7 +162,7 @@ def test_an_s3_of_its_own_is_written_completely_and_once(path):
 
 def test_an_s3_that_is_set_already_is_not_overwritten(path):
     path.write_text("AWS_ENDPOINT_URL=https://s3.example.org\n")
-    with pytest.raises(DeployError, match=r"AWS_ENDPOINT_URL in .* is set already"):
+    with pytest.raises(DeployError, match=r"AWS_ENDPOINT_URL in .* is already set"):
         environment.ensure(path, profiles=["s3"])
     assert path.read_text() == "AWS_ENDPOINT_URL=https://s3.example.org\n"
 

@@ -139,7 +139,7 @@ def test_an_airflow_connection_takes_the_place_of_the_workers_credentials(stack,
     finally:
         right = wrong | {"password": values["AWS_SECRET_ACCESS_KEY"]}
         stack.api.patch(path("connections", "music_genre_s3"), right)
-    line = "s3://music-genre/dvc: listing: the secret key is not that of the access key"
+    line = "s3://music-genre/dvc: listing: the secret key does not belong to the access key"
     assert line in log_of(stack, run, "publish")
     assert "wrong-secret" not in log_of(stack, run, "publish")
     again = {"dag_run_id": run.run_id, "task_ids": ["publish"], "dry_run": False}
@@ -197,7 +197,7 @@ def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_compl
     assert cut.returncode == 75, stdout + stderr
     (line,) = stderr.splitlines()
     assert "s3://music-genre/dvc: dvc push: " in line
-    assert "does not answer" in line or "in trouble" in line
+    assert "does not answer" in line or "reports a problem" in line
     assert git("rev-list", "--all", "--count") == before
     done = worker(*publish)
     assert done.returncode == 0, done.stderr

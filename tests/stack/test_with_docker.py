@@ -216,4 +216,4 @@ def test_a_leftover_that_nobody_waits_for_is_removed_by_the_next_task(
 ):
     assert leftover not in {each["Id"] for each in containers()}
     log = log_of(with_docker, published, "create-image-features-from-audio")
-    assert re.search("removing container .*nobody waits", log)
+    assert re.search("removing container .*no longer needs", log)

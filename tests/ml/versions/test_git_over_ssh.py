@@ -84,7 +84,7 @@ def wait_for(port: int) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         except OSError:
-            assert time.monotonic() < give_up_at, "the SSH server did not come up"
+            assert time.monotonic() < give_up_at, "the SSH server did not start"
             time.sleep(0.05)
 
 
@@ -99,9 +99,9 @@ def test_a_deploy_key_publishes(run: Run, trained: Path, host: Host) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (("read_only",), "it is read-only"),
+        (("read_only",), "the repository is read-only"),
         (("stranger",), "the SSH key is refused"),
-        (("key", "no_hosts"), "its host's SSH key is not among the known hosts"),
+        (("key", "no_hosts"), "the host's SSH key is not among the known hosts"),
     ],
     ids=["read-only", "unknown", "other-host"],
 )

@@ -56,15 +56,15 @@ def commits(tmp_path: Path) -> list[str]:
     ("method", "status", "code", "exit_code", "words"),
     [
         ("GET", 404, "NoSuchBucket", 65, "there is no such bucket"),
-        ("GET", 403, "InvalidAccessKeyId", 65, "the access key is unknown"),
-        ("GET", 403, "SignatureDoesNotMatch", 65, "the secret key is not that of the access key"),
+        ("GET", 403, "InvalidAccessKeyId", 65, "does not know the access key"),
+        ("GET", 403, "SignatureDoesNotMatch", 65, "the secret key does not belong to the"),
         ("GET", 400, "ExpiredToken", 65, "the session token has expired"),
         ("GET", 400, "InvalidToken", 65, "the session token is not valid"),
         ("GET", 403, "AccessDenied", 65, "s3://b/dvc: listing: the credentials lack permission"),
         ("PUT", 403, "AccessDenied", 65, "s3://b/dvc: writing: the credentials lack permission"),
         ("GET", 301, "PermanentRedirect", 65, "in another region"),
         ("GET", 403, "RequestTimeTooSkewed", 65, "clock"),
-        ("GET", 503, "SlowDown", 75, "the service is in trouble"),
+        ("GET", 503, "SlowDown", 75, "the service reports a problem"),
         ("GET", 418, "Teapot", 65, "refused with Teapot"),
     ],
 )
@@ -97,7 +97,7 @@ def test_the_docs_list_every_refusal() -> None:
     """The page must have the first words of each error line, which say what is wrong."""
     docs = (REPOSITORY / "docs" / "versions.md").read_text(encoding="utf-8")
     said = {text.partition(";")[0] for text in s3.REMEDIES.values()} | set(git.KNOWN.values())
-    said |= {"no credentials were found", "does not answer", "the service is in trouble"}
+    said |= {"no credentials were found", "does not answer", "the service reports a problem"}
     assert {words for words in said if words not in docs} == set()
 
 
@@ -161,7 +161,7 @@ def test_a_push_to_an_s3_that_falls_silent_ends_and_asks_little_more(
     n_bytes: int,
 ) -> None:
     if fault == STOPPED and not hasattr(socket, "TCP_USER_TIMEOUT"):
-        pytest.skip("only Linux bounds the sending")
+        pytest.skip("only Linux has TCP_USER_TIMEOUT")
     monkeypatch.setattr(s3_filesystem, "SECONDS", 1 if fault == STOPPED else 0.3)
     (tmp_path / "data" / "genre").mkdir(parents=True)
     for number in range(n_files):

@@ -275,7 +275,7 @@ def test_a_repository_that_refuses_is_named_and_the_retry_completes(
     hook.chmod(0o755)
     refused = run("publish", "--run", copies[1], *versions.options)
     assert refused.code == 65
-    assert f"{versions.git}: git push: its own rules refuse the commit" in refused.error
+    assert f"{versions.git}: git push: the repository's own rules refuse" in refused.error
     assert len(versions.commits()) == 2
     hook.unlink()
     assert run("publish", "--run", copies[1], *versions.options).result["reused"] is False
@@ -368,8 +368,8 @@ def test_a_token_that_may_only_read_is_named_before_any_work(
     [
         ("http://127.0.0.1:1/x.git", 75, "cannot be reached"),
         ("http://no-such-host.invalid/x.git", 75, "cannot be reached"),
-        ("https://someone:secret@host/x.git", 65, "holds a user or password"),
-        ("https://secret@host/x.git", 65, "holds a user or password"),
+        ("https://someone:secret@host/x.git", 65, "contains a user name, password or token"),
+        ("https://secret@host/x.git", 65, "contains a user name, password or token"),
         pytest.param("ssh://127.0.0.1:1/x.git", 75, "cannot be reached", marks=NEEDS_SSH),
     ],
 )
