@@ -36,8 +36,8 @@ demo: setup ## start the embedded stack, train on the demo music, show the resul
 up: $(ENVS)/deploy.made ## check the machine, write .env, build, start the containers, run a task on every queue; S3=1: with its own S3 service; DOCKER=1: tasks can run in containers (the Docker way); DAILY=1: also train at midnight UTC
 	@$(DEPLOY) up $(PROFILES) $(CHOSEN)
 
-down: $(ENVS)/deploy.made ## stop the containers; VOLUMES=1 deletes their data
-	@$(DEPLOY) down $(if $(filter 1,$(VOLUMES)),--volumes)
+down: $(ENVS)/deploy.made ## stop the containers; VOLUMES=1 deletes their data, YES=1 without asking
+	@$(DEPLOY) down $(if $(filter 1,$(VOLUMES)),--volumes) $(if $(filter 1,$(YES)),--yes)
 
 status: $(ENVS)/deploy.made ## show the containers
 	@$(DEPLOY) status

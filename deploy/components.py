@@ -66,12 +66,12 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _job(words: str, kind: str, **more: object) -> Component:
+def _job(words: str, kind: str, *, volumes: frozenset[str] = LOGS, **more: object) -> Component:
     """One of Airflow's long-running jobs."""
     return Component(
         command=("airflow", *words.split()),
         memory="1g",
-        volumes=LOGS,
+        volumes=volumes,
         health=(*HEALTH, "job", kind),
         **more,  # type: ignore[arg-type]
     )
@@ -86,7 +86,7 @@ def _worker(queue: Queue) -> Component:
         secrets=_names("REDIS_WORKER_PASSWORD"),
         networks=_names("work docker" if is_gpu else "work"),
         memory="8g" if is_gpu else "4g",
-        volumes=_names(f"logs artifacts {MUSIC} {own}"),
+        volumes=_names(f"logs dag-snapshots artifacts {MUSIC} {own}"),
         health=(*HEALTH, "alive"),
         rank=WORKERS,
     )
@@ -135,7 +135,11 @@ _CONTROL = {
         networks=_names("control work"),
     ),
     "dag-processor": _job(
-        "dag-processor", "DagProcessorJob", secrets=METADATA, networks=_names("control")
+        "dag-processor",
+        "DagProcessorJob",
+        volumes=LOGS | {"dags", "dag-snapshots", "no-dags"},
+        secrets=METADATA,
+        networks=_names("control"),
     ),
     "triggerer": _job(
         "triggerer --skip-serve-logs",

@@ -5,11 +5,15 @@ import os
 
 PR_SET_PDEATHSIG = 1
 """The signal that this process gets when the thread that started it ends."""
+PR_SET_NAME = 15
+"""The name that lists of processes show, at most 15 bytes."""
 PR_SET_CHILD_SUBREAPER = 36
 """Whether this process becomes the parent of its orphaned descendants."""
+HANDS_BACK = "hands back"
+"""Name of a task's process that on SIGTERM has Airflow start its task again, without a retry."""
 
 
-def prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int | bytes) -> None:
     """Set one of this process's attributes.
 
     Raises:

@@ -102,9 +102,8 @@ def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
     free = shutil.disk_usage(looked_at).free / GIB
     built = docker("image", "ls", "-q", f"{LARGEST_IMAGE}:{environment.get('TAG') or 'latest'}")
     least = MIN_DISK_GIB_BUILT if built else MIN_DISK_GIB
-    remedy = (
-        "" if free >= least else f"make {least} GiB free, for example with `docker system prune`"
-    )
+    remedy = f"make {least} GiB free; `docker system df` lists what Docker takes"
+    remedy = "" if free >= least else remedy
     return Finding("disk", f"{free:.0f} GiB free in {looked_at}", remedy)
 
 
@@ -122,7 +121,9 @@ def _scripts() -> Finding:
     """Check that other users can read the files mounted from the checkout; umask 077 forbids it."""
     folder = REPOSITORY / "deploy"
     mounted = [*(folder / "compose").iterdir(), folder / "redis-users.sh", folder / "queues.toml"]
-    return readable("scripts", mounted, folder)
+    dags = REPOSITORY / "dags"
+    closed = readable("DAGs", [dags, *dags.glob("*.py")], dags)
+    return closed if closed.remedy else readable("scripts", mounted, folder)
 
 
 def _docker_way(environment: Mapping[str, str]) -> Finding:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deploy import demo as demo_run
 from deploy import generated
-from deploy.containers import checks, env_checks, environment, passwords
+from deploy.containers import checks, env_checks, environment, passwords, rollout
 from deploy.containers import stack as compose
 from deploy.containers.stack import Project
 from deploy.errors import DeployError
@@ -125,7 +125,7 @@ def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str])
         if (Path(folder) / ".env").exists():
             findings += env_checks.unused(environment.unknown(project.env_file, project.files()))
             findings += env_checks.of_services(
-                Project(project.name, Path(folder) / ".env").services()
+                Project(project.name, Path(folder) / ".env").services("*")
             )
     for finding in findings:
         report(f"{finding.name + ':':<15}{finding.found}")
@@ -156,7 +156,7 @@ def up(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> 
         _write_env(project, profiles, chosen)
         report("building the images: this takes minutes the first time, then seconds")
         compose.build(project)
-        stack = compose.start(project)
+        stack = rollout.start(project)
         _try_every_queue(stack)
     _name_unread_dags(stack)
     passwords = [f"{name} in {project.env_file}" for name in ("ADMIN_PASSWORD", "FLOWER_PASSWORD")]
@@ -193,11 +193,28 @@ def _try_every_queue(stack: Stack) -> None:
 @click.command()
 @project_option
 @click.option("--volumes", is_flag=True, help="Delete the data too: database, models, logs.")
-def down(name: str, volumes: bool) -> None:
+@click.option("--yes", is_flag=True, help="Delete them without asking.")
+def down(name: str, volumes: bool, yes: bool) -> None:
     """Stop and remove the containers; their data stay."""
     project = Project(name, Path())
     with project.alone():
+        if volumes and not yes:
+            _ask_for_deletion(project)
         compose.stop(project, volumes=volumes)
+
+
+def _ask_for_deletion(project: Project) -> None:
+    """Name what would be lost, and ask.
+
+    Raises:
+        DeployError: the answer is no, or there is nobody to ask.
+    """
+    for volume in project.volumes():
+        report(f"{volume:<32}{compose.CONTENTS.get(volume.removeprefix(f'{project.name}_'), '')}")
+    with contextlib.suppress(click.Abort):  # no terminal, or Ctrl-C
+        if click.confirm("Delete these volumes?", err=True):
+            return
+    raise DeployError("nothing was deleted; answer y, or give YES=1 (--yes) to delete the data")
 
 
 @click.command()

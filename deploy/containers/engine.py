@@ -19,13 +19,19 @@ class DockerError(DeployError):
         self.said = said
 
 
-def docker(*words: str, text: str = "", environment: Mapping[str, str] | None = None) -> str:
+def docker(
+    *words: str,
+    text: str = "",
+    environment: Mapping[str, str] | None = None,
+    errors: bool = False,
+) -> str:
     """Run the docker command; returns its output.
 
     Args:
         words: its arguments.
         text: its input.
         environment: its variables, instead of this shell's.
+        errors: whether to return its standard error too.
 
     Raises:
         DeployError: it is missing, fails, or does not answer within 20 s.
@@ -45,7 +51,7 @@ def docker(*words: str, text: str = "", environment: Mapping[str, str] | None = 
     except subprocess.TimeoutExpired:
         raise DeployError("the Docker engine has not answered for 20 s; restart it") from None
     if answer.returncode == 0:
-        return answer.stdout.strip()
+        return (answer.stdout + (answer.stderr if errors else "")).strip()
     said = " ".join(answer.stderr.split())
     if "permission denied while trying to connect" in said:
         raise DeployError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.containers.environment import variables
+from deploy.containers.stack import queue_of
 from deploy.places import DEMO_MUSIC, PORTS
 from fleet.contract import queues
 
@@ -43,6 +44,7 @@ def of_variables(environment: Mapping[str, str], held: set[str]) -> list[Finding
     """
     findings = [
         _audio(environment),
+        _dags(environment),
         _schedule(environment),
         _base_url(environment),
         *(_port(name, environment, held) for name in PORTS),
@@ -67,6 +69,19 @@ def _audio(environment: Mapping[str, str]) -> Finding:
         next((path for path in genre.iterdir() if path.is_file()), genre) for genre in genres
     ]
     return readable("AUDIO_DIR", [*genres, *samples], folder)
+
+
+def _dags(environment: Mapping[str, str]) -> Finding:
+    """Check that the dag-processor's user may read the folder of DAGs of one's own."""
+    folder = Path(environment.get("DAGS_DIR", ""))
+    remedy = "write the absolute path of a folder of DAG files as DAGS_DIR in .env"
+    if folder == Path():
+        return Finding("DAGS_DIR", "")
+    if not folder.is_absolute():  # Compose would read some of them as volume names
+        return Finding("DAGS_DIR", f"{str(folder)!r} is not an absolute path", remedy)
+    if not folder.is_dir():
+        return Finding("DAGS_DIR", f"{folder} is not a folder", remedy)
+    return readable("DAGS_DIR", [folder, *folder.rglob("*")], folder)
 
 
 def readable(name: str, paths: list[Path], folder: Path) -> Finding:
@@ -166,11 +181,7 @@ def of_services(services: Mapping[str, Any]) -> list[Finding]:
 
 def workers(services: Mapping[str, Any]) -> list[Finding]:
     """Check that each queue of the contract has a service, and each worker's service a queue."""
-    served = {
-        str(words[-1])
-        for words in (service.get("command") or [] for service in services.values())
-        if list(words[-4:-1]) == ["-m", "fleet", "worker"]
-    }
+    served = {queue for service in services.values() if (queue := queue_of(service.get("command")))}
     missing = [
         Finding(
             f"queue {name}",

@@ -165,7 +165,8 @@ def planned(
     if (lost := sorted(BOUND_TO_DATA.intersection(missing))) and has_data():
         raise DeployError(
             f"{path} lacks {', '.join(lost)}, with which this stack's database was made; restore "
-            "the file, or delete the stack's data: `make down VOLUMES=1`"
+            "the file, or delete that database alone: `make down`, then `docker volume rm` its "
+            "volume `…_postgres`"
         )
     added = found if is_new else {}
     added = {**added, **{name: draw(name) for name in missing}, **with_profiles(found, profiles)}

@@ -7,11 +7,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,25 @@ from deploy.containers.engine import DockerError, docker
 from deploy.errors import DeployError
 from deploy.places import PORTS, REPOSITORY
 from deploy.running import Stack
-from fleet.contract import GPU_LOCKS, STACK_LABEL
+from fleet.contract import STACK_LABEL
 
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
 """Services for which an image is built; Airflow's other services share the webserver's image."""
 OWN_CHOICE = "docker-compose.yml:docker-compose.override.yml:docker-compose.override.yaml"
 """The files that Compose reads where COMPOSE_FILE is not set."""
-WAIT_SECONDS = 300
+
+STOP_SECONDS = 60
+"""The stop time of docker-compose.yml."""
+CONTENTS = {
+    "artifacts": "images, trained models that are not published, checkpoints",
+    "dag-snapshots": "copies of DAG files",
+    "logs": "the tasks' logs",
+    "postgres": "Airflow's runs, users, connections and variables",
+    "redis": "tasks that wait",
+    "s3": "the bundled S3: logs, published data and models",
+    "versions": "published data and models, with their Git history",
+}
+"""What is lost with a volume."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +54,34 @@ class Project:
         """
         return {name: value for name, value in environment.read(self.env_file).items() if value}
 
-    def services(self) -> dict[str, Any]:
-        """The project's services as Compose reads them from its files, including all profiles.
+    def services(self, *profiles: str) -> dict[str, Any]:
+        """The services as Compose reads them from its files.
+
+        Args:
+            profiles: those whose services count too, beside the ones that `.env` starts; `*`: all.
 
         Raises:
             DeployError: Compose refuses the files, or `.env` lacks a secret.
         """
-        words = ("--env-file", str(self.env_file), "-p", self.name, "--profile", "*")
+        words = [word for name in profiles for word in ("--profile", name)]
+        return dict(json.loads(self.ask(*words, "config", "--format", "json"))["services"])
+
+    def ask(self, *words: str, progress: bool = False) -> str:
+        """Run a Compose command on the project's files; returns its output.
+
+        Args:
+            words: the command.
+            progress: whether to return what it prints of its progress too.
+
+        Raises:
+            DeployError: Compose refuses the files, or `.env` lacks a secret.
+        """
+        options = ("--env-file", str(self.env_file), "-p", self.name)
+        shell = environment.shell()
         try:
-            text = docker(
-                *("compose", *words, "config", "--format", "json"), environment=environment.shell()
-            )
+            return docker("compose", *options, *words, environment=shell, errors=progress)
         except DockerError as error:
             raise DeployError(f"Compose refuses the stack's files: {error.said}") from None
-        return dict(json.loads(text)["services"])
 
     def files(self) -> list[Path]:
         """The files in which Compose looks for variables of `.env`."""
@@ -82,6 +106,24 @@ class Project:
             DeployError: it failed.
         """
         _run(["docker", "compose", "-p", self.name, *words], Path("/"))
+
+    def stop_workers(self, services: Sequence[str] | None = None) -> None:
+        """Stop running workers, all at the same time, so that they hand their tasks back.
+
+        Args:
+            services: those of these services; by default all.
+
+        Raises:
+            DeployError: it failed.
+        """
+        found = [each for each in self.running() if services is None or each["Service"] in services]
+        names = [str(each["Name"]) for each in found]
+        commands = [
+            json.loads(docker("inspect", "-f", "{{json .Config.Cmd}}", name)) for name in names
+        ]
+        workers = [name for name, words in zip(names, commands, strict=True) if queue_of(words)]
+        if workers:  # not by Compose, which refuses if something that they depend on is gone
+            _run(["docker", "stop", "--time", str(STOP_SECONDS), *workers], Path("/"))
 
     def containers(self) -> list[dict[str, Any]]:
         """List the project's containers, including those that have ended."""
@@ -115,6 +157,11 @@ class Project:
                     f"another start or stop of {self.name} is in progress; wait until it has ended"
                 ) from None
             yield
+
+    def volumes(self) -> list[str]:
+        """Name the project's volumes."""
+        label = f"label=com.docker.compose.project={self.name}"
+        return sorted(docker("volume", "ls", "-q", "--filter", label).split())
 
     def has_data(self) -> bool:
         """Whether the project has a database, running or not.
@@ -181,74 +228,20 @@ class ComposeStack(Stack):
         return f"{self.public_address}/dags/{dag_id}/runs/{run_id}"
 
 
+def queue_of(command: Sequence[str] | None) -> str:
+    """The queue that a container with this command serves; empty if it is no worker."""
+    words = list(command or [])
+    return str(words[-1]) if words[-4:-1] == ["-m", "fleet", "worker"] else ""
+
+
 def build(project: Project) -> None:
     """Build the images whose code or lock file has changed."""
     project.compose("build", "--quiet", *IMAGES)
 
 
-def start(project: Project) -> ComposeStack:
-    """Start what is not running, and wait until everything is healthy.
-
-    Raises:
-        DeployError: a service does not become healthy.
-    """
-    _make_gpu_locks()
-    _replace_outdated(project)
-    _close_the_engine(project)
-    wait = ("--wait", "--wait-timeout", str(WAIT_SECONDS))
-    project.compose("up", "-d", "--no-build", *wait, *_scale(project))
-    stack = ComposeStack(project)
-    stack.wait_until(stack.is_healthy, "the stack was")
-    project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
-    return stack
-
-
-def _scale(project: Project) -> list[str]:
-    """The options that keep the numbers of containers that a user has set with `--scale`."""
-    numbers = Counter(str(each["Service"]) for each in project.running())
-    return [word for name, n in numbers.items() if n > 1 for word in ("--scale", f"{name}={n}")]
-
-
-def _replace_outdated(project: Project) -> None:
-    """Recreate Redis if a mounted file has changed since its start: Compose compares only paths.
-
-    Postgres needs no such check, because it reads its script only when its data is first created.
-    """
-    mounted = ("compose/redis-start.sh", "redis-users.sh", "queues.toml")
-    changed = max((REPOSITORY / "deploy" / name).stat().st_mtime for name in mounted)
-    for container in project.containers():
-        if container["Service"] == "redis" and container["State"] == "running":
-            began = docker("inspect", "--format", "{{.State.StartedAt}}", container["Name"])
-            if datetime.fromisoformat(began[:19] + "+00:00").timestamp() < changed:
-                project.compose("up", "-d", "--no-build", "--force-recreate", "--no-deps", "redis")
-
-
-def _close_the_engine(project: Project) -> None:
-    """Remove the engine's proxy if the profile `docker` is off; Compose would leave it running."""
-    if "docker" not in environment.profiles_of(project.settings()):
-        for container in project.containers():
-            if container["Service"] == "socket-proxy":
-                docker("rm", "--force", container["Name"])
-
-
-def _make_gpu_locks() -> None:
-    """Create the folder of the GPU locks, open to all users; one made by Docker would not be.
-
-    Raises:
-        DeployError: it exists, but is not open to all users.
-    """
-    folder = Path(GPU_LOCKS)
-    folder.mkdir(exist_ok=True)
-    with contextlib.suppress(PermissionError):  # another user made it
-        folder.chmod(0o1777)
-    if folder.stat().st_mode & 0o777 != 0o777:
-        raise DeployError(f"{folder} is not open to all users; run `sudo chmod 1777 {folder}`")
-
-
 def stop(project: Project, *, volumes: bool) -> None:
     """Remove the containers and networks; with `volumes`, all data too."""
-    if project.running():
-        project.of_running("stop")  # in order: a worker can still stop the containers it started
+    project.stop_workers()  # first: a worker can still stop the containers that it started
     if started := docker("ps", "-aq", "--filter", f"label={STACK_LABEL}={project.name}").split():
         docker("rm", "--force", *started)
     project.of_running("down", "--remove-orphans", *(["--volumes"] if volumes else []))

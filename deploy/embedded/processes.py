@@ -22,6 +22,8 @@ _KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "USER"),
     *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
 )
+WORKER_STOP_SECONDS = 35
+"""A stopping worker waits for some of its tasks: `FINISH_SECONDS` in fleet/workers/stopping.py."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def _program(name: str, component: Component, state: State) -> Program:
     port = {"webserver": state.launch().web, "flower": state.launch().flower}.get(name)
     words = [word.format(host="127.0.0.1", port=port) for word in component.command]
     command = [str(AIRFLOW_PYTHON.with_name(words[0])), *words[1:]]
-    return Program(name, command, _environment(component, state), component.rank)
+    seconds = WORKER_STOP_SECONDS if component.rank == WORKERS else Program.stop_seconds
+    environment = _environment(component, state)
+    return Program(name, command, environment, component.rank, stop_seconds=seconds)
 
 
 def sync_pools_command(state: State) -> tuple[list[str], dict[str, str]]:
@@ -190,7 +194,7 @@ def _airflow_environment(state: State) -> dict[str, str]:
         **settings(queues()),
         **state.settings(),
         "AIRFLOW_HOME": str(state.airflow_home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(state.airflow_home / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "fleet" / "plugins"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{web}/execution/",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(state.task_logs),
@@ -225,12 +229,14 @@ def _carrying(state: State) -> dict[str, dict[str, str]]:
 
 
 def _control_environment(state: State) -> dict[str, str]:
-    """The variables of the control plane: whether runs start by themselves, and a log folder."""
+    """The variables of the control plane: schedules, DAG folders and a log folder."""
     logs = str(state.logs / "dag-processor-files")
     return {
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(state.launch().scheduled),
         "MUSIC_GENRE_DAILY": str(int(state.launch().daily)),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": logs,
+        "FLEET_DAGS": str(REPOSITORY / "dags"),
+        "FLEET_OWN_DAGS": state.settings().get("DAGS_DIR", ""),
     }
 
 

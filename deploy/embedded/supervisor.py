@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from deploy.components import RANKS, SERVERS
+from deploy.components import CONTROL, RANKS, SERVERS
 from deploy.embedded.processes import Program, base_environment, leashed, programs
 from deploy.embedded.state import State
 from deploy.errors import DeployError
@@ -82,7 +82,6 @@ def write_config(state: State) -> None:
 
 def _program(program: Program, state: State) -> dict[str, object]:
     command = f'"{sys.executable}" -m deploy run --state "{state.folder}" {program.name}'
-    as_group = "false" if program.rank == SERVERS else "true"
     return {
         "command": command,
         "directory": REPOSITORY,
@@ -92,8 +91,9 @@ def _program(program: Program, state: State) -> dict[str, object]:
         "startretries": MAX_STARTS - 1,
         "stopsignal": program.stop_signal,
         "stopwaitsecs": program.stop_seconds,
-        "stopasgroup": as_group,
-        "killasgroup": as_group,
+        # A stopping worker must signal its tasks itself, so the signal goes only to the worker.
+        "stopasgroup": "true" if program.rank == CONTROL else "false",
+        "killasgroup": "false" if program.rank == SERVERS else "true",
         "redirect_stderr": "true",
         "stdout_logfile": log_path(state, program.name),
         "stdout_logfile_maxbytes": "20MB",
@@ -204,7 +204,7 @@ class Supervisor:
                 )
 
 
-def stop_supervisord(state: State, seconds: float = 45.0) -> list[psutil.Process]:
+def stop_supervisord(state: State, seconds: float = 60.0) -> list[psutil.Process]:
     """Stop the stack in order and leave no process of it behind.
 
     Returns:

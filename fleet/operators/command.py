@@ -24,7 +24,7 @@ from fleet.operators.outcome import (
     read_result,
     tell_why_last,
 )
-from fleet.operators.process import TERM_GRACE_SECONDS, CommandProcess, die_with_parent
+from fleet.operators.process import TERM_GRACE_SECONDS, CommandProcess, become_task_of_a_command
 
 _AIRFLOWS_OWN = ("AIRFLOW", "_AIRFLOW", "CELERY", "FLOWER")
 
@@ -79,7 +79,7 @@ class CommandOperator(BaseOperator):
                 its task, or because it timed out.
             AirflowException: any other exit.
         """
-        die_with_parent()
+        become_task_of_a_command()
         self.told = Told(self.log)
         context["ti"].xcom_push("worker", worker_name())
         words = [str(word) for word in self.command]

@@ -43,7 +43,7 @@ from fleet.operators.outcome import (
     read_result,
     tell_why_last,
 )
-from fleet.operators.process import die_with_parent
+from fleet.operators.process import become_task_of_a_command
 
 REQUEST_SECONDS = 60
 TMP = "/tmp"  # noqa: S108 # of a container
@@ -109,7 +109,7 @@ class ResumableDockerOperator(DockerOperator):
                 its task, or because it timed out.
             AirflowException: any other end, or the engine does not answer.
         """
-        die_with_parent()
+        become_task_of_a_command()
         self.told = Told(self.log)
         context["ti"].xcom_push("worker", worker_name())
         words = [str(word) for word in self.command or ()]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
-from fleet.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from fleet.kernel import HANDS_BACK, PR_SET_CHILD_SUBREAPER, PR_SET_NAME, PR_SET_PDEATHSIG, prctl
 
 TERM_GRACE_SECONDS = 4.0
 """From SIGTERM to SIGKILL: the trainer saves and ends within 3.5 s, Airflow kills us after 5."""
@@ -79,14 +79,17 @@ def _text(line: bytes) -> str:
     return _newest(line).decode("utf-8", "replace")
 
 
-def die_with_parent() -> None:
+def become_task_of_a_command() -> None:
     """Have the kernel kill this process when its parent dies, and make it adopt its orphans.
+
+    The process also takes the name by which a stopping worker knows that it hands its task back.
 
     Raises:
         OSError: the kernel refused (prctl(2)).
     """
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_NAME, HANDS_BACK.encode())
 
 
 class CommandProcess:

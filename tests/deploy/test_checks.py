@@ -142,7 +142,7 @@ def test_podman_is_named(answering, said):
 def test_a_full_disk_is_named(answering, monkeypatch):
     monkeypatch.setattr(checks, "MIN_DISK_GIB", 10**6)
     answering(engine())
-    assert "docker system prune" in faults()["disk"].remedy
+    assert "docker system df" in faults()["disk"].remedy
 
 
 def test_images_that_are_built_take_no_more_room(answering, monkeypatch):
@@ -226,7 +226,7 @@ def test_secrets_of_a_database_that_is_there_are_not_made_anew(answering, tmp_pa
     answering(engine(), volume_ls="music-genre_postgres")
     ended = deploy("env", "--env-file", str(tmp_path / ".env"))
     assert ended.returncode == 1
-    assert "restore the file, or delete the stack's data" in ended.stderr
+    assert "restore the file, or delete that database alone" in ended.stderr
     assert not (tmp_path / ".env").exists()
 
 

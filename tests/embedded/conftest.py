@@ -106,6 +106,8 @@ SETTINGS = """\
 AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT=20
 AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL=5
 MUSIC_GENRE_CHECKPOINT_SECONDS=1
+# Parsing unchanged DAG files again takes processor time from the tests.
+AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL=300
 """
 
 
@@ -115,11 +117,17 @@ def fake_driver(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory, fake_driver):
+def own_dags(tmp_path_factory) -> Path:
+    """The stack's folder of DAGs of one's own."""
+    return tmp_path_factory.mktemp("own dags")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory, fake_driver, own_dags):
     """One embedded stack for all tests that need a healthy one."""
     folder = tmp_path_factory.mktemp("stack with space") / "state"
     folder.mkdir()
-    (folder / "airflow.env").write_text(SETTINGS)
+    (folder / "airflow.env").write_text(f"{SETTINGS}DAGS_DIR={own_dags}\n")
     try:
         up_local(folder, fake_driver)
         yield LocalStack(State(folder))

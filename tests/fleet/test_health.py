@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from fleet.workers import stopping
+
 
 def check(
     *words: str, module: str = "fleet.workers.health", **environment: str
@@ -75,3 +77,14 @@ def test_a_check_costs_no_import_of_airflow():
     heavy = "{'airflow', 'celery'} & set(sys.modules)"
     words = [sys.executable, "-c", f"import fleet.workers.health, sys; assert not {heavy}"]
     assert subprocess.run(words).returncode == 0
+
+
+def test_a_worker_keeps_the_folder_of_the_gpu_locks_from_being_tidied_away(tmp_path, monkeypatch):
+    """systemd-tmpfiles goes by the last use, of which the kernel keeps three times."""
+    os.utime(tmp_path, (0, 0))
+    monkeypatch.setattr(stopping, "GPU_LOCKS", str(tmp_path))
+    stopping.touch_files()
+    assert time.time() - tmp_path.stat().st_mtime < 60
+    assert time.time() - tmp_path.stat().st_atime < 60
+    monkeypatch.setattr(stopping, "GPU_LOCKS", str(tmp_path / "none"))
+    stopping.touch_files()

@@ -49,7 +49,7 @@ def test_every_airflow_setting_has_its_reason():
     settings = [n for n, line in enumerate(lines) if line and not line.startswith("#")]
     assert settings
     for number in settings:
-        assert re.fullmatch(r"AIRFLOW__[A-Z_]+__[A-Z0-9_]+=[^\s'\"]+", lines[number])
+        assert re.fullmatch(r"AIRFLOW__[A-Z_]+__[A-Z0-9_]+=[^\s'\"][^\s']*", lines[number])
         assert lines[number - 1].startswith("# "), lines[number]
 
 

@@ -36,7 +36,8 @@ def free_port() -> int:
 
 def deploy(*words: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "deploy", *words]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    nobody = subprocess.DEVNULL
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, stdin=nobody)
 
 
 def engine_answers() -> bool:
@@ -71,13 +72,16 @@ def project(plain: Project, driver: str) -> Project:
     env_file = plain.env_file.with_name("stack.env")
     files = "COMPOSE_FILE=docker-compose.yml:tests/stack/stack.yml"
     web = f"BASE_URL=http://127.0.0.1:{plain.settings()['WEB_PORT']}/airflow"
-    env_file.write_text(f"{plain.env_file.read_text()}{files}\nFAKE_DRIVER={driver}\n{web}\n")
+    dags = f"DAGS_DIR={REPOSITORY / 'tests' / 'stack' / 'dags'}"
+    env_file.write_text(
+        f"{plain.env_file.read_text()}{files}\nFAKE_DRIVER={driver}\n{web}\n{dags}\n"
+    )
     return Project(NAME, env_file)
 
 
 @pytest.fixture(scope="session")
 def stack(project: Project) -> ComposeStack:
-    down = ("down", "--project", NAME, "--volumes")
+    down = ("down", "--project", NAME, "--volumes", "--yes")
     deploy(*down)  # remove what a killed test left
     try:
         words = ("up", "--project", NAME, "--env-file", str(project.env_file))

@@ -198,7 +198,7 @@ def test_a_lost_secret_of_a_database_is_not_made_anew(path, lost):
     kept = [line for line in path.read_text().splitlines() if not line.startswith(f"{lost}=")]
     path.write_text("\n".join(kept) + "\n")
     before = path.read_bytes()
-    with pytest.raises(DeployError, match=rf"lacks {lost}, .*restore .*make down VOLUMES=1"):
+    with pytest.raises(DeployError, match=rf"lacks {lost}, .*restore .*docker volume rm"):
         environment.ensure(path, has_data=lambda: True)
     assert path.read_bytes() == before
     assert environment.ensure(path) == [lost]
@@ -216,7 +216,7 @@ def test_settings_of_ones_own_reach_airflows_containers(path, tmp_path):
     own = tmp_path / "our settings.env"
     own.write_text("AIRFLOW__CORE__PARALLELISM=64\nAIRFLOW__CORE__LOAD_EXAMPLES=True\n")
     environment.ensure(path, chosen={"SETTINGS_FILE": f"'{own}'"})
-    services = Project("any", path).services()
+    services = Project("any", path).services("*")
     for name in ("webserver", "scheduler", "dag-processor", "cpu-worker", "gpu-worker"):
         given = services[name]["environment"]
         assert given["AIRFLOW__CORE__PARALLELISM"] == "64"

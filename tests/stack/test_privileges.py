@@ -33,7 +33,7 @@ def known_to(service: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def rendered(plain) -> dict:
-    return plain.services()
+    return plain.services("*")
 
 
 def secrets_in(text: str, project) -> set[str]:

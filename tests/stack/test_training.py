@@ -1,14 +1,12 @@
 """The whole way through the containers: music in, model and logs out."""
 
 import json
-import re
 import subprocess
-import time
 import urllib.request
 from base64 import b64encode
 
 import pytest
-from conftest import FAST, NAME, container, containers_of, finish, inside, log_of, wait_until
+from conftest import FAST, NAME, containers_of, finish, inside, wait_until
 
 from deploy.airflow_api import path
 from deploy.containers import environment
@@ -24,24 +22,6 @@ def test_a_training_on_the_demo_music_succeeds_on_the_right_workers(run):
     assert {row.state for row in rows} == {"success"}
     assert all(row.worker.startswith(f"{row.queue}@") for row in rows)
     assert run.result("evaluate")["n_tracks"] > 30
-
-
-def test_a_stopping_worker_hands_its_training_back_and_it_goes_on(stack, few):
-    slow = trigger(stack, {**FAST, "epochs": 300, "seed": 9, "audio": few})
-    wait_until(lambda: "epoch=1 " in log_of(stack, slow, "train"))
-    began = time.monotonic()
-    subprocess.run(["docker", "stop", "-t", "60", container("gpu-worker")], check=True)
-    seconds = time.monotonic() - began
-    subprocess.run(["docker", "start", container("gpu-worker")], check=True)
-    assert seconds < 60  # its grace period
-    wait_until(
-        lambda: re.search(r"resuming at step [1-9].*epoch=", log_of(stack, slow, "train"), re.S)
-    )
-    log = log_of(stack, slow, "train")
-    stack.api.patch(path("dags", TRAINING_DAG, "dagRuns", slow.run_id), {"state": "failed"})
-    assert "stopped by SIGTERM" in log
-    assert "epoch=1 " in log.partition("resuming at step")[0]
-    assert "epoch=1 " not in log.partition("resuming at step")[2]
 
 
 def test_flower_shows_no_arguments_of_tasks(stack, run, project):

@@ -6,13 +6,17 @@ This also shows what becomes of the data when every container is replaced.
 import json
 import re
 import subprocess
+from typing import NamedTuple
 
 import pytest
 from conftest import FAST, NAME, container, deploy, finish, inside, inspect, log_of, wait_until
 from test_privileges import LASTING, TABLE, secrets_in
 
+from deploy.airflow_api import path
+from deploy.containers import rollout
 from deploy.containers.stack import ComposeStack
 from deploy.demo import Run, trigger
+from deploy.places import TRAINING_DAG
 from deploy.running import ask
 
 pytestmark = pytest.mark.timeout(900)
@@ -25,18 +29,61 @@ def left(run: Run) -> tuple[str, str]:
     return address, inside("gpu-worker", "cat", address).stdout
 
 
+class Going(NamedTuple):
+    """Runs that go on while every container is replaced: a training, and twenty short tasks."""
+
+    training: Run
+    short: Run
+
+
 @pytest.fixture(scope="module")
-def started(stack, left, plain) -> ComposeStack:
+def rolled_out(stack, left, few, plain) -> Going:
+    """The stack gets the plain files in the middle of two runs."""
     # Models go to the volume now. An existing repository of versions would keep its old remote.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
-    plain.compose("rm", "--stop", "--force")  # its services, not the proxy's profile
+    long = {**FAST, "epochs": 300, "seed": 9, "audio": few}
+    going = Going(trigger(stack, long), trigger(stack, {}, "short"))
+    wait_until(lambda: "epoch=1 " in log_of(stack, going.training, "train"))
+    rollout.start(plain)
+    return going
+
+
+def test_a_roll_out_spends_no_try(rolled_out, plain):
+    """The DAG of the short tasks is not among the new files, and stays until its run has ended."""
+    new = ComposeStack(plain)
+    training, short = rolled_out
+    wait_until(
+        lambda: re.search(r"resuming at step [1-9].*epoch=", log_of(new, training, "train"), re.S)
+    )
+    # The log before it is on the S3 service that the new files do not use.
+    assert "epoch=1 " not in log_of(new, training, "train")
+    assert finish(short) == "success", short.rows()
+    for run in rolled_out:
+        listed = new.api.get(f"{run._address}/taskInstances?limit=100")["task_instances"]
+        assert {each["try_number"] for each in listed if each["start_date"]} == {1}, run.rows()
+
+
+@pytest.fixture(scope="module")
+def started(rolled_out, plain) -> ComposeStack:
+    """After a second `make up`, which changes only the schedule."""
+    stack = ComposeStack(plain)
+    address = path("dags", TRAINING_DAG, "dagRuns", rolled_out.training.run_id)
+    stack.api.patch(address, {"state": "failed"})
+    before = processes()
     up = deploy("up", "--project", NAME, "--env-file", str(plain.env_file), "--daily")
     assert up.returncode == 0, up.stdout + up.stderr
     assert re.search(r"music_genre_training runs next at \d{4}-\d\d-\d\dT00:00:00Z", up.stderr)
     assert "gpu: CPU" in up.stdout
-    stack = ComposeStack(plain)
+    after = processes()
+    assert {name for name, its in before.items() if after[name] != its} == {"dag-processor"}
     wait_until(lambda: ask(stack.is_healthy))
     return stack
+
+
+def processes() -> dict[str, tuple[str, int]]:
+    """Each lasting service's container and the process that runs in it."""
+    found = {name: inspect(name) for name in LASTING}
+    return {name: (its["Id"], its["State"]["Pid"]) for name, its in found.items()}
 
 
 def test_the_engines_proxy_is_gone_with_its_profile(started):
@@ -62,3 +109,11 @@ def test_a_training_finds_its_work_done_and_is_published_to_the_volume(started):
     assert again.result("train")["reused"] is True
     assert again.result("publish")["remote"] == "/versions/dvc"
     assert "music-genre train" in log_of(started, again, "train")  # the log is in the volume
+
+
+def test_data_are_deleted_only_when_somebody_says_so(started):
+    ended = deploy("down", "--project", NAME, "--volumes")  # nobody can answer
+    assert ended.returncode == 1
+    assert re.search(rf"^{NAME}_versions +published data and models", ended.stderr, re.M)
+    assert "nothing was deleted" in ended.stderr
+    assert ask(started.is_healthy)

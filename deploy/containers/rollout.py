@@ -1,0 +1,172 @@
+"""Bring a running stack to the state of its files, so that no task notices more than it must.
+
+Compose alone would remove the webserver first. Workers that stop after it cannot hand their tasks
+back, and workers that wait for a slow webserver never start.
+"""
+
+import contextlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from deploy.components import components
+from deploy.containers import environment
+from deploy.containers.engine import docker
+from deploy.containers.stack import ComposeStack, Project, queue_of
+from deploy.errors import DeployError
+from deploy.messages import report
+from deploy.places import REPOSITORY
+from fleet.contract import GPU_LOCKS
+
+WAIT_SECONDS = 300
+_UP = ("up", "-d", "--no-build")
+_HASH = "com.docker.compose.config-hash"
+
+
+def start(project: Project) -> ComposeStack:
+    """Start what is not running, replace what is outdated, and wait until everything is healthy.
+
+    Outdated workers stop first, because the webserver that they report to still runs. Then the
+    control plane is replaced, then workers are started. What has not changed is not touched.
+
+    Raises:
+        DeployError: a service does not become healthy. The workers run all the same.
+    """
+    _make_gpu_locks()
+    services = project.services()
+    workers = [name for name, service in services.items() if queue_of(service.get("command"))]
+    scale, wait = _scale(project), ("--wait", "--wait-timeout", str(WAIT_SECONDS))
+    with _workers_started(project, workers, scale):
+        if stopping := [name for name in _outdated(project) if name in workers]:
+            report(f"stopping {', '.join(stopping)}: tasks are handed back, trainings are saved")
+            project.stop_workers(stopping)
+        _replace_redis(project)
+        _close_the_engine(project)
+        lasting = [name for name in services if name not in workers and not _is_brief(name)]
+        project.compose(*_UP, *wait, *_of(scale, lasting), *lasting)
+    project.compose(*_UP, *wait, *_words(scale))
+    stack = ComposeStack(project)
+    stack.wait_until(stack.is_healthy, "the stack was")
+    project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
+    return stack
+
+
+def _is_brief(name: str) -> bool:
+    """Whether a service ends by itself; others start it when they need it."""
+    return name in components() and not components()[name].is_lasting
+
+
+@contextmanager
+def _workers_started(
+    project: Project, workers: list[str], scale: Mapping[str, int]
+) -> Iterator[None]:
+    """If what is done in this context fails or is interrupted, start the workers all the same.
+
+    Raises:
+        DeployError: it failed; the line names what is still outdated.
+    """
+    try:
+        yield
+    except BaseException as error:
+        project.compose(*_UP, "--no-deps", *_of(scale, workers), *workers)
+        if not isinstance(error, DeployError):
+            raise
+        old = ", ".join(_outdated(project)) or "nothing"
+        raise DeployError(
+            f"{error}; the workers run, still outdated: {old}; correct the fault, `make up` again"
+        ) from error
+
+
+def _outdated(project: Project) -> list[str]:
+    """The services that `up` would replace for a change of their own.
+
+    Compose also names services that depend on an outdated one, and leaves them alone if that one
+    is replaced first.
+    """
+    said = project.ask("--dry-run", "create", "--no-build", progress=True)
+    replaced = set(re.findall(r"Container (\S+) +Recreate\s*$", said, re.M))
+    wanted = _hashes(project)
+    found = set()
+    for container in project.running():
+        name, service = str(container["Name"]), str(container["Service"])
+        if name in replaced and not _is_as_wanted(name, wanted.get(service, "")):
+            found.add(service)
+    return sorted(found)
+
+
+def _hashes(project: Project) -> dict[str, str]:
+    """Service → hash of its settings, as Compose writes it on containers.
+
+    Compose hashes a service differently while settings are in other files, so the files are first
+    made one.
+    """
+    whole = project.ask("--profile", "*", "config")
+    lines = docker(
+        *("compose", "-p", project.name, "--project-directory", str(REPOSITORY), "-f", "-"),
+        *("--env-file", "/dev/null", "--profile", "*", "config", "--hash", "*"),
+        text=whole,
+        environment=environment.shell(),
+    )
+    return dict(line.split() for line in lines.splitlines())
+
+
+def _is_as_wanted(container: str, wanted: str) -> bool:
+    """Whether a container has the settings and the image that a new one would have."""
+    (its,) = json.loads(docker("inspect", container))
+    image = docker("image", "ls", "-q", "--no-trunc", its["Config"]["Image"]).split()
+    return its["Config"]["Labels"].get(_HASH) == wanted and its["Image"] in image
+
+
+def _scale(project: Project) -> dict[str, int]:
+    """The numbers of containers that a user has set with `--scale`."""
+    numbers = Counter(str(each["Service"]) for each in project.running())
+    return {name: number for name, number in numbers.items() if number > 1}
+
+
+def _of(scale: Mapping[str, int], services: list[str]) -> list[str]:
+    return _words({name: number for name, number in scale.items() if name in services})
+
+
+def _words(scale: Mapping[str, int]) -> list[str]:
+    """The options that keep these numbers."""
+    return [word for name, n in scale.items() for word in ("--scale", f"{name}={n}")]
+
+
+def _replace_redis(project: Project) -> None:
+    """Recreate Redis if a mounted file has changed since its start: Compose compares only paths.
+
+    Postgres needs no such check, because it reads its script only when its data is first created.
+    """
+    mounted = ("compose/redis-start.sh", "redis-users.sh", "queues.toml")
+    changed = max((REPOSITORY / "deploy" / name).stat().st_mtime for name in mounted)
+    for container in project.containers():
+        if container["Service"] == "redis" and container["State"] == "running":
+            began = docker("inspect", "--format", "{{.State.StartedAt}}", container["Name"])
+            if datetime.fromisoformat(began[:19] + "+00:00").timestamp() < changed:
+                project.compose("up", "-d", "--no-build", "--force-recreate", "--no-deps", "redis")
+
+
+def _close_the_engine(project: Project) -> None:
+    """Remove the engine's proxy if the profile `docker` is off; Compose would leave it running."""
+    if "docker" not in environment.profiles_of(project.settings()):
+        for container in project.containers():
+            if container["Service"] == "socket-proxy":
+                docker("rm", "--force", container["Name"])
+
+
+def _make_gpu_locks() -> None:
+    """Create the folder of the GPU locks, open to all users; one made by Docker would not be.
+
+    Raises:
+        DeployError: it exists, but is not open to all users.
+    """
+    folder = Path(GPU_LOCKS)
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # another user made it
+        folder.chmod(0o1777)
+    if folder.stat().st_mode & 0o777 != 0o777:
+        raise DeployError(f"{folder} is not open to all users; run `sudo chmod 1777 {folder}`")

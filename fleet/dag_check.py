@@ -1,0 +1,64 @@
+"""Ask in a process of its own which DAGs a file defines, because importing a file runs it."""
+
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from airflow import settings
+from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.serialization.serialized_objects import DagSerialization
+
+from fleet.settling import Answer
+
+SECONDS = 60.0
+"""For one file; Airflow's own limit for an import is 30 s."""
+
+
+def dags_of(folder: Path, bundle: str, file: str) -> Answer:
+    """Import a file in a fork of this process, which has imported Airflow already.
+
+    Args:
+        folder: where the bundle's files are.
+        bundle: name of the bundle.
+        file: the file's path in the folder.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, folder, bundle, file))
+    process.start()
+    sender.close()
+    try:
+        if receiver.poll(SECONDS):
+            return receiver.recv()  # type: ignore[no-any-return]
+        return f"its import takes longer than {SECONDS:.0f} s"
+    except EOFError:
+        process.join()
+        return f"its import ends with {_ending(process.exitcode or 0)}"
+    finally:
+        process.kill()
+        process.join()
+
+
+def _answer(sender: Connection, folder: Path, bundle: str, file: str) -> None:
+    """Send the answer, silently and without the parent's connections to the database."""
+    if settings.engine:
+        settings.engine.dispose(close=False)
+    with open(os.devnull, "w") as nothing:
+        for descriptor in (1, 2):
+            os.dup2(nothing.fileno(), descriptor)
+    bag = BundleDagBag(str(folder / file), bundle_path=folder, bundle_name=bundle)
+    if bag.import_errors:
+        sender.send(str(next(iter(bag.import_errors.values()))))
+        return
+    try:
+        for dag in bag.dags.values():
+            DagSerialization.to_dict(dag)
+        sender.send({dag.dag_id: sorted(dag.task_ids) for dag in bag.dags.values()})
+    except Exception as error:  # whatever a DAG is made of
+        sender.send(f"{type(error).__name__}: {error}")
+
+
+def _ending(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
