@@ -1,7 +1,7 @@
-"""The DAG bundle of both stacks: a folder, of which every process runs a snapshot.
+"""The DAG bundle of both stacks: a folder of DAG files, run from snapshots.
 
-The dag-processor alone reads the folder. It takes a snapshot of each change, unless the change
-would harm a run, and parses the snapshot. Workers run tasks from the newest one.
+Only the dag-processor reads the folder. When the folder changes, it takes a snapshot without the
+changes that would harm a run, and parses the snapshot. Workers run tasks from the newest snapshot.
 """
 
 import logging
@@ -25,8 +25,8 @@ from fleet.settling import Answer, settle, without_stubs
 from fleet.snapshots import Snapshots, Tree, read_tree, state_of, written
 
 AGAIN_SECONDS = 30.0
-"""After this time a file that is held back is checked again: it may have failed for a reason that
-is not in it, and runs may have ended."""
+"""Seconds until a change that is held back is checked again: runs may have ended, and the cause of
+an error may have been outside the file."""
 log = logging.getLogger(__name__)
 
 
@@ -34,8 +34,8 @@ class SnapshotBundle(BaseDagBundle):
     """A folder of DAG files.
 
     Args:
-        variable: the environment variable that names the folder. It is set for the dag-processor
-            alone; where the variable or the folder is missing, there are no files.
+        variable: the environment variable that names the folder; empty for no folder. It is set
+            for the dag-processor alone.
         kwargs: those of BaseDagBundle.
     """
 
@@ -43,17 +43,17 @@ class SnapshotBundle(BaseDagBundle):
 
     def __init__(self, *, variable: str, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
-        folder = os.environ.get(variable)
-        self._source = Path(folder) if folder else None
+        self._folder = os.environ.get(variable)
         self._snapshots = Snapshots(self.base_dir)
         self._path: Path | None = None
         self._seen: object = None
         self._again_at = math.inf
+        self._fault = ""
 
     def initialize(self) -> None:
         """Open the newest snapshot, and keep it until the next refresh."""
         self._path = self._snapshots.current
-        if self._path is None and self._source:
+        if self._path is None:
             self.refresh()
         super().initialize()
 
@@ -63,27 +63,37 @@ class SnapshotBundle(BaseDagBundle):
         return self._path or self.base_dir
 
     def get_current_version(self) -> None:
-        """A run is not bound to a snapshot: its next task takes the newest one."""
+        """Return no version: a run is not bound to a snapshot, each task takes the newest one."""
 
     def refresh(self) -> None:
-        """Take a snapshot if the folder has changed; called by the dag-processor alone."""
+        """Take a snapshot if the folder has changed.
+
+        Only the dag-processor knows the folder. In any other process this does nothing.
+        """
+        if self._folder is None:
+            return
         try:
-            state = state_of(self._source) if self._source else frozenset()
+            state = state_of(Path(self._folder)) if self._folder else frozenset()
             if state == self._seen and time.monotonic() < self._again_at:
                 return
-            is_settled = self._take(*(read_tree(self._source) if self._source else ({}, {})))
+            is_settled = self._take(*(read_tree(Path(self._folder)) if self._folder else ({}, {})))
         except OSError as error:
-            log.error("error: DAG folder %s; its DAGs stay as they were", error)
-            state, is_settled = None, False
-        self._seen = state
+            self._say_once(f"error: DAG folder: {error}; its DAGs stay as they were")
+            return
+        self._fault, self._seen = "", state
         self._again_at = math.inf if is_settled else time.monotonic() + AGAIN_SECONDS
 
+    def _say_once(self, fault: str) -> None:
+        if fault != self._fault:
+            log.error(fault)
+        self._fault = fault
+
     def _take(self, new: Tree, faults: dict[str, str]) -> bool:
-        """Publish what may be in force of the folder; returns whether that is all of it.
+        """Take a snapshot if anything changed; returns whether no change is held back.
 
         Args:
             new: the folder's files.
-            faults: those that cannot be read, with the reason.
+            faults: files that cannot be read → the reason.
         """
         with self.lock():
             current = self._snapshots.tree()
@@ -91,6 +101,7 @@ class SnapshotBundle(BaseDagBundle):
             new |= {name: old[name] for name in faults if name in old}
             settled = settle(new, old, in_force(self.name), self._check, needed)
             settled.reasons |= faults
+            self._path = self._snapshots.current
             if self._path is None or settled.files() != current:
                 self._path = self._snapshots.publish(settled.files())
                 for name, why in settled.reasons.items():
@@ -111,7 +122,7 @@ class SnapshotBundle(BaseDagBundle):
 
 @provide_session
 def in_force(bundle: str, *, session: Session = NEW_SESSION) -> dict[str, set[str]]:
-    """The files of a bundle with DAGs that Airflow knows: file → ids of its DAGs."""
+    """The files of a bundle that have DAGs in Airflow → the ids of these DAGs."""
     asked = select(DagModel.relative_fileloc, DagModel.dag_id).where(
         DagModel.bundle_name == bundle, ~DagModel.is_stale
     )
@@ -123,9 +134,9 @@ def in_force(bundle: str, *, session: Session = NEW_SESSION) -> dict[str, set[st
 
 @provide_session
 def needed(dags: set[str], *, session: Session = NEW_SESSION) -> dict[str, set[str]]:
-    """Those of some DAGs that have runs that go on → their tasks that have not ended.
+    """Which of these DAGs have unfinished runs → the ids of their unfinished tasks.
 
-    A paused DAG starts no more tasks, so it needs none.
+    A paused DAG is left out, because it starts no more tasks.
     """
     if not dags:
         return {}

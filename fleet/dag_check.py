@@ -42,7 +42,7 @@ def dags_of(folder: Path, bundle: str, file: str) -> Answer:
 
 
 def _answer(sender: Connection, folder: Path, bundle: str, file: str) -> None:
-    """Send the answer, silently and without the parent's connections to the database."""
+    """Send the answer; print nothing, and do not use the parent's database connections."""
     if settings.engine:
         settings.engine.dispose(close=False)
     with open(os.devnull, "w") as nothing:

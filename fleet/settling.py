@@ -1,4 +1,4 @@
-"""Which version of each DAG file is in force: a changed folder must not harm a run."""
+"""Decide which version of each DAG file is in force, so that a changed folder harms no run."""
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from fleet.snapshots import Tree
 
 HELD_BACK = "held_back"
-"""Folder of a snapshot with one file for each that is held back. Importing it gives the reason, so
-that Airflow shows it among the import errors."""
+"""Folder of a snapshot. It has a file for each file that is held back, and that file raises the
+reason when it is imported. So Airflow shows the reason among the import errors."""
 Answer = dict[str, list[str]] | str
 """The ids of a file's DAGs, each with those of its tasks; or the file's import error."""
 _REMEDY = "let the run end, mark it failed, or pause the DAG"
@@ -16,14 +16,14 @@ _REMEDY = "let the run end, mark it failed, or pause the DAG"
 
 @dataclass
 class Settled:
-    """The files to put in force, and what they leave out."""
+    """The files to put in force, and the changes that are held back."""
 
     tree: Tree
     reasons: dict[str, str] = field(default_factory=dict)
-    """File that is held back → why; the text may have several lines."""
+    """File whose change is held back → the reason, one or more lines."""
 
     def files(self) -> Tree:
-        """The tree with a file for each reason."""
+        """The tree, plus a file that raises each reason."""
         shown = {f"{HELD_BACK}/{name}": _stub(name, why) for name, why in self.reasons.items()}
         return self.tree | shown
 
@@ -34,7 +34,7 @@ def _stub(name: str, why: str) -> bytes:
 
 
 def without_stubs(tree: Tree) -> Tree:
-    """A snapshot's tree as it was before `Settled.files`."""
+    """A snapshot's files without those that `Settled.files` added."""
     return {name: text for name, text in tree.items() if not name.startswith(f"{HELD_BACK}/")}
 
 
@@ -45,17 +45,17 @@ def settle(
     check: Callable[[Tree, list[str]], Mapping[str, Answer]],
     needs: Callable[[set[str]], Mapping[str, set[str]]],
 ) -> Settled:
-    """Decide what of a changed folder to put in force.
+    """Decide which changes of a folder to put in force.
 
-    A file with DAGs in force keeps its version while the new one cannot be imported, and while it
-    lacks a DAG or a task that a run still needs. A file that had no DAGs may be broken.
+    If a file has DAGs in force, its change is held back while the new version cannot be imported,
+    or lacks a DAG or a task that a run still needs. Other files may be broken.
 
     Args:
         new: the folder's files.
         old: the files in force.
         in_force: file → ids of its DAGs that are in force.
         check: imports files of a tree.
-        needs: those of some DAGs that have runs that go on → their tasks that have not ended.
+        needs: takes DAGs; returns those with unfinished runs → their unfinished tasks.
     """
     if not old:
         return Settled(new)
@@ -70,12 +70,12 @@ def settle(
     tree = {**new, **{name: old[name] for name in reasons}}
     again = check(tree, sorted(reasons.keys() & tree.keys()))
     if any(isinstance(text, str) for text in again.values()):
-        tree = dict(old)  # the old version needs another file as it was
+        tree = dict(old)  # the old version works only with the old versions of other files
     return Settled(tree, reasons)
 
 
 def _to_check(new: Tree, old: Tree, in_force: Mapping[str, set[str]]) -> list[str]:
-    """The files whose import may have another result than before."""
+    """The files whose import can have a different result now."""
     names = {name for name in new.keys() | old.keys() if name.endswith(".py")}
     changed = {name for name in names if new.get(name) != old.get(name)}
     if not changed <= in_force.keys():
@@ -90,7 +90,7 @@ def _lost(
     answers: Mapping[str, Answer],
     needs: Callable[[set[str]], Mapping[str, set[str]]],
 ) -> dict[str, str]:
-    """File → the first DAG or task that a run needs and that no file defines any more."""
+    """File → the first DAG or task of it that a run needs and that no file defines now."""
     imported = [found for found in answers.values() if not isinstance(found, str)]
     now = {dag: set(tasks) for found in imported for dag, tasks in found.items()}
     seen = {name for name in kept if name not in new or isinstance(answers.get(name), dict)}

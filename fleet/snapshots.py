@@ -1,7 +1,7 @@
-"""Snapshots of a folder of DAG files: whole copies, of which one is current.
+"""Snapshots of a folder of DAG files: complete copies, one of which is current.
 
-A reader keeps the copy that it opened. A newer copy has another path, so nobody sees a file change
-or half a copy.
+Each copy has a path of its own and never changes. So a reader that keeps its copy sees neither a
+changing file nor an incomplete copy.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def _raise(error: OSError) -> None:
 
 
 def state_of(folder: Path) -> frozenset[tuple[str, int, int, int]]:
-    """What tells whether a folder's files have changed: path, inode, size and time of each.
+    """Path, inode, size and time of each file: they differ if a file has changed.
 
     Raises:
         OSError: the folder, or one in it, cannot be listed.
@@ -83,7 +83,7 @@ def write_tree(tree: Mapping[str, bytes], folder: Path) -> None:
 
 @contextlib.contextmanager
 def written(tree: Mapping[str, bytes], beside: Path) -> Iterator[Path]:
-    """Write files into a folder of their own, which is deleted if it is still there at the end."""
+    """Write files into a new folder, and delete the folder at the end unless it was moved."""
     beside.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".new-", dir=beside))
     folder.chmod(0o755)
@@ -111,7 +111,7 @@ class Snapshots:
         return read_tree(self.current)[0] if self.current else {}
 
     def publish(self, tree: Mapping[str, bytes]) -> Path:
-        """Make files the current snapshot, in one step; returns its folder."""
+        """Write files as a new snapshot and make it current in one step; returns its folder."""
         name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
         with written(tree, self._folder) as folder:
             folder.rename(self._folder / name)
@@ -121,7 +121,7 @@ class Snapshots:
         return self._folder / name
 
     def prune(self, seconds: float) -> None:
-        """Delete snapshots that a newer one replaced longer ago than this."""
+        """Delete snapshots that were replaced by a newer one more than this many seconds ago."""
         kept = sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir())
         for path, newer in itertools.pairwise(kept):
             if path != self.current and time.time() - newer.stat().st_mtime > seconds:

@@ -1,7 +1,7 @@
-"""Bring a running stack to the state of its files, so that no task notices more than it must.
+"""Start the stack, or update a running one without a lost try.
 
-Compose alone would remove the webserver first. Workers that stop after it cannot hand their tasks
-back, and workers that wait for a slow webserver never start.
+Compose alone would remove the webserver first. Workers that stop later could not hand their tasks
+back, and if the webserver is slow, Compose would not start the new workers at all.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ _HASH = "com.docker.compose.config-hash"
 def start(project: Project) -> ComposeStack:
     """Start what is not running, replace what is outdated, and wait until everything is healthy.
 
-    Outdated workers stop first, because the webserver that they report to still runs. Then the
-    control plane is replaced, then workers are started. What has not changed is not touched.
+    Outdated workers stop first, while the webserver that they report to still runs. Then the
+    control plane is replaced, then the workers start. Containers that are up to date stay.
 
     Raises:
-        DeployError: a service does not become healthy. The workers run all the same.
+        DeployError: a service does not become healthy. The workers are started nevertheless.
     """
     _make_gpu_locks()
     services = project.services()
@@ -56,7 +56,7 @@ def start(project: Project) -> ComposeStack:
 
 
 def _is_brief(name: str) -> bool:
-    """Whether a service ends by itself; others start it when they need it."""
+    """Whether a service ends by itself, such as `init`; Compose starts it with its dependents."""
     return name in components() and not components()[name].is_lasting
 
 
@@ -64,10 +64,10 @@ def _is_brief(name: str) -> bool:
 def _workers_started(
     project: Project, workers: list[str], scale: Mapping[str, int]
 ) -> Iterator[None]:
-    """If what is done in this context fails or is interrupted, start the workers all the same.
+    """Start the workers if the code in this context fails or is interrupted.
 
     Raises:
-        DeployError: it failed; the line names what is still outdated.
+        DeployError: the code failed; the line names the services that are still outdated.
     """
     try:
         yield
@@ -77,15 +77,16 @@ def _workers_started(
             raise
         old = ", ".join(_outdated(project)) or "nothing"
         raise DeployError(
-            f"{error}; the workers run, still outdated: {old}; correct the fault, `make up` again"
+            f"{error}; the workers are running; still outdated: {old}; fix the cause, then run "
+            "`make up` again"
         ) from error
 
 
 def _outdated(project: Project) -> list[str]:
-    """The services that `up` would replace for a change of their own.
+    """The services that `up` would replace because they changed themselves.
 
-    Compose also names services that depend on an outdated one, and leaves them alone if that one
-    is replaced first.
+    Compose's dry run also names services that only depend on a changed one. Compose does not
+    replace these if the changed one is replaced first, by a command of its own.
     """
     said = project.ask("--dry-run", "create", "--no-build", progress=True)
     replaced = set(re.findall(r"Container (\S+) +Recreate\s*$", said, re.M))
@@ -99,10 +100,9 @@ def _outdated(project: Project) -> list[str]:
 
 
 def _hashes(project: Project) -> dict[str, str]:
-    """Service → hash of its settings, as Compose writes it on containers.
+    """Service → hash of its settings, as in the label that Compose puts on containers.
 
-    Compose hashes a service differently while settings are in other files, so the files are first
-    made one.
+    `config --hash` ignores the content of `env_file`, so the files are merged by `config` first.
     """
     whole = project.ask("--profile", "*", "config")
     lines = docker(

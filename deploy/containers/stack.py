@@ -122,7 +122,7 @@ class Project:
             json.loads(docker("inspect", "-f", "{{json .Config.Cmd}}", name)) for name in names
         ]
         workers = [name for name, words in zip(names, commands, strict=True) if queue_of(words)]
-        if workers:  # not by Compose, which refuses if something that they depend on is gone
+        if workers:  # `docker compose stop` fails if a service that a worker depends on is gone
             _run(["docker", "stop", "--time", str(STOP_SECONDS), *workers], Path("/"))
 
     def containers(self) -> list[dict[str, Any]]:

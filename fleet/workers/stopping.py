@@ -22,10 +22,10 @@ a lease, which a stopping worker does not renew, and than the stop time of both 
 
 @signals.worker_shutting_down.connect
 def stop_tasks(**_: Any) -> None:
-    """Make a stopping worker stop its tasks, instead of waiting for their end for hours.
+    """Make a stopping worker stop its tasks; Celery alone would wait for hours until they end.
 
-    Tasks of our operators are stopped at once, because they hand themselves back. Any other task
-    would lose a try, so it has some time to end by itself.
+    Tasks of our operators are stopped at once, because Airflow starts them again without using up
+    a try. Any other task would lose a try, so it gets some time to end by itself.
     """
     others = []
     for supervisor, names in _supervisors():

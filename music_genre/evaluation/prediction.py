@@ -132,7 +132,7 @@ def _files(paths: list[Path], suffixes: Collection[str]) -> Iterator[Path]:
 
 
 def _search(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """List files below a folder that have one of the suffixes, then folders that cannot be read."""
+    """List files below a folder with one of the suffixes, then the unreadable subfolders."""
     unreadable: list[Path] = []
     for parent, folders, names in os.walk(
         folder, onerror=lambda error: unreadable.append(Path(error.filename))

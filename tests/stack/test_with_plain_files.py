@@ -30,7 +30,7 @@ def left(run: Run) -> tuple[str, str]:
 
 
 class Going(NamedTuple):
-    """Runs that go on while every container is replaced: a training, and twenty short tasks."""
+    """Two runs that must survive while containers are replaced: a training, twenty short tasks."""
 
     training: Run
     short: Run
@@ -38,8 +38,8 @@ class Going(NamedTuple):
 
 @pytest.fixture(scope="module")
 def rolled_out(stack, left, few, plain) -> Going:
-    """The stack gets the plain files in the middle of two runs."""
-    # Models go to the volume now. An existing repository of versions would keep its old remote.
+    """Replace the stack with the one of the plain files while two runs are going on."""
+    # Models now go to the volume. They need a new repository: an old one keeps its remote on S3.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
     long = {**FAST, "epochs": 300, "seed": 9, "audio": few}
     going = Going(trigger(stack, long), trigger(stack, {}, "short"))
@@ -49,7 +49,7 @@ def rolled_out(stack, left, few, plain) -> Going:
 
 
 def test_a_roll_out_spends_no_try(rolled_out, plain):
-    """The DAG of the short tasks is not among the new files, and stays until its run has ended."""
+    """The new files lack the DAG of the short tasks; it is held back until its run has ended."""
     new = ComposeStack(plain)
     training, short = rolled_out
     wait_until(
