@@ -7,8 +7,11 @@ changes that would harm a run, and parses the snapshot. Workers run tasks from t
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from airflow.dag_processing.bundles.base import BaseDagBundle
@@ -17,16 +20,18 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import NEW_SESSION, provide_session
 from airflow.utils.state import State
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from fleet.contract import queues
-from fleet.settling import Answer, settle, without_stubs
+from fleet.settling import Answer, Rules, settle, without_stubs
 from fleet.snapshots import Snapshots, Tree, read_tree, state_of, written
 
 AGAIN_SECONDS = 30.0
 """Seconds until a change that is held back is checked again: runs may have ended, and the cause of
 an error may have been outside the file."""
+CHECK_SECONDS = 12.0
+"""After this time no further check is begun before the next refresh."""
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +53,8 @@ class SnapshotBundle(BaseDagBundle):
         self._path: Path | None = None
         self._seen: object = None
         self._again_at = math.inf
+        self._changed_at = datetime.now(UTC)
+        self._checks = Checks(self.name, self.base_dir)
         self._fault = ""
 
     def initialize(self) -> None:
@@ -60,7 +67,8 @@ class SnapshotBundle(BaseDagBundle):
     @property
     def path(self) -> Path:
         """The folder of the snapshot that is open."""
-        return self._path or self.base_dir
+        # Airflow does not initialize the bundle of a DAG whose callbacks it runs.
+        return self._path or self._snapshots.current or self.base_dir
 
     def get_current_version(self) -> None:
         """Return no version: a run is not bound to a snapshot, each task takes the newest one."""
@@ -74,14 +82,17 @@ class SnapshotBundle(BaseDagBundle):
             return
         try:
             state = state_of(Path(self._folder)) if self._folder else frozenset()
-            if state == self._seen and time.monotonic() < self._again_at:
+            if state != self._seen:
+                self._changed_at = datetime.now(UTC)
+            elif time.monotonic() < self._again_at:
                 return
             is_settled = self._take(*(read_tree(Path(self._folder)) if self._folder else ({}, {})))
         except OSError as error:
             self._say_once(f"error: DAG folder: {error}; its DAGs stay as they were")
             return
         self._fault, self._seen = "", state
-        self._again_at = math.inf if is_settled else time.monotonic() + AGAIN_SECONDS
+        wait = math.inf if is_settled else AGAIN_SECONDS
+        self._again_at = 0.0 if self._checks.is_unfinished else time.monotonic() + wait
 
     def _say_once(self, fault: str) -> None:
         if fault != self._fault:
@@ -99,7 +110,9 @@ class SnapshotBundle(BaseDagBundle):
             current = self._snapshots.tree()
             old = without_stubs(current)
             new |= {name: old[name] for name in faults if name in old}
-            settled = settle(new, old, in_force(self.name), self._check, needed)
+            self._checks.begin()
+            needs = partial(needed, before=self._changed_at)
+            settled = settle(new, old, Rules(in_force(self.name), self._checks.check, needs))
             settled.reasons |= faults
             self._path = self._snapshots.current
             if self._path is None or settled.files() != current:
@@ -110,14 +123,41 @@ class SnapshotBundle(BaseDagBundle):
             self._snapshots.prune(longest.total_seconds())
             return not settled.reasons
 
-    def _check(self, tree: Tree, files: list[str]) -> Mapping[str, Answer]:
-        """Import files of a tree."""
-        if not files:
-            return {}
-        from fleet.dag_check import dags_of  # workers need none of it
 
-        with written(tree, self.base_dir) as folder:
-            return {file: dags_of(folder, self.name, file) for file in files}
+class Checks:
+    """Imports of DAG files, as many at a time as the dag-processor can wait for.
+
+    While it waits, it does nothing else: Airflow would take the other DAGs for gone after 50 s.
+    """
+
+    def __init__(self, bundle: str, folder: Path) -> None:
+        self._bundle, self._folder = bundle, folder
+        self._answers: dict[int, dict[str, Answer]] = {}
+        self._give_up_at = 0.0
+        self.is_unfinished = False
+
+    def begin(self) -> None:
+        """Start a new round. Only answers of a round that was too short are used again."""
+        if not self.is_unfinished:
+            self._answers.clear()
+        self._give_up_at = time.monotonic() + CHECK_SECONDS
+        self.is_unfinished = False
+
+    def check(self, tree: Tree, files: list[str]) -> Mapping[str, Answer]:
+        """What each file of the tree defines; nothing if Airflow would not import it."""
+        answers = self._answers.setdefault(hash(frozenset(tree.items())), {})
+        missing = [file for file in files if file not in answers]
+        if missing:
+            from fleet.dag_check import dags_of, discovered  # workers need none of it
+
+            with written(tree, self._folder, like=Snapshots(self._folder).current) as folder:
+                known = discovered(folder)
+                for file in missing:
+                    if time.monotonic() > self._give_up_at:
+                        self.is_unfinished = True
+                        break
+                    answers[file] = dags_of(folder, self._bundle, file) if file in known else {}
+        return {file: answers.get(file, "it is not checked yet") for file in files}
 
 
 @provide_session
@@ -128,15 +168,19 @@ def in_force(bundle: str, *, session: Session = NEW_SESSION) -> dict[str, set[st
     )
     found: dict[str, set[str]] = {}
     for file, dag_id in session.execute(asked):
-        found.setdefault(str(file), set()).add(dag_id)
+        archive = re.match(r"(.+?\.zip)/", str(file))
+        found.setdefault(archive[1] if archive else str(file), set()).add(dag_id)
     return found
 
 
 @provide_session
-def needed(dags: set[str], *, session: Session = NEW_SESSION) -> dict[str, set[str]]:
+def needed(
+    dags: set[str], *, before: datetime, session: Session = NEW_SESSION
+) -> dict[str, set[str]]:
     """Which of these DAGs have unfinished runs → the ids of their unfinished tasks.
 
-    A paused DAG is left out, because it starts no more tasks.
+    A paused DAG is left out, because it starts no more tasks. So are runs that began after a time:
+    a DAG that always has a run would otherwise never change.
     """
     if not dags:
         return {}
@@ -152,7 +196,7 @@ def needed(dags: set[str], *, session: Session = NEW_SESSION) -> dict[str, set[s
             ),
         )
         .where(DagRun.dag_id.in_(dags), DagRun.state.in_(State.unfinished_dr_states))
-        .where(~DagModel.is_paused)
+        .where(~DagModel.is_paused, func.coalesce(DagRun.created_at, DagRun.run_after) < before)
     )
     found: dict[str, set[str]] = {}
     for dag_id, task_id in session.execute(asked):

@@ -8,17 +8,30 @@ import contextlib
 import itertools
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
-Tree = dict[str, bytes]
-"""A folder's files: path relative to the folder → content."""
 IGNORE_FILE = ".airflowignore"
 """The one hidden file that belongs to a DAG folder."""
 CURRENT = "current"
+MAX_BYTES = 64 * 1024**2
+"""Of a whole folder: each snapshot is a copy, and the dag-processor holds some in memory."""
+
+
+class File(NamedTuple):
+    """A file's content, and its permissions."""
+
+    content: bytes
+    mode: int = 0o644
+
+
+Tree = dict[str, File]
+"""A folder's files: path relative to the folder → file."""
 
 
 def files_of(folder: Path) -> Iterator[Path]:
@@ -27,8 +40,13 @@ def files_of(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder, or one in it, cannot be listed.
     """
+    seen = set()  # a link may lead back to a folder above it
     for top, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
+        if (real := os.path.realpath(top)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         for name in names:
             if name[0] != "." or name == IGNORE_FILE:
                 yield Path(top, name)
@@ -59,36 +77,57 @@ def read_tree(folder: Path) -> tuple[Tree, dict[str, str]]:
         The files, and those that cannot be read with the reason.
 
     Raises:
-        OSError: the folder, or one in it, cannot be listed.
+        OSError: the folder, or one in it, cannot be listed, or it is larger than `MAX_BYTES`.
     """
-    tree, faults = {}, {}
+    tree: Tree = {}
+    faults, n_bytes = {}, 0
     for path in files_of(folder):
         name = str(path.relative_to(folder))
         try:
-            tree[name] = path.read_bytes()
+            its = path.stat()
+            n_bytes += its.st_size
+            if n_bytes > MAX_BYTES:
+                raise _too_large(folder)
+            if stat.S_ISREG(its.st_mode):  # to open a pipe could take for ever
+                tree[name] = File(path.read_bytes(), 0o755 if its.st_mode & 0o100 else 0o644)
         except FileNotFoundError:  # deleted meanwhile
             continue
         except OSError as error:
+            if n_bytes > MAX_BYTES:
+                raise
             faults[name] = f"cannot be read: {error.strerror}"
     return tree, faults
 
 
-def write_tree(tree: Mapping[str, bytes], folder: Path) -> None:
-    """Write files into a folder, readable for all users."""
-    for name, content in tree.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+def _too_large(folder: Path) -> OSError:
+    return OSError(
+        f"{folder} holds more than {MAX_BYTES // 1024**2} MiB; move what is no DAG file elsewhere"
+    )
 
 
 @contextlib.contextmanager
-def written(tree: Mapping[str, bytes], beside: Path) -> Iterator[Path]:
-    """Write files into a new folder, and delete the folder at the end unless it was moved."""
+def written(tree: Mapping[str, File], beside: Path, like: Path | None = None) -> Iterator[Path]:
+    """Write files into a new folder, and delete the folder at the end unless it was moved.
+
+    Args:
+        tree: the files.
+        beside: where the new folder is made.
+        like: a folder of the same kind; files that are the same there are linked. So they keep
+            their time, by which Airflow knows which file to parse first.
+    """
     beside.mkdir(parents=True, exist_ok=True)
+    before = read_tree(like)[0] if like else {}
     folder = Path(tempfile.mkdtemp(prefix=".new-", dir=beside))
     folder.chmod(0o755)
     try:
-        write_tree(tree, folder)
+        for name, file in tree.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if like and before.get(name) == file:
+                path.hardlink_to(like / name)
+            else:
+                path.write_bytes(file.content)
+                path.chmod(file.mode)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -110,10 +149,10 @@ class Snapshots:
         """The files of the current snapshot; empty before the first one."""
         return read_tree(self.current)[0] if self.current else {}
 
-    def publish(self, tree: Mapping[str, bytes]) -> Path:
+    def publish(self, tree: Mapping[str, File]) -> Path:
         """Write files as a new snapshot and make it current in one step; returns its folder."""
         name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
-        with written(tree, self._folder) as folder:
+        with written(tree, self._folder, self.current) as folder:
             folder.rename(self._folder / name)
         link = self._folder / f".{name}"
         link.symlink_to(name)
@@ -121,8 +160,17 @@ class Snapshots:
         return self._folder / name
 
     def prune(self, seconds: float) -> None:
-        """Delete snapshots that were replaced by a newer one more than this many seconds ago."""
+        """Delete snapshots that were replaced by a newer one more than this many seconds ago.
+
+        Also delete what a killed process did not finish.
+        """
         kept = sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir())
-        for path, newer in itertools.pairwise(kept):
-            if path != self.current and time.time() - newer.stat().st_mtime > seconds:
+        old = [path for path, newer in itertools.pairwise(kept) if _age(newer) > seconds]
+        old += [path for path in self._folder.glob(".new-*") if _age(path) > seconds]
+        for path in old:
+            if path != self.current:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime

@@ -24,6 +24,7 @@ def docker(
     text: str = "",
     environment: Mapping[str, str] | None = None,
     errors: bool = False,
+    seconds: float = 20.0,
 ) -> str:
     """Run the docker command; returns its output.
 
@@ -32,9 +33,10 @@ def docker(
         text: its input.
         environment: its variables, instead of this shell's.
         errors: whether to return its standard error too.
+        seconds: how long to wait for it.
 
     Raises:
-        DeployError: it is missing, fails, or does not answer within 20 s.
+        DeployError: it is missing, fails, or does not answer in time.
     """
     try:
         answer = subprocess.run(
@@ -44,12 +46,14 @@ def docker(
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=seconds,
         )
     except FileNotFoundError:
         raise DeployError("the docker command is missing; install Docker Engine") from None
     except subprocess.TimeoutExpired:
-        raise DeployError("the Docker engine has not answered for 20 s; restart it") from None
+        raise DeployError(
+            f"the Docker engine has not answered for {seconds:.0f} s; restart it"
+        ) from None
     if answer.returncode == 0:
         return (answer.stdout + (answer.stderr if errors else "")).strip()
     said = " ".join(answer.stderr.split())

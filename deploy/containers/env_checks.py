@@ -81,7 +81,13 @@ def _dags(environment: Mapping[str, str]) -> Finding:
         return Finding("DAGS_DIR", f"{str(folder)!r} is not an absolute path", remedy)
     if not folder.is_dir():
         return Finding("DAGS_DIR", f"{folder} is not a folder", remedy)
-    return readable("DAGS_DIR", [folder, *folder.rglob("*")], folder)
+    for path in (folder, *folder.rglob("*")):
+        is_hidden = any(part[0] == "." for part in path.relative_to(folder).parts)
+        if not is_hidden and path.exists():
+            finding = readable("DAGS_DIR", [path], path)
+            if finding.remedy:
+                return finding
+    return Finding("DAGS_DIR", f"{folder} is readable")
 
 
 def readable(name: str, paths: list[Path], folder: Path) -> Finding:

@@ -48,7 +48,7 @@ def start(project: Project) -> ComposeStack:
         _close_the_engine(project)
         lasting = [name for name in services if name not in workers and not _is_brief(name)]
         project.compose(*_UP, *wait, *_of(scale, lasting), *lasting)
-    project.compose(*_UP, *wait, *_words(scale))
+        project.compose(*_UP, *wait, *_words(scale))
     stack = ComposeStack(project)
     stack.wait_until(stack.is_healthy, "the stack was")
     project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
@@ -67,19 +67,17 @@ def _workers_started(
     """Start the workers if the code in this context fails or is interrupted.
 
     Raises:
-        DeployError: the code failed; the line names the services that are still outdated.
+        DeployError: the code failed.
     """
     try:
         yield
     except BaseException as error:
-        project.compose(*_UP, "--no-deps", *_of(scale, workers), *workers)
+        with contextlib.suppress(DeployError):  # the first error tells more
+            project.compose(*_UP, "--no-deps", *_of(scale, workers), *workers)
+            report(f"still outdated: {', '.join(_outdated(project)) or 'nothing'}")
         if not isinstance(error, DeployError):
             raise
-        old = ", ".join(_outdated(project)) or "nothing"
-        raise DeployError(
-            f"{error}; the workers are running; still outdated: {old}; fix the cause, then run "
-            "`make up` again"
-        ) from error
+        raise DeployError(f"{error}; fix the cause, then run `make up` again") from error
 
 
 def _outdated(project: Project) -> list[str]:
@@ -88,11 +86,13 @@ def _outdated(project: Project) -> list[str]:
     Compose's dry run also names services that only depend on a changed one. Compose does not
     replace these if the changed one is replaced first, by a command of its own.
     """
+    if not (running := project.running()):
+        return []
     said = project.ask("--dry-run", "create", "--no-build", progress=True)
     replaced = set(re.findall(r"Container (\S+) +Recreate\s*$", said, re.M))
     wanted = _hashes(project)
     found = set()
-    for container in project.running():
+    for container in running:
         name, service = str(container["Name"]), str(container["Service"])
         if name in replaced and not _is_as_wanted(name, wanted.get(service, "")):
             found.add(service)

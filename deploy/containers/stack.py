@@ -79,7 +79,9 @@ class Project:
         options = ("--env-file", str(self.env_file), "-p", self.name)
         shell = environment.shell()
         try:
-            return docker("compose", *options, *words, environment=shell, errors=progress)
+            return docker(
+                "compose", *options, *words, environment=shell, errors=progress, seconds=60
+            )
         except DockerError as error:
             raise DeployError(f"Compose refuses the stack's files: {error.said}") from None
 

@@ -27,13 +27,10 @@ def stop_tasks(**_: Any) -> None:
     Tasks of our operators are stopped at once, because Airflow starts them again without using up
     a try. Any other task would lose a try, so it gets some time to end by itself.
     """
-    others = []
     for supervisor, names in _supervisors():
         if HANDS_BACK in names:
             supervisor.terminate()
-        else:
-            others.append(supervisor)
-    timer = threading.Timer(FINISH_SECONDS, _terminate, [others])
+    timer = threading.Timer(FINISH_SECONDS, _terminate_all)
     timer.daemon = True
     timer.start()
 
@@ -50,10 +47,10 @@ def _supervisors() -> Iterator[tuple[psutil.Process, set[str]]]:
                 yield process, {task.name() for task in tasks}
 
 
-def _terminate(supervisors: list[psutil.Process]) -> None:
-    for each in supervisors:
+def _terminate_all() -> None:
+    for supervisor, _ in _supervisors():
         with contextlib.suppress(psutil.NoSuchProcess):
-            each.terminate()
+            supervisor.terminate()
 
 
 @signals.heartbeat_sent.connect

@@ -6,66 +6,96 @@ import time
 
 import pytest
 
-from fleet.dag_check import dags_of
-from fleet.settling import settle, without_stubs
-from fleet.snapshots import Snapshots, read_tree, state_of
+from fleet.dag_check import dags_of, discovered
+from fleet.settling import Rules, settle, without_stubs
+from fleet.snapshots import MAX_BYTES, File, Snapshots, read_tree, state_of
 
-OLD = {"a.py": b"a", "b.py": b"b", "lib.py": b"lib"}
+
+def tree(**files: str) -> dict[str, File]:
+    return {f"{name}.py": File(text.encode()) for name, text in files.items()}
+
+
+OLD = tree(a="a", b="b", lib="lib")
 IN_FORCE = {"a.py": {"a"}, "b.py": {"b", "c"}}
 DEFINES = {
-    b"a": {"a": ["1", "2"]},
-    b"b": {"b": [], "c": []},
-    b"lib": {},
-    b"new a": {"a": ["1"]},
-    b"only b": {"b": []},
+    "a": {"a": ["1", "2"]},
+    "b": {"b": [], "c": []},
+    "lib": {},
+    "short": {},
+    "new a": {"a": ["1"]},
+    "only b": {"b": []},
 }
 
 
 def check(tree, files):
-    """A file is broken if it says so, or if it is `a` and lib.py does."""
+    """What `DEFINES` says; a.py fails if lib.py is broken, and lacks task 2 if lib.py is short."""
     answers = {}
+    lib = tree["lib.py"].content if "lib.py" in tree else b""
     for name in files:
-        is_broken = b"broken" in (tree[name], tree.get("lib.py") if b"a" in tree[name] else None)
-        answers[name] = "SyntaxError: line 3" if is_broken else DEFINES[tree[name]]
+        text = tree[name].content.decode()
+        if "broken" in (text, lib.decode() if text == "a" else ""):
+            answers[name] = "SyntaxError: line 3"
+        else:
+            answers[name] = {"a": ["1"]} if (text, lib) == ("a", b"short") else DEFINES[text]
     return answers
 
 
-def settled(new, **needs: str):
-    """`needs`: DAG with a run that goes on → the ids of its tasks that have not ended."""
+def settled(new, old=OLD, **needs: str):
+    """`needs`: DAG with an unfinished run → the ids of its unfinished tasks."""
 
     def needed(dags):
         return {dag: set(tasks) for dag, tasks in needs.items() if dag in dags}
 
-    return settle(new, OLD, IN_FORCE, check, needed)
+    return settle(new, old, Rules(IN_FORCE, check, needed))
 
 
 def test_a_change_that_harms_nobody_is_in_force():
-    new = {**OLD, "a.py": b"new a", "broken_from_the_start.py": b"broken"}
+    new = OLD | tree(a="new a", from_the_start="broken")
     assert settled(new, a="1", b="", c="").tree == new
 
 
 def test_a_broken_file_keeps_its_version_and_others_change():
-    found = settled({**OLD, "a.py": b"new a", "b.py": b"broken"})
-    assert found.tree == {**OLD, "a.py": b"new a"}
+    found = settled(OLD | tree(a="new a", b="broken"))
+    assert found.tree == OLD | tree(a="new a")
     assert list(found.reasons) == ["b.py"]
-    shown = found.files()["held_back/b.py"].decode()
-    with pytest.raises(ImportError, match=r"b.py has changed, but .* SyntaxError: line 3"):
+    shown = found.files()["held_back/b.py"].content.decode()
+    with pytest.raises(ImportError, match=r"b.py is not in force as it is .*: SyntaxError: line 3"):
         exec(shown)
     assert without_stubs(found.files()) == found.tree
 
 
-def test_a_broken_module_that_a_dag_imports_changes_nothing():
-    found = settled({**OLD, "lib.py": b"broken", "b.py": b"only b"})
+def test_a_broken_module_that_a_dag_imports_changes_nothing_and_every_file_says_so():
+    found = settled(OLD | tree(lib="broken", b="only b"))
     assert found.tree == OLD
-    assert list(found.reasons) == ["a.py"]
+    assert found.reasons["a.py"] == "SyntaxError: line 3"
+    assert found.reasons["b.py"] == found.reasons["lib.py"] == "it waits for a.py"
+
+
+def test_a_module_that_takes_a_task_from_a_dag_changes_nothing():
+    new = OLD | tree(lib="short")
+    found = settled(new, a="2")
+    assert found.tree == OLD
+    assert "it has no task 2 of DAG a" in found.reasons["a.py"]
+    assert settled(new, a="1").tree == new
+
+
+def test_a_file_that_was_broken_before_a_change_holds_nothing_back():
+    old = OLD | tree(lib="broken")
+    new = old | tree(b="only b", another="b")
+    assert settled(new, old).tree == new
+
+
+def test_a_changed_file_that_is_no_program_is_checked_through_its_dags():
+    found = settled(OLD | {"config.yaml": File(b"half")} | tree(lib="broken"))
+    assert found.tree == OLD
 
 
 @pytest.mark.parametrize(
     ("new", "needs", "reason"),
     [
-        ({**OLD, "b.py": b"only b"}, {"c": ""}, "it has no DAG c, and"),
-        ({"a.py": b"a", "lib.py": b"lib"}, {"c": ""}, "it is deleted, and DAG c"),
-        ({**OLD, "a.py": b"new a"}, {"a": "2"}, "it has no task 2 of DAG a, and"),
+        (OLD | tree(b="only b"), {"c": ""}, "it has no DAG c, and"),
+        (tree(a="a", lib="lib"), {"c": ""}, "it is deleted, and DAG c"),
+        (OLD | tree(a="new a"), {"a": "2"}, "it has no task 2 of DAG a, and"),
     ],
     ids=["a DAG less", "deleted", "a task less"],
 )
@@ -78,13 +108,13 @@ def test_what_a_run_needs_stays_until_it_has_ended(new, needs, reason):
 
 
 def test_a_dag_with_runs_may_move_to_another_file():
-    new = {"a.py": b"a", "lib.py": b"lib", "moved.py": b"b"}
+    new = tree(a="a", lib="lib", moved="b")
     assert settled(new, b="", c="").tree == new
 
 
 def test_a_first_snapshot_has_everything():
-    new = {"a.py": b"broken"}
-    assert settle(new, {}, {}, check, set).tree == new
+    new = tree(a="broken")
+    assert settle(new, {}, Rules({}, check, dict)).tree == new
 
 
 def test_a_snapshot_stays_as_it_was_opened(tmp_path):
@@ -95,16 +125,18 @@ def test_a_snapshot_stays_as_it_was_opened(tmp_path):
         (source / name).write_text(name)
     first = snapshots.publish(read_tree(source)[0])
     assert sorted(snapshots.tree()) == [".airflowignore", "a.py", "sub/b.sql"]
-    second = snapshots.publish({"a.py": b"2"})
+    second = snapshots.publish({"a.py": File(b"2"), "sub/b.sql": File(b"sub/b.sql")})
     assert snapshots.current == second
     assert (first / "a.py").read_text() == "a.py"
+    times = [(each / "sub/b.sql").stat().st_mtime_ns for each in (first, second)]
+    assert times[0] == times[1], "Airflow would parse a file again that has not changed"
     assert oct(first.stat().st_mode)[-3:] == "755"
     assert not list((tmp_path / "kept").glob(".new-*"))
 
 
 def test_old_snapshots_go_but_never_the_current_one(tmp_path):
     snapshots = Snapshots(tmp_path)
-    folders = [snapshots.publish({"a.py": b"%d" % number}) for number in range(3)]
+    folders = [snapshots.publish(tree(a=str(number))) for number in range(3)]
     long_ago = time.time() - 100
     os.utime(folders[1], (long_ago, long_ago))
     snapshots.prune(50)
@@ -127,8 +159,10 @@ def test_a_change_is_seen_whatever_its_time_stamp(tmp_path):
 def test_a_file_that_cannot_be_read_is_named_and_others_are_read(tmp_path):
     (tmp_path / "a.py").write_text("1")
     (tmp_path / "loop.py").symlink_to("loop.py")
-    tree, faults = read_tree(tmp_path)
-    assert list(tree) == ["a.py"]
+    (tmp_path / "above").symlink_to(".", target_is_directory=True)
+    os.mkfifo(tmp_path / "pipe")
+    found, faults = read_tree(tmp_path)
+    assert list(found) == ["a.py"]
     assert faults == {"loop.py": "cannot be read: Too many levels of symbolic links"}
 
 
@@ -142,6 +176,7 @@ with DAG("good", schedule=None):
 """
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Airflow, of pathspec
 def test_dags_are_told_from_errors_by_airflow_itself(tmp_path):
     files = {
         "good.py": GOOD,
@@ -158,3 +193,12 @@ def test_dags_are_told_from_errors_by_airflow_itself(tmp_path):
     assert "XComArg only supports str lookup" in found["cannot.py"]
     assert found["dies.py"] == "its import ends with SIGKILL"
     assert "helper" not in sys.modules
+    (tmp_path / ".airflowignore").write_text("dies.py\n")
+    assert discovered(tmp_path) == {"good.py", "half.py", "cannot.py"}
+
+
+def test_a_folder_that_is_no_dag_folder_is_refused(tmp_path):
+    with (tmp_path / "data.bin").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(OSError, match="holds more than 64 MiB; move what is no DAG file"):
+        read_tree(tmp_path)
