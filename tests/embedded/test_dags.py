@@ -15,7 +15,12 @@ from pathlib import Path
 
 from airflow.sdk import DAG, task
 
-with DAG("edited", schedule=None, is_paused_upon_creation=False):
+
+def tell(context):
+    Path({gate!r} + "-told").touch()
+
+
+with DAG("edited", schedule=None, is_paused_upon_creation=False, on_success_callback=tell):
 
     @task(queue="cpu")
     def waits():
@@ -78,6 +83,7 @@ def test_an_edited_dag_is_in_force_within_seconds_and_a_half_one_harms_no_run(
     gate.touch()
     wait_until(lambda: run.state() == "success")
     assert run.result("says") == {"word": "first"}
+    wait_until(gate.with_name("gate-told").exists)  # the dag-processor runs it from the snapshot
 
     (own_dags / "new.py").unlink()
     file.write_text(first.replace("'first'", "'second'"))
