@@ -1,6 +1,6 @@
 # The project's commands; `make` without a target lists them. Needs Python 3.11 to 3.13 with venv.
 
-# 3.11 comes first because the images have it. A Python that lacks venv or does not start is skipped.
+# 3.11 comes first because the images use it. A Python that lacks venv or does not start is skipped.
 PYTHON ?= $(or $(shell for name in python3.11 python3.12 python3.13; do \
 	$$name -c 'import ensurepip' 2>/dev/null && command -v $$name && break; done),python3)
 ENVS := .venv
@@ -11,7 +11,7 @@ WEB_PORT ?= 8080
 FLOWER_PORT ?= 5555
 PROFILES = $(if $(filter 1,$(S3)),--s3) $(if $(filter 1,$(DOCKER)),--docker)
 PORTS = --web-port $(WEB_PORT) --flower-port $(FLOWER_PORT)
-# Values given to make, which `make up` and `make env` write into .env.
+# Options for the values that the user gave to make. `make up` and `make env` write them into .env.
 CHOSEN = $(if $(filter-out file,$(origin WEB_PORT)),--web-port $(WEB_PORT)) \
 	$(if $(filter-out file,$(origin FLOWER_PORT)),--flower-port $(FLOWER_PORT)) \
 	$(and $(DAILY),$(if $(filter 1,$(DAILY)),--daily,--on-demand))
@@ -58,9 +58,9 @@ status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
 	@$(DEPLOY) status-local
 
 # Each suite has a budget in seconds, for two slow cores (tests/conftest.py). `quick` runs two LANES at a
-# time, and runs all of them even if one fails. test-ml runs two tests at a time, so that a training takes
-# one core. `make test QUICK=done` leaves the LANES out, for when they have already run. FIRST=-x ends
-# each of them at its first failure.
+# time, and runs all of them even if one fails. test-ml runs two tests at a time, with one thread for each
+# training. `make test QUICK=done` skips the LANES; use it if they have already run. With FIRST=-x each
+# suite of the LANES stops at its first failure.
 LANES := test-ml check test-airflow test-deploy
 test: $(if $(QUICK),,quick) test-versions test-embedded ## all checks and tests that need no Docker
 
@@ -86,8 +86,8 @@ test-embedded: setup $(ENVS)/deploy.tested ## test one embedded stack: a full ru
 test-stack: $(ENVS)/deploy.tested ## run all tests that need Docker on one stack of containers
 	$(ENVS)/deploy/bin/pytest --budget 1500 tests/stack
 
-# The Python of test-gpu: any 3.11 to 3.13 with torch and pytest. With the GPU machine's own Python,
-# test-gpu needs no network.
+# The Python that runs test-gpu: any Python 3.11 to 3.13 that has torch and pytest. With the GPU machine's
+# own Python, test-gpu needs no network.
 GPU_PYTHON ?= $(ENVS)/ml/bin/python
 test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(ENVS)/ml.tested) ## run the tests that need a GPU; GPU_PYTHON=python3 uses that Python instead of .venv/ml
 	$(GPU_PYTHON) -m pytest --budget 480 tests/gpu
@@ -151,7 +151,7 @@ if not importlib.util.find_spec("ensurepip"):
 endef
 export FIT
 
-# A stamp is newer than its lock only after the whole environment was made and found consistent.
+# A stamp (.made, .tested) is touched only after its whole environment was made and checked.
 $(ENVS)/deploy.made: requirements/deploy.txt
 	@$(PYTHON) -c "$$FIT" || exit 1
 	@echo "making .venv/deploy"
@@ -166,7 +166,7 @@ $(ENVS)/%.made: requirements/%.txt $(ENVS)/deploy.made pyproject.toml
 	@$(UV) pip install -q --python $(ENVS)/$* --no-deps --editable .
 	@$(UV) pip check -q --python $(ENVS)/$* && touch $@
 
-# librosa compiles code at its first use, for about 15 s, and caches it.
+# At its first use librosa compiles code, which takes about 15 s, and caches the result.
 COMPILED := import librosa, numpy; librosa.feature.melspectrogram(y=librosa.resample(numpy.ones(9000), orig_sr=8000, target_sr=22050))
 $(ENVS)/%.tested: requirements/dev.txt requirements/rivals.txt $(ENVS)/%.made
 	@$(UV) pip install -q --python $(ENVS)/$* --require-hashes -r requirements/dev.txt \

@@ -1,4 +1,4 @@
-"""Compare features with librosa's: CPU time and memory of whole processes.
+"""Compare our feature extraction with librosa's: CPU time and memory of whole processes.
 
 Run it as `.venv/ml/bin/python benchmarks/features.py`. It makes its music from
 deploy/demo_music, checks that our images and librosa's agree, and then prints one table.
@@ -33,7 +33,7 @@ N_SONGS = 40
 ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA", "BLIS")
 }
-"""Set for every pipeline, because BLAS threads make none of them faster and cost CPU time."""
+"""Set for every pipeline: more BLAS threads would cost CPU time and make no pipeline faster."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Cost:
 
 
 def measure(*command: str | Path) -> Cost:
-    """Run a command to its end."""
+    """Run a command until it ends; returns its cost."""
     began = time.monotonic()
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -80,7 +80,7 @@ class Memory:
     """The memory of a process tree, sampled often at first, later twice a second.
 
     Samples are few because sampling takes CPU time from the measured processes. ru_maxrss would be
-    wrong: a child's value starts at this program's own.
+    wrong: for a child it starts at the value of this program.
     """
 
     rss = pss = 0.0
@@ -120,7 +120,7 @@ def songs() -> list[np.ndarray]:
 
 
 def make_music(folder: Path, n_tracks: int) -> None:
-    """Write n_tracks files as WAV and as Ogg, and single WAV files of 30 s and of two hours."""
+    """Write n_tracks tracks as WAV and as Ogg, and two more WAV files: of 30 s and of two hours."""
     music = songs()
     for number in range(n_tracks):
         song, genre = music[number % len(music)], f"genre{number % 10}"
@@ -132,7 +132,7 @@ def make_music(folder: Path, n_tracks: int) -> None:
         encoded = folder / "ogg" / f"{name}.ogg"
         if number < len(music):
             soundfile.write(encoded, song, SAMPLE_RATE)
-        else:  # encoding takes longer than everything measured here
+        else:  # copied, because encoding would take longer than all measurements
             (first,) = (folder / "ogg").glob(f"*/{number % len(music):05}.ogg")
             shutil.copy(first, encoded)
     for name, n_songs in (("one", 1), ("two_hours", 240)):
@@ -173,7 +173,7 @@ def rival(name: str, audio: Path, output: Path) -> Cost:
 
 
 def check_agreement(audio: Path, folder: Path) -> str:
-    """Compare our images with librosa's. This also triggers all one-time compiling and loading.
+    """Compare our images with librosa's. All one-time compiling and loading happens here too.
 
     Returns:
         How well they agree, in words.

@@ -1,13 +1,13 @@
-"""Interrupt a training many times; check that its weights equal an uninterrupted one's.
+"""Interrupt a training many times; check that its final weights do not change.
 
     .venv/ml/bin/python benchmarks/interruptions.py --kills 20 --terms 20
 
 One training runs to its end. Then, for kill -9 and for SIGTERM, the same training is interrupted
 at random moments and resumed by the same command each time. Its final weights are compared bit for
 bit with those of the first training. Half of the moments are counted from the start of the process,
-so that loading and resuming are interrupted too; the other half from a checkpoint. Exits 1 if a
-training restarted at step 0, lost more than one checkpoint interval plus the time of a save, took
-over 3 s to stop, ended with an unexpected code, or has different weights.
+so that loading and resuming are interrupted too. The other half are counted from a checkpoint.
+Exits 1 if a training restarted at step 0, lost more than one checkpoint interval plus the time of a
+save, took over 3 s to stop, ended with an unexpected code, or has different weights.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from training import DEMO_MUSIC, ROOT, prepare
 from music_genre.model import checkpoint
 
 START_SECONDS = 15.0
-"""Latest signal after the process started; by then it may be importing, loading or training."""
+"""Longest time from a start to its signal; until then a process imports, loads or trains."""
 SAVE_SECONDS = 2.0
 
 
@@ -39,9 +39,9 @@ class Tally:
     name: str
     resumed_at: list[int] = field(default_factory=list)
     lost_seconds: list[float] = field(default_factory=list)
-    """From the newest checkpoint to the interruption."""
+    """Time from the newest checkpoint to the interruption."""
     ending_seconds: list[float] = field(default_factory=list)
-    """From the signal to the end of the process."""
+    """Time from the signal to the end of the process."""
     codes: set[int] = field(default_factory=set)
     equal: bool = False
 
@@ -85,10 +85,10 @@ def interrupt(
     *,
     after_checkpoint: bool,
 ) -> bool:
-    """Signal a training some time after it began, or after its next checkpoint.
+    """Send a signal to a training, `delay` seconds after its start or after its next checkpoint.
 
     Returns:
-        False if the training ended before that.
+        False if the training ended before the signal, or has no checkpoint.
     """
     before = newest(run)
     while after_checkpoint and newest(run) == before and process.poll() is None:
@@ -131,7 +131,7 @@ def try_signal(
         if not interrupt(process, run, number, delay, tally, after_checkpoint=counted):
             raise SystemExit(f"{number.name}: the training ended too soon; give more --epochs")
         _, stderr = process.communicate()
-        if turn and "resuming" in stderr:  # not the first start, and it did resume
+        if turn and "resuming" in stderr:  # not the first start, and the training resumed
             tally.resumed_at.append(resumed_at(stderr))
     process = start(split, run, given)
     _, stderr = process.communicate()
@@ -142,7 +142,7 @@ def try_signal(
 
 
 def is_good(tally: Tally, number: signal.Signals, given: argparse.Namespace) -> bool:
-    """Tell whether everything was as it should be."""
+    """Tell whether weights, resumption, lost time, stopping time and exit codes are right."""
     codes = {75} if number == signal.SIGTERM else {-number}
     return (
         tally.equal

@@ -1,8 +1,8 @@
-"""Train on more images than fit into memory; compare both modes on images that do fit.
+"""Train on more images than fit into memory; compare streamed and resident speed on fewer images.
 
     .venv/ml/bin/python benchmarks/streaming.py --times 100
 
-The small set has 1,000 generated images, as many as GTZAN, each as large as a 30 s track's. The
+The small set has 1,000 generated images, as many as GTZAN. Each is as large as a 30 s track's. The
 large set has --times as many: the same images under more names. The trainer runs some epochs on
 the small set, once resident and once streamed. It then trains on the large set, streamed, for
 --seconds while its memory is sampled.

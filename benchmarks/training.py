@@ -1,10 +1,10 @@
-"""Compare `music-genre train` with torchvision's reference loop, whole processes, in one run.
+"""Run `music-genre train` and torchvision's reference loop in turn; compare the whole processes.
 
     .venv/ml/bin/python benchmarks/training.py --models resnet18 shufflenet_v2_x0_5 --epochs 10
 
 Both train the same model on the same tracks, with the same batch and crop size, and see the same
-number of images per epoch: torchvision's loop gets each track's image cut into pieces, as scripts
-for GTZAN do. Accuracy is per track of the same test split. "No data" repeats our steps on one batch
+number of images per epoch: for torchvision's loop each track's image is cut into pieces, as scripts
+for GTZAN do. Accuracy is per track, on the same test split. "No data" repeats our steps on a batch
 in memory. On a GPU the last column is the share of the process's time in which the GPU computed,
 according to `nvidia-smi`; the process's time includes the start of Python and of CUDA.
 """
@@ -36,20 +36,20 @@ from music_genre.training import optimization
 ROOT = Path(__file__).parents[1]
 DEMO_MUSIC = ROOT / "deploy" / "demo_music" / "genres_original"
 ROWS = 128
-"""Height of an image, and of a crop."""
+"""Height of an image and of a crop, in pixels."""
 
 
 SYNTHETIC_STEPS, WARM_UP_STEPS = 30, 5
 
 
 class Timed(NamedTuple):
-    """The result of some work, and its cost."""
+    """The result of a timed call, and its cost."""
 
     result: dict[str, Any]
     seconds: float
     cpu_seconds: float
     gpu_share: float | None
-    """Mean utilisation of the GPU, 0 to 1; None without one."""
+    """Mean utilisation of the GPU, 0 to 1; None without a GPU."""
 
 
 class Outcome(NamedTuple):
@@ -81,7 +81,7 @@ def music_genre(*arguments: str | Path) -> dict[str, Any]:
 
 
 def timed(work: Callable[[], dict[str, Any]], given: argparse.Namespace) -> Timed:
-    """Run work in child processes; returns its result, wall and CPU seconds, and GPU share."""
+    """Call `work`, which runs processes; returns its result, wall and CPU seconds, GPU share."""
     began, before = time.monotonic(), os.times()
     with tempfile.TemporaryFile("w+") as readings:
         watch = _watch_gpu(readings) if given.device == "cuda" else None
@@ -178,7 +178,7 @@ def wait(chosen: torch.device) -> None:
 
 
 def main() -> None:
-    """Prepare the data, train in turns, print the table."""
+    """Prepare the data, run both trainings of each model, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--audio", type=Path, default=DEMO_MUSIC)
     parser.add_argument("--models", nargs="+", default=["resnet18", "shufflenet_v2_x0_5"])

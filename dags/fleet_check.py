@@ -1,8 +1,8 @@
-"""Check every queue of the contract: which worker serves it, and what that worker computes on.
+"""Check that a worker serves each queue of the contract, and show that worker's hardware.
 
-One task per queue runs `music-genre device` on whichever worker takes it. The task's result names
-the worker's cores, free memory and GPU, or says that there is no GPU. `make up` runs this DAG after
-each start.
+The DAG has one task per queue, which runs `music-genre device` on a worker of the queue. The task's
+result names the worker's cores, free memory and GPU, or says that the worker has no GPU. `make up`
+runs this DAG after each start.
 """
 
 from datetime import timedelta

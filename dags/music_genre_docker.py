@@ -1,17 +1,18 @@
-"""Train and evaluate a music-genre model, the Docker way: the work runs in Docker containers.
+"""Train and evaluate a music-genre model, the Docker way: gpu tasks run in Docker containers.
 
 `check` (refuses input that cannot work) on the **cpu** queue → `create-image-features-from-audio`
 (a mel-spectrogram image of every track) → `train-using-image-features` (split, training,
-evaluation) on the **gpu** queue → `publish` (bytes to the DVC remote, then a commit that names
-them) on the **cpu** queue. Each task on the **gpu** queue runs in a container of the Docker image
-`music-genre-classif`, with the command line of this project's first program.
+evaluation) on the **gpu** queue → `publish` (uploads the model to the DVC remote, then pushes a Git
+commit that names the model) on the **cpu** queue. Each task on the **gpu** queue runs a command of
+this project's first program in a container of the Docker image `music-genre-classif`.
 
-Paused by default: `music_genre_training` does the same work, and only a stack started with
-`make up DOCKER=1` can start containers. If a container outlives its worker, the task's next try
-follows it; if a container was stopped, the next try continues from its checkpoint.
+This DAG is paused by default, because `music_genre_training` does the same work, and because only a
+stack started with `make up DOCKER=1` can start containers. If a container outlives its worker, the
+task's next try waits for that container. If a container was stopped, the next try starts a new
+container, which continues from the checkpoint.
 
-This DAG takes as long as `music_genre_training` (see there) and trains from scratch in each run.
-Like that DAG, it publishes a model with its metrics, tagged in the repository.
+A run takes as long as a run of `music_genre_training` (see that DAG), but each run trains a new
+model. Like that DAG, this DAG publishes the model and its metrics under a tag of the repository.
 """
 
 import os
@@ -41,7 +42,7 @@ RUN = "/artifacts/docker/{{ run_id.replace(':', '').replace('+', '_') }}"
 
 
 def in_container(task_id: str, *options: str, volumes: tuple[str, ...]) -> ResumableDockerOperator:
-    """Add a task that runs, in a container, the program's command named like the task."""
+    """Add a task that runs the program's command `task_id` in a container."""
     return ResumableDockerOperator(
         task_id=task_id,
         queue="gpu",
@@ -52,7 +53,7 @@ def in_container(task_id: str, *options: str, volumes: tuple[str, ...]) -> Resum
 
 
 def parameters() -> dict[str, Param]:
-    """The parameters of a run's form: the settings of the first program's training."""
+    """Build the run parameters: the settings of the first program's training command."""
     return {"model": model(), "seed": seed(), **training_parameters((*OPTIMIZERS, "sdg"))}
 
 
@@ -60,7 +61,7 @@ with DAG(
     "music_genre_docker",
     schedule=daily(),
     is_paused_upon_creation=True,
-    max_active_runs=1,  # its runs share the images
+    max_active_runs=1,  # all runs use the same folder of images
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params=parameters(),
     doc_md=__doc__,

@@ -1,7 +1,8 @@
-"""An example of a DAG that reacts to new models: it runs when one is published, and logs it.
+"""An example of a DAG that reacts to new models: it logs each model that is published.
 
-Its schedule is the asset `music_genre_model`, whose event carries what `publish` returned. A run of
-`music_genre_training` that found nothing new creates no such event.
+The DAG's schedule is the asset `music_genre_model`. The task `publish` emits the asset's event. The
+event carries the result of `publish` and starts a run of this DAG. A run of `music_genre_training`
+that makes no new model emits no event.
 """
 
 import logging
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @task(queue="cpu")
 def tell(triggering_asset_events: Any = None) -> list[str]:
-    """Log each new model's name, its accuracy and how to get it; returns the names."""
+    """Log each new model's name, its accuracy and how to fetch the model; returns the names."""
     models = [event.extra for event in triggering_asset_events[PUBLISHED_MODEL]]
     for model in models:
         low, high = model["accuracy_interval"]

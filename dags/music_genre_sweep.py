@@ -1,17 +1,18 @@
 """Train one candidate for each pair of torchvision model and seed, on as many GPUs as there are.
 
-The tasks up to the split, and their artifacts, are those of `music_genre_training`: each DAG reuses
-what the other has made. `plan` lists the trainings. `train` and `evaluate` are mapped over that
-list: each training takes a GPU slot of its own, and the others wait in the pool. A failed task ends
-only its own candidate. In the grid, a task's map index shows the model and the seed.
+The tasks up to `split` are the same as in `music_genre_training`, and each of the two DAGs reuses
+the artifacts that the other has made. `plan` lists the trainings. `train` and `evaluate` are mapped
+over that list. Each training takes one GPU slot; if no slot is free, the training waits in the
+pool. If a task fails, only its own candidate fails. In the grid, each mapped task is labelled with
+its model and seed.
 
 All candidates are evaluated on the same split. The last task, `compare`, logs one line for each
-candidate, the best validation accuracy first, and returns the same table. Choose by validation
-accuracy, because choosing by test accuracy would overfit to the test set. Nothing is published.
+candidate, the best validation accuracy first, and returns these lines as a table. Choose by
+validation accuracy, because choosing by test accuracy would overfit to the test set. This DAG
+publishes no model.
 
-Apart from making the images, each candidate takes as long as one run of `music_genre_training`:
-with resnet18 an epoch of the demo music took 20 s on two cores; an H200 trained 1,990 crops a
-second.
+Each candidate takes as long as `train` and `evaluate` in a run of `music_genre_training`. With
+resnet18 an epoch of the demo music took 20 s on two cores; an H200 trained 1,990 crops a second.
 """
 
 import logging
@@ -80,7 +81,7 @@ def compare(ti: Any = None) -> list[dict[str, Any]]:
 
 
 LIST: dict[str, Any] = {"minItems": 1, "uniqueItems": True}
-"""A list has at least one entry, and no entry twice."""
+"""Limits of a list parameter: at least one entry, no duplicates."""
 SEEDS = Param(
     "0, 1, 2, 3",
     type=["string", "array"],  # with "array" alone, the form would show a JSON editor
@@ -112,5 +113,5 @@ with DAG(
 ):
     listed = plan()
     preprocess(models=given("models", " | join(',')")) >> listed
-    # A teardown runs last, whatever failed before it, and does not affect the run's state.
+    # As a teardown, `compare` runs even after a failed task, and does not affect the run's state.
     candidate.expand_kwargs(listed) >> compare().as_teardown()

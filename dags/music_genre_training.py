@@ -2,16 +2,16 @@
 
 `check` (refuses input that cannot work) → `pull` (the requested version of the data) → `scan`
 (catalogue) → `extract` (mel-spectrogram images, in parallel shards) → `split` (by recording) on the
-**cpu** queue → `train` (a torchvision CNN) → `evaluate` (accuracy with its interval, confusion
-matrix) on the **gpu** queue → `publish` (bytes to the DVC remote, and a commit that records what
-the model was made from) on the **cpu** queue.
+**cpu** queue → `train` (a torchvision CNN) → `evaluate` (accuracy with its confidence
+interval, confusion matrix) on the **gpu** queue → `publish` (uploads the model to the DVC remote,
+then pushes a Git commit that records the model's origin) on the **cpu** queue.
 
 Training takes most of the time. With resnet18 an epoch of the demo music took 20 s on two cores;
 an H200 trained 1,990 crops a second. A 30 s track has ten crops.
 
 A step whose inputs and settings are unchanged reuses its earlier output and does no work, so a
-daily run over the same music is short and publishes nothing. Results are in the artifacts folder,
-at the addresses that the tasks return.
+daily run over the same music is short and publishes nothing. The results are in the artifact
+folder, at the addresses that the tasks return.
 """
 
 from datetime import timedelta

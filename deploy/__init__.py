@@ -1,1 +1,1 @@
-"""Bring a stack up on a machine; runs in a small Python environment of its own."""
+"""Bring a stack up on a machine. The package has a small Python environment of its own."""

@@ -1,4 +1,4 @@
-"""`python -m deploy`."""
+"""Run the command line: `python -m deploy`."""
 
 from deploy.cli import main
 

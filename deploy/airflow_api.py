@@ -1,4 +1,4 @@
-"""The calls to the REST APIs of Airflow and Flower that `deploy` needs to bring a stack up."""
+"""A client for the parts of Airflow's and Flower's REST APIs that `deploy` uses."""
 
 import base64
 import http.client
@@ -14,10 +14,10 @@ TIMEOUT_SECONDS = 20.0
 
 
 class AirflowApi:
-    """Airflow's stable REST API (v2) with a user's token.
+    """A client of Airflow's stable REST API (v2), logged in as one user.
 
     Args:
-        address: such as `http://127.0.0.1:8080`.
+        address: Airflow's address, such as `http://127.0.0.1:8080`.
     """
 
     def __init__(self, address: str, username: str, password: str) -> None:
@@ -26,7 +26,7 @@ class AirflowApi:
         self._token = ""
 
     def health(self) -> dict[str, str]:
-        """Each component's status: `healthy`, `unhealthy`, or None if it never ran.
+        """The status of each component: `healthy`, `unhealthy`, or None if it never ran.
 
         Raises:
             OSError: the api-server does not answer yet.
@@ -35,9 +35,10 @@ class AirflowApi:
         return {name: part["status"] for name, part in answer.items()}
 
     def warm_up(self) -> None:
-        """Call the API for workers once, because the api-server builds it only at the first call.
+        """Call the API for workers once, so that the api-server builds it before a worker calls it.
 
-        Building it took 5.6 s on two cores; by default a worker waits 5 s for an answer.
+        The api-server builds this API only at the first call. Building it took 5.6 s on two cores,
+        but by default a worker waits only 5 s for an answer.
 
         Raises:
             OSError: the api-server does not answer yet.
@@ -49,7 +50,7 @@ class AirflowApi:
 
         Raises:
             DeployError: the request was refused; the message has the status and the reason.
-            OSError: no answer, an incomplete one, or a server error (5xx).
+            OSError: there was no answer, an incomplete answer or a server error (5xx).
         """
         return self._authorised(path, None)
 
@@ -62,11 +63,11 @@ class AirflowApi:
         return True
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """POST a JSON body to a resource below `/api/v2/`; raises as `get` does."""
+        """POST a JSON body to a resource below `/api/v2/`; raises the same errors as `get`."""
         return self._authorised(path, body)
 
     def patch(self, path: str, body: dict[str, Any]) -> Any:
-        """PATCH a resource below `/api/v2/`; raises as `get` does."""
+        """PATCH a resource below `/api/v2/`; raises the same errors as `get`."""
         return self._authorised(path, body, "PATCH")
 
     def _authorised(self, path: str, body: dict[str, Any] | None, method: str = "") -> Any:
@@ -81,7 +82,7 @@ class NotFoundError(DeployError):
 
 
 class ConflictError(DeployError):
-    """The resource exists already (409)."""
+    """The resource already exists (409)."""
 
 
 def online_workers(address: str, username: str, password: str) -> set[str]:
@@ -127,5 +128,5 @@ def _call(
 _REFUSALS: dict[int, type[DeployError]] = {404: NotFoundError, 409: ConflictError}
 
 
-# Loopback is never reached through a proxy, whatever proxy the environment names.
+# All addresses are on loopback, so requests never use a proxy, even if the environment names one.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

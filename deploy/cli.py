@@ -19,11 +19,12 @@ LEFT = {
     "up": "what was started keeps running; run `make up` again, or `make down`",
     "up-local": "what was started keeps running; run `make up-local` again, or `make down-local`",
 }
-"""What an interrupted command leaves of a stack; commands not listed here change no stack."""
+"""Command → what is left of the stack if the command is interrupted. Commands that are not listed
+change no stack."""
 
 
 class _Commands(click.Group):
-    """Turns faults into one line and exit 1, an interruption into exit 130."""
+    """Reports an error in one line and exits with status 1; exits with 130 if interrupted."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:

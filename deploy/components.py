@@ -1,8 +1,9 @@
-"""The table of components: what each runs, and the minimum that it may know, reach and use.
+"""The table of components: what each runs, and which secrets, networks and volumes it gets.
 
-The embedded stack starts from this table. `docker-compose.yml` is written by hand, with reasons in
-its comments; tests compare it with the table. docs/least-privilege.md shows the table to readers.
-To add a component, add an entry here and a service to `docker-compose.yml`.
+No component gets more than it needs. The embedded stack starts its processes from this table.
+`docker-compose.yml` is written by hand, and its comments give the reasons; tests compare the file
+with the table. docs/least-privilege.md shows the table to readers. To add a component, add an entry
+here and a service to `docker-compose.yml`.
 """
 
 from collections.abc import Mapping
@@ -20,8 +21,8 @@ LOGS = frozenset({"logs"})
 MUSIC = str(DEMO_MUSIC.relative_to(REPOSITORY))
 """The music folder that is mounted if AUDIO_DIR is not set."""
 METADATA = frozenset({"POSTGRES_PASSWORD", "FERNET_KEY"})
-"""A component that can write to the metadata database also gets the Fernet key. Without the key
-Airflow would store connections, variables and the arguments of triggers there in clear text."""
+"""The secrets of every component that can write to the metadata database. Without the Fernet key
+Airflow would store connections, variables and trigger arguments in the database in clear text."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Component:
     """One component of a stack."""
 
     command: tuple[str, ...]
-    """The command of its container, with `{host}` and `{port}` for the address where it listens.
+    """The command that it runs. `{host}` and `{port}` are replaced by the address where it listens.
     Empty if the image or docker-compose.yml defines the command."""
     secrets: frozenset[str]
-    """The secrets that it gets, by their names in `.env`."""
+    """The secrets that it gets, named as in `.env`."""
     networks: frozenset[str]
     """Its networks in the stack of containers."""
     memory: str
@@ -42,22 +43,22 @@ class Component:
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Environment variables that only this component gets."""
     health: tuple[str, ...] = ()
-    """The health check of its container. Empty if docker-compose.yml defines one with the server's
-    own client, or if there is none."""
+    """The command of its container's health check. Empty if the container has no health check, or
+    if docker-compose.yml defines one that uses the server's own client."""
     port: int = 0
     """The port of its container that is published on loopback; 0 for none."""
     rank: str = CONTROL
-    """One of `RANKS`."""
+    """Its group in the start order: one of `RANKS`."""
     profile: str = ""
-    """The Compose profile that it needs; empty for none."""
+    """The Compose profile that starts it; empty if it starts without a profile."""
     is_lasting: bool = True
-    """Whether it runs as long as the stack."""
+    """Whether it runs as long as the stack; false if it ends by itself, such as `init`."""
     is_embedded: bool = True
     """Whether the embedded stack has it too."""
 
 
 def components() -> Mapping[str, Component]:
-    """Every component by name, servers first, with a worker for each queue of the contract."""
+    """Every component by name: Postgres and Redis first, and a worker for each queue."""
     workers = {f"{queue.name}-worker": _worker(queue) for queue in queues().values()}
     return {**_SERVERS, **_CONTROL, **workers, "flower": _FLOWER, **_OPTIONAL}
 
@@ -67,7 +68,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 def _job(words: str, kind: str, *, volumes: frozenset[str] = LOGS, **more: object) -> Component:
-    """One of Airflow's long-running jobs."""
+    """Make the component for one of Airflow's long-running jobs."""
     return Component(
         command=("airflow", *words.split()),
         memory="1g",
@@ -78,7 +79,10 @@ def _job(words: str, kind: str, *, volumes: frozenset[str] = LOGS, **more: objec
 
 
 def _worker(queue: Queue) -> Component:
-    """The worker of a queue; only CPU workers publish, only GPU workers may start containers."""
+    """Make the worker of a queue.
+
+    Only CPU workers can publish. Only GPU workers can start containers.
+    """
     is_gpu = queue.resource == "gpu"
     own = GPU_LOCKS if is_gpu else "versions"
     return Component(
@@ -154,13 +158,13 @@ _FLOWER = Component(
     networks=_names("work"),
     memory="512m",
     settings={
-        # Redis keys of its own, because Flower must not touch the messages of tasks.
+        # Flower gets its own Redis keys for these, so that it cannot touch the messages of tasks.
         **{
             f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__{key.upper()}_KEY": f"flower.{key}"
             for key in ("unacked", "unacked_index", "unacked_mutex")
         },
-        # Flower forgets a worker that has been offline for this many seconds, such as one that
-        # `make up` has replaced.
+        # After this many seconds Flower forgets an offline worker, such as one that `make up` has
+        # replaced.
         "FLOWER_PURGE_OFFLINE_WORKERS": "300",
     },
     health=(*HEALTH, "http", "{port}", "/healthcheck", "401"),

@@ -45,7 +45,7 @@ class Run:
 
     @property
     def logs(self) -> str:
-        """Where the run's task logs are."""
+        """The folder or web address of the run's task logs."""
         return self._stack.logs_of(self.dag_id, self.run_id)
 
     def state(self) -> str:
@@ -66,7 +66,7 @@ class Run:
         return dict(self.xcom(task_id, map_index=map_index))
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
-        """The XCom that a task pushed under a key; None if there is none."""
+        """The XCom that a task pushed under a key; None if it pushed none."""
         address = path("taskInstances", task_id, "xcomEntries", key)
         query = f"?map_index={map_index}&deserialize=true"
         try:
@@ -90,7 +90,7 @@ class Run:
         )
 
     def _worker(self, task_id: str, map_index: int) -> str:
-        """Ask once for each task which worker took it."""
+        """The worker that took a task; empty if not known yet. A known worker is cached."""
         key = task_id, map_index
         if not self._workers.get(key):
             self._workers[key] = str(self.xcom(task_id, "worker", map_index) or "")
@@ -116,7 +116,7 @@ def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = TRAINING_DAG
     body = {"dag_run_id": run_id, "logical_date": None, "conf": parameters}
 
     def post() -> None:
-        # A conflict means that an earlier try succeeded, but its answer was lost.
+        # A conflict means that an earlier POST created the run, but its answer was lost.
         with contextlib.suppress(ConflictError):
             stack.api.post(path("dags", dag_id, "dagRuns"), body)
 
@@ -127,8 +127,8 @@ def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = TRAINING_DAG
 def unfinished(stack: Stack, parameters: dict[str, Any]) -> Run | None:
     """Find the unfinished run of an interrupted demo with these parameters; None if there is none.
 
-    Airflow continues it as soon as the stack is up; a second run would only wait behind it for the
-    GPU slot.
+    Airflow continues that run as soon as the stack is up. A second run would only wait until the
+    first one frees the GPU slot.
     """
     _wait_for_dag(stack, TRAINING_DAG)
     query = "?state=queued&state=running&order_by=run_after&limit=100"
@@ -191,7 +191,7 @@ def _print_changes(rows: list[TaskRow], shown: dict[str, str], console: Console)
 
 
 def task_table(rows: list[TaskRow], title: str = TRAINING_DAG) -> Table:
-    """Draw the tasks with their queue, worker and seconds."""
+    """Make a table of the tasks with their queues, workers, states and seconds."""
     table = Table("task", "queue", "worker", "state", title=title, title_justify="left")
     table.add_column("seconds", justify="right")
     for row in rows:
@@ -214,7 +214,7 @@ def show_workers(run: Run, console: Console) -> None:
 
 
 def summarise(run: Run, console: Console) -> None:
-    """Print the table, the accuracy with its interval, and where everything is stored.
+    """Print the table of tasks, the accuracy with its interval, and where the results are.
 
     Raises:
         DeployError: a task ran on a worker of another queue.

@@ -2,4 +2,4 @@
 
 
 class DeployError(Exception):
-    """A command cannot go on; the message names the problem, the item, the finding, the remedy."""
+    """A command cannot continue; the message says what failed, where, why, and what to do."""

@@ -1,4 +1,4 @@
-"""How small files are read and written."""
+"""Read and write small files."""
 
 import os
 from pathlib import Path

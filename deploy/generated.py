@@ -1,6 +1,6 @@
 """Files that are generated from the queue contract and the table of components.
 
-`make docs` and `make up` write those that are out of date.
+`make docs` and `make up` write the files that are out of date.
 """
 
 from collections.abc import Callable, Mapping

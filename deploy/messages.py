@@ -12,7 +12,7 @@ from deploy.places import ADMIN, TRAINING_DAG
 from deploy.running import Stack
 
 PARSE_SECONDS = 30.0
-"""How long to wait for a DAG to be parsed; a started dag-processor needs a few seconds."""
+"""How long to wait for the training DAG to be parsed; the dag-processor needs a few seconds."""
 
 
 def report(line: str) -> None:
@@ -27,7 +27,7 @@ def print_lines(lines: dict[str, str], console: Console) -> None:
 
 
 def print_addresses(stack: Stack, admin_password: str, flower_password: str) -> None:
-    """Print where to look, and where the passwords are."""
+    """Print the addresses of the web UIs, where the passwords are, and where the logs are."""
     lines = {
         "Airflow": f"{stack.public_address}  (user {ADMIN}, {admin_password})",
         "Flower": f"{stack.flower_address}  (user {ADMIN}, {flower_password})",
@@ -37,7 +37,7 @@ def print_addresses(stack: Stack, admin_password: str, flower_password: str) -> 
 
 
 def tell_schedule(stack: Stack, daily: bool) -> None:
-    """Print whether trainings start by themselves, and the time of the next one."""
+    """Print whether the training DAG runs by itself, and when it runs next."""
     if not daily:
         report(f"{TRAINING_DAG} runs on demand; with DAILY=1 also at midnight UTC")
         return
@@ -50,7 +50,7 @@ def tell_schedule(stack: Stack, daily: bool) -> None:
 
 
 def _scheduled_dag(stack: Stack) -> dict[str, Any]:
-    """Poll the training DAG until it is parsed with its schedule; empty if that takes too long."""
+    """Poll the training DAG until it is paused or has a next run; empty after `PARSE_SECONDS`."""
     give_up_at = time.monotonic() + PARSE_SECONDS
     while time.monotonic() < give_up_at:
         with contextlib.suppress(OSError, DeployError):

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Prints Redis' users, for both stacks: one for each kind of process that connects, and no other.
-# Argument: the queue contract. Passwords come from the environment.
+# Prints the users of Redis, for both stacks: exactly one for each kind of process that connects.
+# Argument: the path of the queue contract. Passwords come from the environment.
 #
 #   scheduler   sends tasks to the queues and reads their results
 #   worker      takes tasks, keeps them while they run, writes results
 #   flower      watches: reads queue lengths, receives events, asks workers and reads their answers
 #
 # kombu's keys: the queues, _kombu.* (the queues bound to each exchange, and until when), unacked*
-# (messages being worked on), *pidbox (questions to workers) and celeryev* (events). Celery's keys:
-# celery-task-meta-* (results). Flower may not bind a queue of its own to the exchanges of tasks.
+# (messages that a worker has taken), *pidbox (questions to workers), celeryev* (events). Celery's keys:
+# celery-task-meta-* (results). Flower has no right to bind a queue to an exchange that carries tasks.
 set -eu
 sha256() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
 
@@ -17,7 +17,7 @@ lengths=
 for queue in $(sed -n 's/^\[queues\.\(.*\)\]$/\1/p' "$1"); do
     # A queue's list, and the lists of its lower priorities.
     queues="$queues ~$queue ~$queue??[369]"
-    lengths="$lengths %R~$queue %R~$queue??[369]"  # lengths only: messages contain tokens
+    lengths="$lengths %R~$queue %R~$queue??[369]"  # Flower may read only lengths: messages contain tokens
 done
 channels='&/0.celery.pidbox &/0.celeryev/*'
 talk="~_kombu.* ~*.pidbox* ~celeryev.* $channels &/0.celeryev/worker.*"

@@ -1,4 +1,4 @@
-"""A started stack, embedded or of containers, with one interface for both."""
+"""The common interface of the two stacks, the embedded stack and the stack of containers."""
 
 import time
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from deploy.places import ADMIN
 from fleet.contract import queues
 
 START_SECONDS = 180.0
-"""How long a start may take: three times the slowest one seen on two busy cores."""
+"""How long a start may take: three times the slowest start measured on two busy cores."""
 T = TypeVar("T")
 
 
@@ -22,8 +22,8 @@ class Stack(ABC):
     Args:
         web: Airflow's port.
         flower: Flower's port.
-        base_url: the address that people use, if it is not on loopback; Airflow serves below the
-            path of this address.
+        base_url: the address at which people open Airflow, if it is not on loopback. Airflow serves
+            its pages below the path of this address.
     """
 
     logs: str
@@ -43,7 +43,7 @@ class Stack(ABC):
         """Check that each component stays up.
 
         Raises:
-            DeployError: one does not.
+            DeployError: a component does not stay up.
         """
 
     @abstractmethod
@@ -67,11 +67,11 @@ class Stack(ABC):
             time.sleep(0.3)
 
     def answer(self, ask: Callable[[], T]) -> T:
-        """Call `ask`, a request to the api-server; call it again while the api-server restarts.
+        """Send the request `ask` to the api-server; send it again while the api-server restarts.
 
         Raises:
-            DeployError: the api-server refuses, a component does not stay up, or `START_SECONDS`
-                have passed.
+            DeployError: the api-server refuses the request, a component does not stay up, or
+                `START_SECONDS` have passed.
         """
         give_up_at = time.monotonic() + START_SECONDS
         while True:
@@ -94,7 +94,7 @@ class Stack(ABC):
         return all(health.get(name) == "healthy" for name in names) and not self.missing_workers()
 
     def missing_workers(self) -> set[str]:
-        """The queues of the contract whose worker is not online."""
+        """The queues of the contract that have no worker online."""
         return set(queues()) - {name.partition("@")[0] for name in self.online_workers()}
 
     def online_workers(self) -> set[str]:
@@ -103,8 +103,8 @@ class Stack(ABC):
 
 
 def ask(is_ready: Callable[[], bool]) -> bool:
-    """Call `is_ready`; an error means not ready."""
+    """Call `is_ready`; if it raises an error, return false."""
     try:
         return is_ready()
     except (OSError, ValueError, DeployError):
-        return False  # not up yet; `wait_until` knows when to give up
+        return False  # not ready yet; `wait_until` decides when to give up

@@ -1,1 +1,1 @@
-"""The Airflow side: the queue contract, the operators, the workers."""
+"""The part that runs on Airflow: the queue contract, the operators, the workers."""

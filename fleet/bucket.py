@@ -1,4 +1,4 @@
-"""Create the bucket of an S3 store on this machine. Idempotent."""
+"""Create the S3 bucket that `S3_BUCKET` names. Idempotent."""
 
 import os
 import time
@@ -9,14 +9,14 @@ from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionEr
 
 BUCKET_VARIABLE = "S3_BUCKET"
 START_SECONDS = 60.0
-"""How long to wait for a store that is just starting."""
+"""How long to wait for an S3 server that is just starting."""
 
 
 def ensure_bucket() -> None:
     """Create the bucket if it does not exist.
 
     Raises:
-        SystemExit: the store does not answer, or refuses a request.
+        SystemExit: the S3 server does not answer or refuses a request.
     """
     name = os.environ[BUCKET_VARIABLE]
     client = boto3.client("s3")

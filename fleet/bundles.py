@@ -1,7 +1,8 @@
-"""The DAG bundle of both stacks: a folder of DAG files, run from snapshots.
+"""The DAG bundle of both stacks: Airflow loads DAGs from snapshots of a folder.
 
-Only the dag-processor reads the folder. When the folder changes, it takes a snapshot without the
-changes that would harm a run, and parses the snapshot. Workers run tasks from the newest snapshot.
+Only the dag-processor reads the folder. When the folder changes, the dag-processor takes a snapshot
+and parses it. The snapshot leaves out changes that would break a run. Workers run tasks from the
+newest snapshot.
 """
 
 import logging
@@ -28,20 +29,20 @@ from fleet.settling import Answer, Rules, settle, without_stubs
 from fleet.snapshots import Snapshots, Tree, read_tree, state_of, written
 
 AGAIN_SECONDS = 30.0
-"""Seconds until a change that is held back is checked again: runs may have ended, and the cause of
-an error may have been outside the file."""
+"""Seconds until a change that is held back is checked again. By then, the run that needed the old
+version might have ended, or an error whose cause is outside the file might be fixed."""
 CHECK_SECONDS = 12.0
-"""After this time no further check is begun before the next refresh."""
+"""After this many seconds a refresh imports no further file; the next refresh continues."""
 log = logging.getLogger(__name__)
 
 
 class SnapshotBundle(BaseDagBundle):
-    """A folder of DAG files.
+    """A DAG bundle that consists of snapshots of a folder.
 
     Args:
-        variable: the environment variable that names the folder; empty for no folder. It is set
-            for the dag-processor alone.
-        kwargs: those of BaseDagBundle.
+        variable: the environment variable that names the folder. If its value is empty, the bundle
+            has no files. Only the dag-processor has this variable.
+        kwargs: arguments of BaseDagBundle.
     """
 
     supports_versioning = False
@@ -58,7 +59,7 @@ class SnapshotBundle(BaseDagBundle):
         self._fault = ""
 
     def initialize(self) -> None:
-        """Open the newest snapshot, and keep it until the next refresh."""
+        """Open the newest snapshot; it stays open until the next refresh."""
         self._path = self._snapshots.current
         if self._path is None:
             self.refresh()
@@ -66,17 +67,17 @@ class SnapshotBundle(BaseDagBundle):
 
     @property
     def path(self) -> Path:
-        """The folder of the snapshot that is open."""
-        # Airflow does not initialize the bundle of a DAG whose callbacks it runs.
+        """The folder of the open snapshot."""
+        # Airflow runs a DAG's callbacks without initializing the bundle: then `_path` is None.
         return self._path or self._snapshots.current or self.base_dir
 
     def get_current_version(self) -> None:
-        """Return no version: a run is not bound to a snapshot, each task takes the newest one."""
+        """Return None: a run has no fixed version, each of its tasks uses the newest snapshot."""
 
     def refresh(self) -> None:
         """Take a snapshot if the folder has changed.
 
-        Only the dag-processor knows the folder. In any other process this does nothing.
+        Only the dag-processor knows the folder. In any other process this method does nothing.
         """
         if self._folder is None:
             return
@@ -100,11 +101,11 @@ class SnapshotBundle(BaseDagBundle):
         self._fault = fault
 
     def _take(self, new: Tree, faults: dict[str, str]) -> bool:
-        """Take a snapshot if anything changed; returns whether no change is held back.
+        """Take a snapshot if anything changed; returns True if no change is held back.
 
         Args:
             new: the folder's files.
-            faults: files that cannot be read → the reason.
+            faults: file that cannot be read → the reason.
         """
         with self.lock():
             current = self._snapshots.tree()
@@ -125,9 +126,10 @@ class SnapshotBundle(BaseDagBundle):
 
 
 class Checks:
-    """Imports of DAG files, as many at a time as the dag-processor can wait for.
+    """Imports DAG files, to learn which DAGs they define, and keeps the answers.
 
-    While it waits, it does nothing else: Airflow would take the other DAGs for gone after 50 s.
+    One refresh imports only as many files as fit into `CHECK_SECONDS`, because the dag-processor
+    parses nothing meanwhile: after 50 s Airflow would treat the DAGs of all files as deleted.
     """
 
     def __init__(self, bundle: str, folder: Path) -> None:
@@ -137,18 +139,18 @@ class Checks:
         self.is_unfinished = False
 
     def begin(self) -> None:
-        """Start a new round. Only answers of a round that was too short are used again."""
+        """Start a new round of checks; keep old answers only if the last round ran out of time."""
         if not self.is_unfinished:
             self._answers.clear()
         self._give_up_at = time.monotonic() + CHECK_SECONDS
         self.is_unfinished = False
 
     def check(self, tree: Tree, files: list[str]) -> Mapping[str, Answer]:
-        """What each file of the tree defines; nothing if Airflow would not import it."""
+        """Return each file's DAGs or import error; no DAGs if Airflow would not import the file."""
         answers = self._answers.setdefault(hash(frozenset(tree.items())), {})
         missing = [file for file in files if file not in answers]
         if missing:
-            from fleet.dag_check import dags_of, discovered  # workers need none of it
+            from fleet.dag_check import dags_of, discovered  # workers do not need it
 
             with written(tree, self._folder, like=Snapshots(self._folder).current) as folder:
                 known = discovered(folder)
@@ -162,7 +164,7 @@ class Checks:
 
 @provide_session
 def in_force(bundle: str, *, session: Session = NEW_SESSION) -> dict[str, set[str]]:
-    """The files of a bundle that have DAGs in Airflow → the ids of these DAGs."""
+    """Return file → ids of its DAGs, for the bundle's DAGs that Airflow does not count as stale."""
     asked = select(DagModel.relative_fileloc, DagModel.dag_id).where(
         DagModel.bundle_name == bundle, ~DagModel.is_stale
     )
@@ -177,10 +179,11 @@ def in_force(bundle: str, *, session: Session = NEW_SESSION) -> dict[str, set[st
 def needed(
     dags: set[str], *, before: datetime, session: Session = NEW_SESSION
 ) -> dict[str, set[str]]:
-    """Which of these DAGs have unfinished runs → the ids of their unfinished tasks.
+    """Return id of each DAG with unfinished runs → ids of the unfinished tasks of these runs.
 
-    A paused DAG is left out, because it starts no more tasks. So are runs that began after a time:
-    a DAG that always has a run would otherwise never change.
+    Paused DAGs are left out, because they start no more tasks. Runs that were not created before
+    the time `before` are left out too, because otherwise a DAG that always has an unfinished run
+    could never change.
     """
     if not dags:
         return {}

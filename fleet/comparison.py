@@ -8,7 +8,7 @@ def ranked(
     trained: list[dict[str, Any] | None],
     evaluated: list[dict[str, Any] | None],
 ) -> list[dict[str, Any]]:
-    """Sort candidates by validation accuracy, descending; those without a result come last."""
+    """Sort candidates by validation accuracy, best first; candidates without a result are last."""
     rows = []
     for wanted, training, evaluation in zip(candidates, trained, evaluated, strict=True):
         found, measured = training or {}, evaluation or {}
@@ -21,7 +21,7 @@ def ranked(
 
 
 def in_words(row: dict[str, Any]) -> str:
-    """One candidate's line in the log."""
+    """Format one candidate's line for the log."""
     figures = [f"{name} {told(row[f'{name}_accuracy'])}" for name in ("validation", "test")]
     return f"{', '.join(figures)}: {row['model']}, seed {row['seed']}, run {row['run']}"
 

@@ -1,6 +1,7 @@
 """The queue contract of `deploy/queues.toml` and every number derived from it.
 
-Standard library only, because the deploy environment, every worker and every DAG parse import it.
+This module uses only the standard library, because the deploy environment, every worker and every
+process that parses DAGs import it.
 """
 
 import math
@@ -18,7 +19,8 @@ _RESOURCES = ("cpu", "gpu")
 _COUNTED = ("cores", "gpus")
 
 GRACE_SECONDS = 60
-"""Time from a worker's SIGTERM to its SIGKILL; a worker hands its tasks back within seconds."""
+"""Time between SIGTERM and SIGKILL for a worker, which ends its tasks within seconds of
+SIGTERM."""
 HEARTBEAT_SECONDS = 2
 """A supervisor can take one interval to notice that its task has ended; until then the slot stays
 busy (measured)."""
@@ -33,7 +35,7 @@ VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 STACK_LABEL = "music-genre.stack"
 """Label on a task's container: the Compose project that it belongs to."""
 GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
-"""Where `music-genre` keeps its GPU locks by default, on the host and in every container."""
+"""The folder of the GPU locks of `music-genre` by default, on the host and in every container."""
 PUBLISHING_POOL = "publishing"
 """A pool with one slot: one task at a time pushes to the Git repository of published versions."""
 
@@ -49,19 +51,19 @@ class Queue:
     name: str
     """The value of a task's `queue=`; also the name of the Redis list."""
     purpose: str
-    """What its tasks do."""
+    """The work of its tasks, in a few words."""
     resource: str
-    """`cpu`, or `gpu`: its tasks compute on a GPU if the machine has one."""
+    """`cpu` or `gpu`. With `gpu` its tasks compute on a GPU, or on the CPU if there is no GPU."""
     slots: int | str
-    """Tasks a worker runs at a time: a number, or as many as its machine has `cores` or `gpus`."""
+    """Tasks that a worker runs at a time: a number, or as many as it has `cores` or `gpus`."""
     memory_gib: float
-    """Memory that a slot may take."""
+    """Memory of one slot; a worker has only as many slots as fit into its memory."""
     longest_run_minutes: int
-    """A task that takes longer is stopped."""
+    """Time limit of a task; a task that runs longer is stopped."""
     pool: str
     """The Airflow pool in which its tasks wait; empty for none."""
     priority: int
-    """Weight of its tasks in the pool."""
+    """Priority weight of its tasks, unless a task sets its own."""
     larger: str = ""
     """The queue with larger GPUs, for tasks too large for this queue's GPUs; empty for none."""
 
@@ -73,8 +75,8 @@ class Queue:
     def n_slots(self, *, n_cores: int, n_gpus: int, memory_gib: float) -> int:
         """Count the tasks that a worker runs at a time on a machine of this size.
 
-        A gpu queue gets at most one task per GPU, whatever the contract says: each task has its own
-        GPU. Without a GPU it gets one task.
+        A worker of a gpu queue runs at most one task per GPU, even if the contract allows more,
+        because each task has its own GPU. Without a GPU the worker runs one task.
         """
         wanted = {"cores": n_cores, "gpus": n_gpus}.get(str(self.slots), self.slots)
         fitting = int(memory_gib / self.memory_gib)
@@ -116,7 +118,7 @@ def queues() -> Mapping[str, Queue]:
 
 
 def pools(contract: Mapping[str, Queue]) -> Mapping[str, list[Queue]]:
-    """The pools in which tasks wait: name → the queues that share its slots."""
+    """Return name of a pool → the queues whose tasks share the pool's slots."""
     found: dict[str, list[Queue]] = {}
     for queue in contract.values():
         if queue.pool:
@@ -128,12 +130,12 @@ def settings(contract: Mapping[str, Queue]) -> Mapping[str, str]:
     """Airflow settings that follow from the contract: variable name → value.
 
     - A message is redelivered after `visibility_timeout`, which is longer than any task can run.
-    - A task without a pool waits in Redis while others run. `task_queued_timeout` is so long that
-      it is not treated as lost meanwhile. (A task with a pool waits in the pool.) A message's token
-      has the same lifetime.
-    - A task survives an api-server outage of `OUTAGE_SECONDS`: it may miss all heartbeats of that
-      time without being declared dead. Its token stays valid too, because Airflow renews the token
-      when a fifth of the lifetime is left.
+    - A task without a pool waits in Redis while other tasks run. `task_queued_timeout` is so long
+      that Airflow does not treat the waiting task as lost. (A task with a pool waits in the pool.)
+      The token in the task's message has the same lifetime.
+    - A task survives an api-server outage of `OUTAGE_SECONDS`. It can miss all heartbeats of that
+      time before Airflow declares it dead. The task's token does not expire either: Airflow renews
+      a token when a fifth of its lifetime is left, and that fifth is longer than the outage.
     """
     longest = max(queue.longest_run_minutes for queue in contract.values()) * 60
     in_redis = [q.longest_run_minutes * 60 for q in contract.values() if not q.pool]
@@ -159,7 +161,7 @@ def queues_env() -> str:
 
 
 def _check_name(name: str, text: str, path: Path) -> None:
-    """Check that the shell script that writes the Redis ACL can find the queue too."""
+    """Check that `deploy/redis-users.sh`, which reads the contract with sed, can find the queue."""
     if not re.fullmatch("[a-z][a-z0-9-]*", name):
         raise ContractError(
             f"queue {name!r} in {path} has an invalid name; use a-z, 0-9 and -, and begin "
@@ -222,7 +224,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _check_larger(queue: Queue, contract: Mapping[str, Queue], path: Path) -> None:
-    """Check that the larger queue exists and is a gpu queue, and that the chain has no cycle."""
+    """Check that each larger queue is a known gpu queue, and that larger queues form no cycle."""
     seen = [queue.name]
     while queue.larger:
         if queue.larger not in contract or contract[queue.larger].resource != "gpu":

@@ -1,4 +1,4 @@
-"""Ask in a process of its own which DAGs a file defines, because importing a file runs it."""
+"""Find a file's DAGs by importing it in a separate process, because an import runs code."""
 
 import multiprocessing
 import os
@@ -15,23 +15,23 @@ from airflow.utils.file import list_py_file_paths
 from fleet.settling import Answer
 
 SECONDS = 35.0
-"""For one file; Airflow's own limit for an import is 30 s."""
+"""Time limit for importing one file; Airflow's own limit is 30 s."""
 
 
 def discovered(folder: Path) -> set[str]:
-    """The files of a folder that Airflow would import: no others may run."""
+    """Return the files of a folder that Airflow would import; a check must import no other file."""
     safe = conf.getboolean("core", "dag_discovery_safe_mode")
     found = list_py_file_paths(folder, safe_mode=safe)
     return {str(Path(path).relative_to(folder)) for path in found}
 
 
 def dags_of(folder: Path, bundle: str, file: str) -> Answer:
-    """Import a file in a fork of this process, which has imported Airflow already.
+    """Import a file in a fork of this process, so that Airflow need not be imported again.
 
     Args:
-        folder: where the bundle's files are.
+        folder: the folder of the bundle's files.
         bundle: name of the bundle.
-        file: the file's path in the folder.
+        file: the file's path relative to the folder.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -51,7 +51,10 @@ def dags_of(folder: Path, bundle: str, file: str) -> Answer:
 
 
 def _answer(sender: Connection, folder: Path, bundle: str, file: str) -> None:
-    """Send the answer; print nothing, and do not use the parent's database connections."""
+    """Import a file and send its DAGs or its error to the parent process.
+
+    The import's output is discarded. The parent's database connections are not used.
+    """
     if settings.engine:
         settings.engine.dispose(close=False)
     with open(os.devnull, "w") as nothing:
@@ -65,7 +68,7 @@ def _answer(sender: Connection, folder: Path, bundle: str, file: str) -> None:
         for dag in bag.dags.values():
             DagSerialization.to_dict(dag)
         sender.send({dag.dag_id: sorted(dag.task_ids) for dag in bag.dags.values()})
-    except Exception as error:  # whatever a DAG is made of
+    except Exception as error:  # a DAG's own objects can raise anything
         sender.send(f"{type(error).__name__}: {error}")
 
 

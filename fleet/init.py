@@ -17,8 +17,8 @@ PACKAGES = ("apache-airflow", "apache-airflow-providers-fab")
 def initialise() -> None:
     """Prepare the database unless this was already done for these versions and pools.
 
-    Asking the database first takes a tenth of a second. Importing Airflow would take seconds, while
-    all components start and compete for the CPU.
+    The check asks the database without Airflow, which takes a tenth of a second. Importing Airflow
+    takes seconds, and at a start all components compete for the CPU.
 
     Raises:
         SystemExit: the password is not set, or the user could not be created.
@@ -50,8 +50,8 @@ def _is_done(cursor: Any, versions: str) -> bool:
 def _migrate(password: str) -> None:
     """Migrate the schema, sync the roles, and create missing pools and the admin user.
 
-    The password comes from the environment, because the process list shows command lines. An
-    existing user's password is not changed.
+    The password is passed in the environment, not on a command line, because the process list
+    shows command lines. An existing user's password is not changed.
     """
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
     from airflow.utils import db

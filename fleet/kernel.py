@@ -6,11 +6,11 @@ import os
 PR_SET_PDEATHSIG = 1
 """The signal that this process gets when the thread that started it ends."""
 PR_SET_NAME = 15
-"""The name that lists of processes show, at most 15 bytes."""
+"""The name of this process in `ps` and similar tools, at most 15 bytes."""
 PR_SET_CHILD_SUBREAPER = 36
 """Whether this process becomes the parent of its orphaned descendants."""
 HANDS_BACK = "hands back"
-"""Name of a task's process that on SIGTERM has Airflow start its task again, without a retry."""
+"""Name of a process whose task is rescheduled on SIGTERM, without using up a retry."""
 
 
 def prctl(option: int, value: int | bytes) -> None:

@@ -9,8 +9,9 @@ NOT_SERVED = "Could not read served logs"
 def drop_served_logs() -> None:
     """Drop the traceback that is logged whenever somebody opens a running task's log.
 
-    Airflow 3.3.2 reads such a log from the shared folder and then also asks the worker for it. The
-    setting `namespace_levels` does not reach this logger, because it is not one of structlog's.
+    Airflow 3.3.2 reads such a log from the shared folder, and then also requests the log from the
+    worker. The setting `namespace_levels` has no effect on this logger, which is not a structlog
+    logger.
     """
     logging.getLogger(READER).addFilter(_says_more)
 

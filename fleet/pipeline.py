@@ -1,4 +1,4 @@
-"""What the training DAGs share: the form's parameters, and the tasks from audio to a split."""
+"""The run parameters and the tasks that the training DAGs share."""
 
 import difflib
 import os
@@ -13,18 +13,19 @@ from fleet.contract import PUBLISHING_POOL, queues
 from fleet.operators.command import CommandOperator
 
 DATA_SET = Asset("music_genre_data_set")
-"""Gets an event when there is audio that was never catalogued before."""
+"""Gets an event when `scan` makes a new catalogue."""
 FEATURES = Asset("music_genre_features")
-"""Gets an event when there are new images or a new split of them."""
+"""Gets an event when `split` makes a new split, of new or of existing images."""
 PUBLISHED_MODEL = Asset("music_genre_model")
-"""Gets an event when a model is published; its extras are the model's name, commit and metrics."""
+"""Gets an event when a model is published. The event holds the model's name, commit and metrics."""
 S3_CONNECTION = "music_genre_s3"
 """Airflow connection with the DVC remote's credentials; if it is not defined, the worker's own
 credentials apply."""
-N_SHARDS = 4  # number of `extract` tasks; more than there are CPU slots would only wait
+N_SHARDS = 4  # number of `extract` tasks; more tasks than CPU slots would only wait
 GPU_QUEUES = [queue.name for queue in queues().values() if queue.resource == "gpu"]
 MODELS = Path(__file__).parent.parent / "music_genre" / "torchvision_models.txt"
-"""Names that the forms offer; `music-genre check` reads the same file to suggest similar names."""
+"""File of the model names that the forms offer. `music-genre check` also reads the file, to suggest
+similar names."""
 MODEL: dict[str, Any] = {"pattern": "^[a-z0-9_]+$"}
 SEED: dict[str, Any] = {"minimum": 0, "maximum": 999_999_999}
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
@@ -82,7 +83,7 @@ def training_parameters(optimizers: Sequence[str] = OPTIMIZERS) -> dict[str, Par
 
 
 def parameters(**own: Param) -> dict[str, Param]:
-    """The parameters of a run's form: the data, then a DAG's own, then those of all trainings.
+    """Build the run parameters: the data, then a DAG's own, then those of every training.
 
     Optional fields default to null, because Airflow's form treats an empty string as a missing
     value.
@@ -120,19 +121,19 @@ def parameters(**own: Param) -> dict[str, Param]:
 
 
 def given(name: str, then: str = "") -> str:
-    """The template of a run parameter in a command; `then` is appended to its expression."""
+    """Return a template that inserts a run parameter; `then` is appended to its expression."""
     return f"{{{{ params.{name}{then} }}}}"
 
 
 def whole(name: str) -> str:
-    """The template of an integer parameter: JSON may write 3 as 3.0, the command line may not."""
+    """Return a template that inserts an integer parameter: 3.0 in JSON is inserted as 3."""
     return given(name, " | int")
 
 
 def result_of(task_id: str, key: str, more: str = "") -> str:
-    """The template of a value in an earlier task's result.
+    """Return a template that inserts a value from an earlier task's result.
 
-    It is empty if that task has no result, because somebody marked the task as successful.
+    The value is empty if the task has no result, as when somebody marked the task as successful.
     """
     return f"{{{{ (ti.xcom_pull('{task_id}'{more}) or {{}}).get('{key}', '') }}}}"
 
@@ -146,11 +147,11 @@ RATE = ("--learning-rate", given("learning_rate", " or 0"))
 
 
 def check(models: str, *options: str) -> CommandOperator:
-    """Add `check`, the first task of a run: it refuses input that a later task could not use.
+    """Add `check`, the first task of a run, which refuses input that a later task could not use.
 
     Args:
         models: the names of the models to train, separated by commas.
-        options: other options of later tasks, to be checked too.
+        options: further options of later tasks, which `check` checks too.
     """
     return CommandOperator(
         task_id="check",
@@ -161,10 +162,10 @@ def check(models: str, *options: str) -> CommandOperator:
 
 
 def refuse_unknown_names(context: Context) -> None:
-    """Fail a run whose configuration has an unknown name, which Airflow would ignore.
+    """Fail a run that was given an unknown parameter; Airflow alone would ignore the parameter.
 
     Raises:
-        AirflowFailException: a name is unknown; the message suggests a similar one.
+        AirflowFailException: a parameter is unknown; the message suggests a similar name.
     """
     known = list(context["dag"].params)
     for name in context["dag_run"].conf or {}:
@@ -213,7 +214,7 @@ def preprocess(models: str) -> CommandOperator:
 
 
 def train(model: Any, seed: Any, **arguments: Any) -> CommandOperator:
-    """Add `train`.
+    """Add the task `train`.
 
     Args:
         model: torchvision's name of the model.
@@ -226,10 +227,10 @@ def train(model: Any, seed: Any, **arguments: Any) -> CommandOperator:
 
 
 def evaluate(more: str = "", **arguments: Any) -> CommandOperator:
-    """Add `evaluate` for the run that `train` returned.
+    """Add the task `evaluate` for the run folder that `train` returned.
 
     Args:
-        more: further arguments of `xcom_pull`; they select one of several trainings.
+        more: further arguments of `xcom_pull`, which select one of several trainings.
         arguments: further arguments of the operator.
     """
     words = ["music-genre", "evaluate", "--run", result_of("train", "run", more)]

@@ -1,9 +1,9 @@
-"""Airflow's cluster policy: rules for every task, whoever wrote its DAG.
+"""Airflow's cluster policy: rules for every task of every DAG.
 
-Airflow finds these functions through `fleet/config/airflow_local_settings.py`. It calls
-`task_policy` for each task when the DAG file is parsed: by the dag-processor, and by a worker that
-is about to run one of its tasks. It calls `task_instance_mutation_hook` when a run's task instances
-are created.
+Airflow finds these functions through `fleet/config/airflow_local_settings.py`. Airflow calls
+`task_policy` for each task when a DAG file is parsed: in the dag-processor, and in a worker that is
+about to run a task of that file. Airflow calls `task_instance_mutation_hook` when a run's task
+instances are created.
 """
 
 import logging
@@ -17,17 +17,18 @@ from fleet.contract import Queue, queues
 
 DEFAULT_POOL = "default_pool"
 GPU_QUEUE = "gpu_queue"
-"""The run parameter that sends a run's gpu tasks to a queue of larger GPUs."""
+"""The run parameter that sends a run's gpu tasks to a queue with larger GPUs."""
 
 
 def task_policy(task: Any) -> None:
-    """Refuse a queue that no worker serves; fill in what a task leaves out.
+    """Refuse a task with an unknown queue; give others their queue's pool, priority and time limit.
 
-    A task in such a queue would otherwise wait until Airflow's queued time-out and then fail
-    without a reason.
+    No worker serves an unknown queue. Without this check, the task would wait until Airflow's
+    queued time-out and then fail without a reason.
 
     Raises:
-        AirflowClusterPolicyViolation: becomes the file's import error, in the UI and the API.
+        AirflowClusterPolicyViolation: the queue, pool or time limit is refused. The UI and the API
+            show the error as the file's import error.
     """
     queue = queues().get(task.queue)
     if queue is None:
@@ -42,7 +43,10 @@ def task_policy(task: Any) -> None:
 
 
 def _take_pool(task: Any, queue: Queue) -> None:
-    """Set a task's pool to its queue's; refuse another pool, where it would not wait for a GPU."""
+    """Put a task into its queue's pool; refuse any other pool.
+
+    In another pool the task would not wait for a free GPU.
+    """
     if not queue.pool:
         return
     if task.pool not in (DEFAULT_POOL, queue.pool):
@@ -54,11 +58,14 @@ def _take_pool(task: Any, queue: Queue) -> None:
 
 
 def _limit_run(task: Any, queue: Queue) -> None:
-    """Give a task its queue's time limit; refuse a longer one: its message would be redelivered."""
+    """Give a task without a time limit its queue's limit; refuse a limit that is longer.
+
+    With a longer limit, the task's message could be redelivered while the task still runs.
+    """
     if task.execution_timeout is None:
         task.execution_timeout = queue.execution_timeout
         for name in ("on_failure_callback", "on_retry_callback"):
-            given = getattr(task, name) or []  # one function, or several
+            given = getattr(task, name) or []  # one function, or a list of functions
             setattr(task, name, [*([given] if callable(given) else given), tell_whose_limit])
     elif task.execution_timeout > queue.execution_timeout:
         raise AirflowClusterPolicyViolation(

@@ -1,7 +1,8 @@
-"""The contract's Airflow pools, with as many slots as the live workers have.
+"""The contract's Airflow pools; each has as many slots as its live workers.
 
-So a task waits in its pool, in the state `scheduled`: there priorities count, and neither the
-queued time-out nor the lifetime of a token has begun.
+Because of this size, a task without a free slot waits in its pool, in the state `scheduled`. In
+this state priorities have an effect, and neither the queued time-out nor the lifetime of the task's
+token has begun.
 """
 
 import sys
@@ -14,16 +15,16 @@ from airflow.models.pool import Pool
 from fleet.contract import PUBLISHING_POOL, Queue, pools, queues
 
 ANSWER_SECONDS = 3.0
-"""How long answers are collected; a live worker answers within hundredths of a second."""
+"""How long one request collects answers; a live worker answers in hundredths of a second."""
 PATIENCE_SECONDS = 30.0
-"""How long a queue's workers may be silent, for example while a busy machine starts."""
+"""How long to repeat the request: while a machine starts, its workers can be slow to answer."""
 
 
 def sync_pools() -> None:
-    """Set each pool to the slots of the workers that answer now, and print it.
+    """Give each pool as many slots as its answering workers have, and print the pool.
 
     Raises:
-        SystemExit: no worker of a pool answers; the pool stays as it is.
+        SystemExit: no worker of a pool answers; that pool is not changed.
     """
     workers = _ask_workers()
     silent = []
@@ -42,7 +43,11 @@ def sync_pools() -> None:
 
 
 def _ask_workers() -> dict[str, dict[str, Any]]:
-    """Ask until a worker of each queue with a pool answers, or `PATIENCE_SECONDS` have passed."""
+    """Ask all workers for their slots; returns worker's Celery name → its answer.
+
+    The request is repeated until a worker of each queue with a pool answers, or until
+    `PATIENCE_SECONDS` have passed.
+    """
     from airflow.providers.celery.executors.celery_executor import app
 
     wanted = {queue.name for its_queues in pools(queues()).values() for queue in its_queues}
@@ -56,7 +61,7 @@ def _ask_workers() -> dict[str, dict[str, Any]]:
 
 
 def make_missing_pools() -> None:
-    """Create missing pools, so that their tasks can run before the first `sync_pools`."""
+    """Create missing pools with one slot, so that tasks can run before the first `sync_pools`."""
     wanted = dict.fromkeys(pools(queues()), "not yet counted")
     for name, description in {**wanted, PUBLISHING_POOL: "one task publishes at a time"}.items():
         if Pool.get_pool(name) is None:
@@ -64,12 +69,14 @@ def make_missing_pools() -> None:
 
 
 def describe(its_queues: list[Queue], workers: Mapping[str, Mapping[str, Any]]) -> tuple[int, str]:
-    """Count and describe the slots; CPU slots are labelled, a GPU of two workers counts once.
+    """Count and describe a pool's slots.
+
+    CPU slots are labelled. A GPU that two workers report counts once.
 
     Args:
-        its_queues: the queues of one pool.
-        workers: each live worker's Celery name, `queue@host` → its number of `slots` and the UUIDs
-            of their `gpus`.
+        its_queues: the queues of the pool.
+        workers: live worker's Celery name, `queue@host` → the number of the worker's `slots`, and
+            the UUIDs of their `gpus`.
     """
     names = {queue.name for queue in its_queues}
     mine = {name: workers[name] for name in sorted(workers) if name.partition("@")[0] in names}

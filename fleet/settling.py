@@ -1,4 +1,8 @@
-"""Decide which version of each DAG file is in force, so that a changed folder harms no run."""
+"""Decide which version of each DAG file is in force, so that a changed folder breaks no run.
+
+The version in force is the one in the current snapshot. A change of a file is held back while the
+old version stays in force.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,10 +10,10 @@ from dataclasses import dataclass, field
 from fleet.snapshots import File, Tree
 
 HELD_BACK = "held_back"
-"""Folder of a snapshot. It has a file for each file that is held back, and that file raises the
-reason when it is imported. So Airflow shows the reason among the import errors."""
+"""Folder in a snapshot with one stub for each file whose change is held back. Importing the stub
+raises the reason, so Airflow shows the reason among the import errors."""
 Answer = dict[str, list[str]] | str
-"""The ids of a file's DAGs, each with those of its tasks; or the file's import error."""
+"""Result of importing a file: DAG id → task ids of the DAG; or the text of the import error."""
 _REMEDY = "let the run end, mark it failed, or pause the DAG"
 
 
@@ -19,10 +23,10 @@ class Settled:
 
     tree: Tree
     reasons: dict[str, str] = field(default_factory=dict)
-    """File that is held back → the reason, one or more lines."""
+    """File whose change is held back → the reason, one or more lines."""
 
     def files(self) -> Tree:
-        """The tree, plus a file that raises each reason."""
+        """Return the tree, plus one stub for each reason."""
         shown = {f"{HELD_BACK}/{name}": _stub(name, why) for name, why in self.reasons.items()}
         return self.tree | shown
 
@@ -33,32 +37,33 @@ def _stub(name: str, why: str) -> File:
 
 
 def without_stubs(tree: Tree) -> Tree:
-    """A snapshot's files without those that `Settled.files` added."""
+    """Return a snapshot's files without the stubs that `Settled.files` added."""
     return {name: file for name, file in tree.items() if not name.startswith(f"{HELD_BACK}/")}
 
 
 @dataclass
 class Rules:
-    """What the decision depends on."""
+    """The facts on which the decision depends, or functions that find them."""
 
     in_force: Mapping[str, set[str]]
     """File → ids of its DAGs that are in force."""
     check: Callable[[Tree, list[str]], Mapping[str, Answer]]
-    """Imports files of a tree."""
+    """Imports the given files of a tree; returns file → answer."""
     needs: Callable[[set[str]], Mapping[str, set[str]]]
-    """Takes DAGs; returns those with unfinished runs → their unfinished tasks."""
+    """Takes DAG ids; returns id of a DAG with unfinished runs → ids of its unfinished tasks."""
 
 
 def settle(new: Tree, old: Tree, rules: Rules) -> Settled:
     """Decide which changes of a folder to put in force.
 
-    If a file has DAGs in force, its change is held back while the new version cannot be imported,
-    or lacks a DAG or a task that a run still needs. Other files may be broken.
+    If a file has DAGs in force, its change is held back in two cases: while the new version cannot
+    be imported, and while it lacks a DAG or a task that a run still needs. If a file has no DAGs in
+    force, its change is put in force even if the file is broken.
 
     Args:
         new: the folder's files.
         old: the files in force.
-        rules: how to find out.
+        rules: the facts on which the decision depends.
     """
     if not old:
         return Settled(new)
@@ -71,28 +76,28 @@ def settle(new: Tree, old: Tree, rules: Rules) -> Settled:
     answers |= rules.check(tree, sorted(reasons))
     if not _reasons(tree, old, answers, rules):
         return Settled(tree, reasons)
-    # The old version of a file works only with the old versions of others.
+    # A file that is held back works only with the old versions of other files: keep all of them.
     waiting = f"it waits for {', '.join(sorted(reasons))}"
     return Settled(dict(old), dict.fromkeys(sorted(changed), waiting) | reasons)
 
 
 def _to_check(changed: set[str], new: Tree, in_force: Mapping[str, set[str]]) -> list[str]:
-    """The files whose import can have a different result now."""
+    """List the files whose import can have another result because of the change."""
     names = {name for name in changed if name.endswith((".py", ".zip"))}
     if not changed <= in_force.keys():
-        names |= in_force.keys()  # they may read or import one of the others
+        names |= in_force.keys()  # DAG files can read or import other changed files
     return sorted(names & new.keys())
 
 
 def _reasons(tree: Tree, old: Tree, answers: Mapping[str, Answer], rules: Rules) -> dict[str, str]:
-    """File with DAGs in force → why its version in the tree would harm a run."""
+    """Return file with DAGs in force → the reason why its version in `tree` would break a run."""
     kept = rules.in_force.keys() & old.keys()
     broken = {
         name: text for name, text in answers.items() if isinstance(text, str) and name in kept
     }
     as_before = [name for name in broken if tree.get(name) == old[name]]
     for name, text in rules.check(old, sorted(as_before)).items():
-        if isinstance(text, str):  # its fault is not the change's
+        if isinstance(text, str):  # the old file fails too: the change is not the cause
             del broken[name]
     seen = {name for name in kept if name not in tree or isinstance(answers.get(name), dict)}
     return _lost(seen, tree, answers, rules) | broken
@@ -101,7 +106,7 @@ def _reasons(tree: Tree, old: Tree, answers: Mapping[str, Answer], rules: Rules)
 def _lost(
     names: set[str], tree: Tree, answers: Mapping[str, Answer], rules: Rules
 ) -> dict[str, str]:
-    """File → the first DAG or task of it that a run needs and that no file defines now."""
+    """Return file → message about its first DAG or task that a run needs but no file defines."""
     imported = [found for found in answers.values() if not isinstance(found, str)]
     now = {dag: set(tasks) for found in imported for dag, tasks in found.items()}
     needed = rules.needs({dag for name in names for dag in rules.in_force[name]})

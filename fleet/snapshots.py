@@ -1,7 +1,7 @@
 """Snapshots of a folder of DAG files: complete copies, one of which is current.
 
-Each copy has a path of its own and never changes. So a reader that keeps its copy sees neither a
-changing file nor an incomplete copy.
+Each copy has a path of its own and never changes. So a reader that stays in one copy never sees a
+file change, and never sees an incomplete copy.
 """
 
 import contextlib
@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 IGNORE_FILE = ".airflowignore"
-"""The one hidden file that belongs to a DAG folder."""
+"""The only hidden file that a snapshot includes."""
 CURRENT = "current"
 MAX_BYTES = 64 * 1024**2
-"""Of a whole folder: each snapshot is a copy, and the dag-processor holds some in memory."""
+"""Size limit of a whole DAG folder: each snapshot is a copy, and the dag-processor holds
+several copies in memory."""
 
 
 class File(NamedTuple):
-    """A file's content, and its permissions."""
+    """A file's content and permissions."""
 
     content: bytes
     mode: int = 0o644
@@ -35,12 +36,12 @@ Tree = dict[str, File]
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """Yield a folder's files, links followed, without bytecode and hidden files.
+    """Yield a folder's files and follow links; skip bytecode and hidden files except `IGNORE_FILE`.
 
     Raises:
-        OSError: the folder, or one in it, cannot be listed.
+        OSError: the folder or a subfolder cannot be listed.
     """
-    seen = set()  # a link may lead back to a folder above it
+    seen = set()  # real paths: a link can lead back to a parent folder
     for top, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
         if (real := os.path.realpath(top)) in seen:
@@ -57,10 +58,10 @@ def _raise(error: OSError) -> None:
 
 
 def state_of(folder: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Path, inode, size and time of each file: they differ if a file has changed.
+    """Return path, inode, size and modification time of each file, to notice changes.
 
     Raises:
-        OSError: the folder, or one in it, cannot be listed.
+        OSError: the folder or a subfolder cannot be listed.
     """
     found = set()
     for path in files_of(folder):
@@ -74,10 +75,10 @@ def read_tree(folder: Path) -> tuple[Tree, dict[str, str]]:
     """Read a folder's files.
 
     Returns:
-        The files, and those that cannot be read with the reason.
+        The files that can be read; and file that cannot be read → the reason.
 
     Raises:
-        OSError: the folder, or one in it, cannot be listed, or it is larger than `MAX_BYTES`.
+        OSError: the folder or a subfolder cannot be listed, or the files exceed `MAX_BYTES`.
     """
     tree: Tree = {}
     faults, n_bytes = {}, 0
@@ -88,7 +89,7 @@ def read_tree(folder: Path) -> tuple[Tree, dict[str, str]]:
             n_bytes += its.st_size
             if n_bytes > MAX_BYTES:
                 raise _too_large(folder)
-            if stat.S_ISREG(its.st_mode):  # to open a pipe could take for ever
+            if stat.S_ISREG(its.st_mode):  # opening a named pipe could block for ever
                 tree[name] = File(path.read_bytes(), 0o755 if its.st_mode & 0o100 else 0o644)
         except FileNotFoundError:  # deleted meanwhile
             continue
@@ -107,13 +108,14 @@ def _too_large(folder: Path) -> OSError:
 
 @contextlib.contextmanager
 def written(tree: Mapping[str, File], beside: Path, like: Path | None = None) -> Iterator[Path]:
-    """Write files into a new folder, and delete the folder at the end unless it was moved.
+    """Write files into a new folder; on exit, delete the folder unless it was moved.
 
     Args:
         tree: the files.
-        beside: where the new folder is made.
-        like: a folder of the same kind; files that are the same there are linked. So they keep
-            their time, by which Airflow knows which file to parse first.
+        beside: the folder in which the new folder is made.
+        like: an earlier folder, such as the current snapshot. A file that has not changed since is
+            hard-linked, so it keeps its modification time. Airflow decides by this time which file
+            to parse first.
     """
     beside.mkdir(parents=True, exist_ok=True)
     before = read_tree(like)[0] if like else {}
@@ -150,7 +152,7 @@ class Snapshots:
         return read_tree(self.current)[0] if self.current else {}
 
     def publish(self, tree: Mapping[str, File]) -> Path:
-        """Write files as a new snapshot and make it current in one step; returns its folder."""
+        """Write a new snapshot and make it current atomically; returns the snapshot's folder."""
         name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
         with written(tree, self._folder, self.current) as folder:
             folder.rename(self._folder / name)
@@ -160,9 +162,9 @@ class Snapshots:
         return self._folder / name
 
     def prune(self, seconds: float) -> None:
-        """Delete snapshots that were replaced by a newer one more than this many seconds ago.
+        """Delete snapshots that a newer snapshot replaced more than `seconds` ago.
 
-        Also delete what a killed process did not finish.
+        Unfinished snapshots of killed processes are deleted at the same age.
         """
         kept = sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir())
         old = [path for path, newer in itertools.pairwise(kept) if _age(newer) > seconds]

@@ -1,7 +1,7 @@
-"""A schedule without catch-up: a run that fell due while nothing could run it is dropped.
+"""A schedule without catch-up: a run that was missed is dropped.
 
-Airflow's own timetables start the newest missed run at once: after a stop of the stack, after a
-pause of the DAG, and if a backfill's run is the DAG's newest (3.3.2).
+Airflow's own timetables start the newest missed run at once. They do so after a stop of the stack,
+after a pause of the DAG, and when the DAG's newest run belongs to a backfill (3.3.2).
 """
 
 import os
@@ -14,8 +14,8 @@ from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction
 from airflow.timetables.trigger import CronTriggerTimetable
 
 GRACE = timedelta(minutes=10)
-"""A run may be late by this much at most. The dag-processor recomputes the next run every half
-minute; without this grace, a scheduler that is a second late would find its run dropped."""
+"""A run is dropped if it is late by more than this. The dag-processor recomputes the next run every
+half minute, so without this tolerance it would drop a run if the scheduler is a second late."""
 
 
 class UpcomingCronTimetable(CronTriggerTimetable):
@@ -27,7 +27,7 @@ class UpcomingCronTimetable(CronTriggerTimetable):
         last_automated_data_interval: DataInterval | None,
         restriction: TimeRestriction,
     ) -> DagRunInfo | None:
-        """Return the next run; for a backfill or a DAG with catch-up, past runs are not dropped."""
+        """Return the next run; drop past runs, except for a backfill or a DAG with catch-up."""
         if not restriction.catchup:
             earliest = timezone.coerce_datetime(timezone.utcnow() - GRACE)
             if restriction.earliest is not None:
@@ -39,7 +39,7 @@ class UpcomingCronTimetable(CronTriggerTimetable):
 
 
 def daily() -> UpcomingCronTimetable | None:
-    """Midnight UTC on a stack started with DAILY=1; otherwise None: runs start only on demand."""
+    """Return a schedule for midnight UTC if the stack was started with DAILY=1, otherwise None."""
     if os.environ.get("MUSIC_GENRE_DAILY") != "1":
         return None
     return UpcomingCronTimetable("0 0 * * *", timezone="UTC")
@@ -49,18 +49,19 @@ def daily() -> UpcomingCronTimetable | None:
 def on_starting(component: Any) -> None:
     """Drop runs that fell due while the stack was down, before the scheduler can start them.
 
-    Airflow calls this before a component of the control plane starts its loop. It also calls it in
-    each task's process, which has no database.
+    Airflow calls this hook before a component of the control plane starts its loop. Airflow also
+    calls it in each task's process, where nothing is done: that process has no access to the
+    database.
     """
     if hasattr(component, "job_type"):
         give_up_what_was_missed()
 
 
 def give_up_what_was_missed() -> None:
-    """Clear the next run of each DAG whose next run is overdue.
+    """Clear the next run of each DAG whose next run is overdue by more than `GRACE`.
 
-    The next parse of the DAG's file, within seconds, sets it again by the DAG's own timetable,
-    whichever it is.
+    The next parse of the DAG's file, within seconds, computes the next run again with the DAG's own
+    timetable.
     """
     from airflow.models.dag import DagModel
     from airflow.utils.session import create_session

@@ -1,3 +1,3 @@
-"""Music-genre classification: audio folders to spectrograms to a trained, evaluated model."""
+"""Classify music by genre: draw spectrograms of audio files, train a model and evaluate it."""
 
 __version__ = "0.1.0"

@@ -10,14 +10,15 @@ from music_genre.errors import StoppedError
 from music_genre.store import signals
 
 EXIT_CRASH = 70
-"""EX_SOFTWARE of sysexits.h: a bug, or a failure of memory or of a driver; a retry may succeed.
+"""Exit code of a crash, EX_SOFTWARE of sysexits.h; a retry might succeed.
 
-It replaces 1, Python's own exit code for a crash, which does not tell the caller what to do.
+The cause is a bug, a memory error or a driver error. Python's own exit code for a crash is 1, which
+does not tell the caller what to do.
 """
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
+    """Run the command in the arguments; exit with the command's exit code."""
     _open_what_is_closed()
     try:
         commands(prog_name="music-genre")
@@ -26,7 +27,8 @@ def main() -> None:
             signals.leave(signal.SIGINT)
         if end.code == StoppedError.exit_code:
             sys.stdout.flush()
-            signals.leave(signal.SIGTERM)  # with torch loaded, Python's own exit takes up to 1.1 s
+            # Skip Python's own shutdown, which takes up to 1.1 s once torch is loaded.
+            signals.leave(signal.SIGTERM)
         raise
     except Exception:
         traceback.print_exc()
@@ -34,7 +36,7 @@ def main() -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Open /dev/null for each closed standard stream, before another file gets its descriptor."""
+    """Open /dev/null as each closed standard stream, so that no file gets descriptor 0, 1 or 2."""
     for number in range(3):
         try:
             os.fstat(number)

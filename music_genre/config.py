@@ -1,4 +1,4 @@
-"""The settings of each stage; nothing heavy is imported here."""
+"""The settings of each stage; this module imports no slow library such as torch."""
 
 import difflib
 import math
@@ -17,7 +17,7 @@ GROUPINGS: Final = ("track", "artist")
 SPLITS: Final = ("train", "validation", "test")
 DEVICES: Final = ("auto", "cpu", "cuda")
 PICTURE_ROWS: Final = 128
-"""Height in pixels to which pictures from other sources are scaled."""
+"""Height in pixels to which images drawn by other programs are scaled."""
 DATA_MODES: Final = ("auto", "resident", "streamed")
 MOST_SEED: Final = 2**63 - 1
 
@@ -32,7 +32,7 @@ def check_model(name: str) -> None:
     """Check that torchvision has a model of this name.
 
     Raises:
-        InputError: it has none; the message lists similar names.
+        InputError: torchvision has no such model; the message lists similar names.
     """
     if name not in known_models():
         near = ", ".join(difflib.get_close_matches(name, known_models(), n=4, cutoff=0.4))
@@ -49,7 +49,7 @@ def setting(
     most: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """Define a field of settings; the command line turns it into an option."""
+    """Define a field of a settings class; the command line makes an option from the field."""
     about = {"help": text, "least": least, "most": most, "choices": choices}
     return field(default=default, metadata=about)
 
@@ -59,7 +59,7 @@ class FeatureConfig:
     """How a waveform becomes an image."""
 
     sample_rate: int = 22_050
-    """Hz, after mixing to mono."""
+    """Hz, of the audio after mixing to mono."""
     n_fft: int = 2048
     """Window length in samples (93 ms)."""
     hop_length: int = 512
@@ -97,7 +97,7 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What is trained and how, without anything about the machine (device, threads)."""
+    """The model and how it is trained; the machine's settings are in `Machine`."""
 
     model: str = setting("resnet18", "Any torchvision classification model.")
     optimizer: str = setting(
@@ -152,7 +152,7 @@ class TrainConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} {value}: not a finite number; give one")
-        if self.optimizer == "sdg":  # a misspelling in early command lines
+        if self.optimizer == "sdg":  # a misspelling that early command lines contain
             object.__setattr__(self, "optimizer", "sgd")
         if not self.learning_rate:
             object.__setattr__(self, "learning_rate", OPTIMIZERS[self.optimizer])
@@ -160,18 +160,21 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Machine:
-    """How training uses this machine; it is not part of a run's identity.
+    """How training uses this machine; these settings do not change a run's content key.
 
-    Even so, weights from different devices differ in the last digits, because devices round
+    The weights nevertheless differ in their last digits between devices, because devices round
     differently.
     """
 
     device: str = "auto"
     """auto, cpu or cuda."""
     data: str = "auto"
-    """resident: images in memory; streamed: from a file; auto: streamed if they do not fit."""
+    """Where training keeps the images: resident means in memory, streamed means in a file.
+
+    auto streams the images if they do not fit into memory.
+    """
     checkpoint_seconds: float = 20.0
-    """Longest time between checkpoints; 0 saves one after every step."""
+    """Longest time between two checkpoints; 0 saves a checkpoint after every step."""
     gpu_locks: Path = Path("/var/tmp/music-genre-gpus")  # noqa: S108
     """Folder of the GPU locks; all containers of a host must share it."""
 

@@ -1,14 +1,14 @@
-"""Everything this package raises on purpose.
+"""The exceptions that this package raises on purpose.
 
 MusicGenreError
 ├── InputError        fix your input: exit code 65
 │   ├── AudioError    one file cannot be used: it becomes a row in rejected.csv
 │   └── PictureError  one picture cannot be used; a catalogue rejects it
 └── TemporaryError    try again: exit code 75
-    └── StoppedError  a signal asked this process to end; what was done is saved
+    └── StoppedError  a signal asked this process to end; finished work is saved
 
-Exit codes follow sysexits.h; usage errors come from click and exit with 64. A message is one line
-that says what is wrong, with which input, what was found, and how to fix it.
+Exit codes follow sysexits.h; usage errors come from click and exit with 64. Each message is one
+line. It names the problem, the input, the value that was found, and the remedy.
 """
 
 import signal
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 class MusicGenreError(Exception):
-    """Any error this package raises on purpose."""
+    """Any error that this package raises on purpose."""
 
     exit_code: int = 65  # EX_DATAERR
 
@@ -34,8 +34,8 @@ class PictureError(InputError):
 
     Args:
         path: the picture.
-        reason: why it cannot be used.
-        remedy: what to do if it is needed anyway.
+        reason: why the picture cannot be used.
+        remedy: what the user can do about it.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class StoppedError(TemporaryError):
     """A signal asked this process to end; the same command resumes the work.
 
     Args:
-        message: what is saved.
-        by: name of the signal; after Ctrl-C the exit code is 130, which tells a shell that SIGINT
+        message: the error line; it says how much is saved.
+        by: name of the signal. SIGINT (Ctrl-C) sets exit code 130, which tells a shell that SIGINT
             ended the command.
     """
 

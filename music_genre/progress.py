@@ -7,7 +7,7 @@ class Progress(Protocol):
     """Callback to which a stage reports its progress."""
 
     def __call__(self, done: int, total: int, note: str = "", /) -> None:
-        """Report the units done, the total, and optionally a line for the user."""
+        """Report the number of units done, the total and, optionally, a line for the user."""
 
 
 def silent(_done: int, _total: int, _note: str = "", /) -> None:

@@ -7,14 +7,14 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Count the CPU cores this process may use: its affinity, limited by a container's quota."""
+    """Count the CPU cores in this process's affinity mask, up to the container's quota."""
     cores = len(os.sched_getaffinity(0))
     quota = _cgroup_cores()
     return max(1, min(cores, int(quota))) if quota else cores
 
 
 def usable_memory() -> int:
-    """Return the bytes this process may allocate: free memory, within the container's limit."""
+    """Return the free memory of the machine or of the container, whichever is less, in bytes."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     held = _cgroup_memory()
@@ -22,7 +22,10 @@ def usable_memory() -> int:
 
 
 def _cgroup_memory() -> int | None:
-    """Return the bytes left under the cgroup v2 or v1 limit; cached file pages are not counted."""
+    """Return the bytes left under the cgroup v2 or v1 limit; None if there is no limit.
+
+    Cached file pages do not count as used.
+    """
     v2 = ("memory.max", "memory.current", "memory.stat", "file")
     v1 = tuple(f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))
     for limit, used, statistics, pages in (v2, (*v1, "total_cache")):
@@ -36,7 +39,7 @@ def _cgroup_memory() -> int | None:
 
 
 def _cgroup_cores() -> float | None:
-    """Read the container's CPU quota in cores, from cgroup v2 or v1; None if there is none."""
+    """Read the container's CPU quota in cores, from cgroup v2 or v1; None if no quota is set."""
     try:
         if (CGROUP / "cpu.max").exists():
             quota, period = (CGROUP / "cpu.max").read_text().split()

@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def figures(record_property) -> Iterator[dict[str, str]]:
-    """What a test measured, by name; shown in the table of `make soak`."""
+    """A test's measurements by name; `make soak` shows them in its table."""
     measured: dict[str, str] = {}
     yield measured
     for name, value in measured.items():
@@ -49,7 +49,7 @@ def figures(record_property) -> Iterator[dict[str, str]]:
 
 
 class Rows:
-    """Adds JSON lines to the soak's file: one per test at the start, and one when the test ends."""
+    """Adds JSON lines to the soak's file: one per test at the start, one more when a test ends."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.path = config.getoption("--soak")

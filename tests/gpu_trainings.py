@@ -1,7 +1,7 @@
-"""A running stack's trainings as processes of this machine, in containers or not, and their GPUs.
+"""Find and kill a running stack's trainings: processes of this machine, in containers or not.
 
-A training's parent is its task process. Above that are its supervisor (one of Celery's pool
-processes) and then the worker.
+A training's parent is its task process. The task process's parent is the supervisor, one of
+Celery's pool processes. The supervisor's parent is the worker.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SWEEP = "music_genre_sweep"
 FREE_SECONDS = 10.0
 ROUND_SECONDS = 200.0
 RETRIES = 2
-"""Retries of each training of the sweep: one that dies more often fails."""
+"""Retries of each training of the sweep. A training that is killed more often fails."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Training:
         return found
 
     def is_computing(self) -> bool:
-        """Whether it already holds the lock of its GPU."""
+        """Whether the training already holds the lock of its GPU."""
         lock = GPU_LOCKS / f"{self.gpu}.lock"
         held = Path("/proc/locks").read_text()
         return lock.exists() and f":{lock.stat().st_ino} " in held
 
     def has_checkpoint(self) -> bool:
-        """Whether it can be resumed from a checkpoint."""
+        """Whether the training has a checkpoint from which it can resume."""
         try:
             folders = {path.parent for path in self._artifacts().glob("runs/*/checkpoint-*.pt")}
             found = [json.loads((each / "settings.json").read_text()) for each in folders]
@@ -60,7 +60,7 @@ class Training:
         return any(each["config"]["seed"] == self.seed for each in found)
 
     def _artifacts(self) -> Path:
-        """The artifacts folder as the training sees it, in a container or not."""
+        """The training's artifact folder; in a container, as seen from this machine."""
         within = self.process.environ()["MUSIC_GENRE_ARTIFACTS"]
         return Path(f"/proc/{self.process.pid}/root") / within.lstrip("/")
 
@@ -133,12 +133,12 @@ class Kills:
     free_seconds: dict[int, float] = field(default_factory=dict)
     """Seed of the training whose process was killed → seconds until all its orphans had ended."""
     hits: Counter[int] = field(default_factory=Counter)
-    """Seed → how often a kill ended its training. Killing a worker ends all its trainings."""
+    """Seed → how often a kill ended its training. Killing a worker ends all of its trainings."""
     took_others: bool = False
-    """Whether a kill may have hit tasks before their command started; such hits are not counted."""
+    """Whether a kill might have ended tasks before their commands began. `hits` omits those."""
 
     def figures(self, kinds: Mapping[int, str]) -> dict[str, str]:
-        """The outcome for each kind of victim, in words."""
+        """The outcome for each kind of victim, as text."""
         told = {}
         for kind in dict.fromkeys(kinds.values()):
             took = [s for seed, s in self.free_seconds.items() if kinds[seed] == kind]
@@ -149,12 +149,12 @@ class Kills:
 def kill_each_once(run: Run, seeds: range, kinds: Mapping[int, str]) -> Kills:
     """Kill -9 one process of each training in `kinds`, once the training has a checkpoint.
 
-    Returns when the run has ended. Asserts all the time that no GPU has two trainings, and after
-    each kill that the orphaned processes end in time.
+    Returns when the run has ended. Asserts all the time that no GPU has two trainings. Asserts
+    after each kill that the orphaned processes end in time.
 
     Args:
         run: the sweep.
-        seeds: of all its trainings.
+        seeds: the seeds of all its trainings.
         kinds: seed of a training to kill → the kind of victim.
     """
     done = Kills()
@@ -173,7 +173,7 @@ def kill_each_once(run: Run, seeds: range, kinds: Mapping[int, str]) -> Kills:
 
 
 def _would_fail(run: Run, kind: str) -> bool:
-    """Whether a kill could end a task's last try: a killed worker also ends tasks just starting."""
+    """Whether a kill could end a task's last try. A killed worker also ends starting tasks."""
     if kind != "worker":
         return False
     listed = run._get("/taskInstances?limit=100")["task_instances"]
@@ -190,7 +190,7 @@ def _kill(training: Training, kind: str, others: list[Training], done: Kills) ->
     pids = {process.pid for process in orphans}
     hit = [each.seed for each in others if each.process.pid in pids]
     if any(done.hits[seed] >= RETRIES for seed in hit):
-        return  # kill later: now some training would lose its last try
+        return  # kill later: a kill now would end some training's last try
     began = time.monotonic()
     victim.kill()
     _, alive = psutil.wait_procs(orphans, timeout=FREE_SECONDS)
@@ -206,7 +206,7 @@ def assert_all_resumed(
     """Assert that every training succeeded, and that killed trainings resumed at a step > 0.
 
     Args:
-        lost: seed of a training that was marked failed; it fails the run, but no other training.
+        lost: seed of a training that was marked failed. The run then fails, but no other training.
     """
     assert run.state() == ("success" if lost is None else "failed"), run.rows()
     for instance in train_instances(stack, run):

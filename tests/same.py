@@ -3,8 +3,8 @@
     make same BASE=main~1
 
 Both sides scan, draw, split, train the small model for two epochs and evaluate it on the demo
-music, in the same environment. Every file that they write is compared, and the rendered compose
-file.
+music, in the same environment. Every file that they write is compared. The rendered Compose files
+are compared too.
 """
 
 import csv
@@ -32,9 +32,9 @@ VARYING = {"": {"images_per_second", "scanned_at", "seconds"}, "metrics.json": {
 """File name (empty: any file) → names of the values that differ from run to run: times, speeds, and
 the key that is derived from the checkpoint's name."""
 OF_A_PROCESS = frozenset({".lock"})
-"""Files that tell which process was at work, not what it made."""
+"""Files that describe the process that made a folder, not its results."""
 CHECKPOINT = re.compile(r"(checkpoint-\d+)\.[0-9a-f]{32}\.pt")
-"""A checkpoint's name has a hash of its bytes, which include speeds; its contents are compared."""
+"""A checkpoint's name has a hash of its bytes, which include speeds; the hash is left out."""
 MUST_BE_THERE = frozenset({".png", ".csv", ".json", ".pt"})
 COMPOSE_FILES = ("docker-compose.yml", "deploy/compose/gpu.yml")
 
@@ -48,7 +48,7 @@ def make(tree: Path, store: Path) -> None:
 
     def stage(*words: object) -> dict[str, Any]:
         command = [sys.executable, "-m", "music_genre", *map(str, words)]
-        # One thread: both sides run at once, and sums must be added in the same order.
+        # One thread, because both sides run at the same time and must add sums in the same order.
         variables = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
         ended = subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)
         if ended.returncode != 0:
@@ -61,12 +61,12 @@ def make(tree: Path, store: Path) -> None:
     images = ("--images", stage("extract", *catalogue, "--workers", 1)["images"])
     split = ("--split", stage("split", *catalogue, *images)["split"], *kept)
     small = ("--model", "shufflenet_v2_x0_5", "--epochs", 2, "--device", "cpu")
-    small += ("--checkpoint-seconds", 3600)  # only one, at the end
+    small += ("--checkpoint-seconds", 3600)  # one checkpoint only, at the end
     stage("evaluate", "--run", stage("train", *split, *small)["run"], "--device", "cpu")
 
 
 def lasting(value: Any, file: str) -> Any:
-    """Leave out what differs from run to run."""
+    """Leave out the values that differ from run to run."""
     if isinstance(value, dict):
         varying = VARYING[""] | VARYING.get(file, set())
         return {name: lasting(each, file) for name, each in value.items() if name not in varying}
@@ -135,7 +135,7 @@ def difference(base: Any, head: Any) -> str:
 def array_difference(base: np.ndarray, head: np.ndarray) -> str:
     if (base.dtype, base.shape) != (head.dtype, head.shape):
         return f"{base.dtype} {base.shape}, now {head.dtype} {head.shape}"
-    bits = f"V{base.dtype.itemsize}"  # so NaN equals itself, and -0.0 is not 0.0
+    bits = f"V{base.dtype.itemsize}"  # compare bits: NaN equals itself, and -0.0 is not 0.0
     differing = base.reshape(-1).view(bits) != head.reshape(-1).view(bits)
     if not differing.any():
         return ""

@@ -1,4 +1,4 @@
-"""Write the table of a soak from the lines that the suites left; a test's last line counts.
+"""Write the table of a soak from the suites' lines; of each test the last line counts.
 
 python tests/soak.py .soak.jsonl docs/soak.md
 """

@@ -1,4 +1,4 @@
-"""Draw 432 x 288 pictures as GTZAN and most tutorials do. Arguments: FOLDER of audio, OUTPUT.
+"""Draw 432 x 288 pictures like those of GTZAN and of most tutorials: FOLDER of audio, OUTPUT.
 
 One figure serves all tracks: a new figure for each, as in tutorials, takes more time and memory.
 """

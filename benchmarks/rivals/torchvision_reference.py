@@ -1,7 +1,8 @@
 """Train as torchvision's reference script does: ImageFolder, DataLoader, its presets, its loop.
 
 Source: references/classification of pytorch/vision (train.py, presets.py), with the learning rate
-scaled by the batch as its README says. Prints one JSON line: images a second, accuracy by track.
+scaled by the batch size, as its README says. Prints one JSON line: images per second and accuracy
+by track.
 """
 
 import argparse
@@ -23,7 +24,7 @@ RATE_OF_BATCH_256 = 0.1
 
 
 def preset(crop_size: tuple[int, int], *, train: bool) -> v2.Compose:
-    """Transform as ClassificationPresetTrain or ClassificationPresetEval does."""
+    """Build the transform of ClassificationPresetTrain or ClassificationPresetEval."""
     cut = (
         [v2.RandomResizedCrop(crop_size, antialias=True), v2.RandomHorizontalFlip(0.5)]
         if train
@@ -51,7 +52,7 @@ def train_one_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        loss.item()  # the reference script's logger reads it too
+        loss.item()  # the reference script's logger also reads the loss at each step
         n_images += len(images)
     return n_images / (time.monotonic() - began)
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs once, when the data folder is made. Airflow owns its own database and nothing else.
+# Runs once, when the data folder is created. Airflow's user owns its own database and nothing else.
 set -eu
 psql -v ON_ERROR_STOP=1 <<'END'
 \getenv password AIRFLOW_PASSWORD

@@ -1,4 +1,4 @@
-"""What the Compose stack needs from a machine: each check with its finding and its remedy."""
+"""Check whether a machine can run the Compose stack; each check gives a finding and a remedy."""
 
 import json
 import re
@@ -17,11 +17,11 @@ from deploy.places import REPOSITORY
 GIB = 1024**3
 MIN_ENGINE, MIN_COMPOSE, MIN_BUILDX = (20, 10), (2, 20), (0, 8)
 MIN_CORES, MIN_MEMORY_GIB, MIN_DISK_GIB, MIN_DISK_GIB_BUILT = 2, 6, 25, 3
-"""The idle stack takes 1.5 GiB of memory, a training on a CPU 1 to 2 GiB more. The Docker images
-take 9 GiB of disk."""
+"""The idle stack takes 1.5 GiB of memory; a training on a CPU takes 1 to 2 GiB more. The Docker
+images take 9 GiB of disk; `MIN_DISK_GIB_BUILT` applies if they are already built."""
 LARGEST_IMAGE = "music-genre/gpu-worker"
 MAX_SKEW_SECONDS = 5
-"""Tokens are refused if the clocks differ by 10 s."""
+"""Airflow refuses tokens if the two clocks differ by 10 s."""
 
 
 def check(
@@ -31,12 +31,12 @@ def check(
 
     Args:
         settings: returns the variables of .env.
-        held_ports: returns the ports that the stack itself uses. Both are called only if Compose
-            can answer.
+        held_ports: returns the ports that the stack itself uses. `settings` and `held_ports` are
+            called only if a suitable Compose is installed.
 
     Raises:
-        DeployError: the engine does not answer, or .env cannot be read, so nothing else can be
-            checked.
+        DeployError: the engine does not answer, or .env cannot be read. The other checks then do
+            not run.
     """
     if podman := _podman():
         return [podman]
@@ -67,7 +67,7 @@ def _of_settings(
 
 
 def _podman() -> Finding | None:
-    """Recognise Podman: its own command named `docker`, or its service behind Docker's command."""
+    """Detect Podman as the `docker` command itself, or as the engine that the command reaches."""
     said = docker("--version") + docker("version", "--format", "{{json .}}")
     if "podman" not in said.lower():
         return None
@@ -97,7 +97,7 @@ def _at_least(name: str, found: float, least: float, unit: str) -> Finding:
 
 
 def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
-    # With Docker Desktop the folder is inside its virtual machine, so this machine lacks it.
+    # Docker Desktop has this folder in its virtual machine, so it does not exist on this machine.
     looked_at = folder if folder.exists() else REPOSITORY
     free = shutil.disk_usage(looked_at).free / GIB
     built = docker("image", "ls", "-q", f"{LARGEST_IMAGE}:{environment.get('TAG') or 'latest'}")
@@ -108,7 +108,7 @@ def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
 
 
 def _clock(engine_time: str) -> Finding:
-    # The engine prints nanoseconds (Python reads only six digits), or no fraction at a full second.
+    # Drop the fraction of a second, if there is one: it has up to nine digits, Python reads six.
     without_fraction = re.sub(r"\.\d+", "", engine_time)
     skew = abs((datetime.fromisoformat(without_fraction) - datetime.now(UTC)).total_seconds())
     remedy = "" if skew <= MAX_SKEW_SECONDS else "synchronise both clocks by NTP"
@@ -118,7 +118,7 @@ def _clock(engine_time: str) -> Finding:
 
 
 def _scripts() -> Finding:
-    """Check that other users can read the files mounted from the checkout; umask 077 forbids it."""
+    """Check that other users can read the mounted files; a checkout with umask 077 forbids it."""
     folder = REPOSITORY / "deploy"
     mounted = [*(folder / "compose").iterdir(), folder / "redis-users.sh", folder / "queues.toml"]
     dags = REPOSITORY / "dags"
@@ -127,11 +127,11 @@ def _scripts() -> Finding:
 
 
 def _docker_way(environment: Mapping[str, str]) -> Finding:
-    """Say what the profile `docker` implies, and whether there is a socket to mount."""
+    """Check that the engine's socket exists, and warn that it lets DAG authors become root."""
     path = Path(environment.get("DOCKER_SOCKET") or "/var/run/docker.sock")
     try:
         found = path.is_socket()
-    except OSError:  # this user may not enter its folder
+    except OSError:  # this user has no permission to enter the socket's folder
         found = False
     if not found:
         remedy = "set DOCKER_SOCKET in .env to the path of the engine's socket"

@@ -22,7 +22,8 @@ from deploy.places import REPOSITORY
 from deploy.running import Stack, ask
 
 CHECK_SECONDS = 120.0
-"""`fleet_check` takes 10 s; if trainings occupy the GPUs, it waits behind them."""
+"""How long `up` waits for `fleet_check`. The run takes 10 s, or longer if it has to wait for
+trainings that occupy the GPUs."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 project_option = click.option(
@@ -61,7 +62,7 @@ def _port_option(name: str, server: str) -> Callable[[Command], Command]:
 def writing_env(
     write: Callable[[Project, Sequence[str], Mapping[str, str]], None],
 ) -> Callable[..., None]:
-    """Give a command the options whose values go into .env: profiles, ports and the schedule."""
+    """Make a command with the options that set variables in .env: profiles, ports, schedule."""
 
     @env_option
     @project_option
@@ -112,12 +113,12 @@ def check_machine(env_file: Path, name: str) -> None:
 
 
 def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str]) -> None:
-    """Check the machine, and the files and variables with which `up` would start the stack.
+    """Check the machine, and the files and variables that `up` would use.
 
     Raises:
         DeployError: a check found a fault.
     """
-    with tempfile.TemporaryDirectory() as folder:  # only this user can read it
+    with tempfile.TemporaryDirectory() as folder:  # only this user can read the folder
         findings = checks.check(
             functools.partial(_settings_planned, project, profiles, chosen, Path(folder)),
             project.held_ports,
@@ -137,7 +138,7 @@ def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str])
 def _settings_planned(
     project: Project, profiles: Sequence[str], chosen: Mapping[str, str], folder: Path
 ) -> dict[str, str]:
-    """Write the `.env` that `up` would write, but into `folder`, and read it there."""
+    """Write to `folder` the `.env` that `up` would write, and return its variables."""
     text, _ = environment.planned(
         project.env_file, profiles=profiles, chosen=chosen, has_data=project.has_data
     )
@@ -173,7 +174,7 @@ def _name_unread_dags(stack: Stack) -> None:
 
 
 def _try_every_queue(stack: Stack) -> None:
-    """Run `fleet_check` and report its result, or that its queues are busy."""
+    """Run `fleet_check`; report its result, or which tasks still wait after `CHECK_SECONDS`."""
     console = Console()
     run = demo_run.trigger(stack, {}, "fleet_check")
     if not demo_run.follow(run, stack, console, CHECK_SECONDS):
@@ -204,10 +205,10 @@ def down(name: str, volumes: bool, yes: bool) -> None:
 
 
 def _ask_for_deletion(project: Project) -> None:
-    """Name what would be lost, and ask.
+    """List the volumes with their contents, and ask whether to delete them.
 
     Raises:
-        DeployError: the answer is no, or there is nobody to ask.
+        DeployError: the user does not answer yes, or there is no terminal to ask on.
     """
     for volume in project.volumes():
         report(f"{volume:<32}{compose.CONTENTS.get(volume.removeprefix(f'{project.name}_'), '')}")
@@ -224,7 +225,7 @@ def logs(name: str) -> None:
     project = Project(name, Path())
     if not project.containers():
         raise DeployError(f"stack {name} is not running; start it with `make up`")
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the way to leave
+    with contextlib.suppress(KeyboardInterrupt):  # users end the command with Ctrl-C
         project.of_running("logs", "--follow", "--tail", "50")
 
 

@@ -29,14 +29,14 @@ def docker(
     """Run the docker command; returns its output.
 
     Args:
-        words: its arguments.
-        text: its input.
-        environment: its variables, instead of this shell's.
+        words: the command's arguments.
+        text: its standard input.
+        environment: its environment variables; by default this shell's.
         errors: whether to return its standard error too.
-        seconds: how long to wait for it.
+        seconds: how long to wait for the command to end.
 
     Raises:
-        DeployError: it is missing, fails, or does not answer in time.
+        DeployError: the command is missing, fails, or does not end in time.
     """
     try:
         answer = subprocess.run(

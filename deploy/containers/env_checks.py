@@ -21,9 +21,9 @@ SIZES = {
     "GPU_WORKER_SHM": "1g",
     "GPU_WORKER_TMP": "2g",
 }
-"""Variables that are sizes, with the defaults of docker-compose.yml."""
+"""Variables that are sizes, with their defaults in docker-compose.yml."""
 _MEMORY = r"(?:[1-9]\d{6,}|[1-9]\d*(?:\.\d+)?\s?[kmgt](?:i?b)?)"
-"""A memory limit that Docker accepts: a number with a unit, or bytes with at least 7 digits."""
+"""A memory limit that Docker accepts: a number with a unit, or at least 7 digits (bytes)."""
 
 
 class Finding(NamedTuple):
@@ -32,11 +32,11 @@ class Finding(NamedTuple):
     name: str
     found: str
     remedy: str = ""
-    """Empty if all is well."""
+    """What to do about it; empty if nothing is wrong."""
 
 
 def of_variables(environment: Mapping[str, str], held: set[str]) -> list[Finding]:
-    """Check the variables of .env; a check that has nothing to report is left out.
+    """Check the variables of .env; a check that has nothing to report returns no finding.
 
     Args:
         environment: the variables.
@@ -54,10 +54,13 @@ def of_variables(environment: Mapping[str, str], held: set[str]) -> list[Finding
 
 
 def _audio(environment: Mapping[str, str]) -> Finding:
-    """Check that the containers' user, which has no account on this machine, may read the music."""
+    """Check that the music is arranged by genre, and that the containers can read it.
+
+    The containers' user has no account on this machine, so the permissions of other users count.
+    """
     folder = Path(environment.get("AUDIO_DIR") or DEMO_MUSIC)
     remedy = "set AUDIO_DIR in .env to the absolute path of a folder with one subfolder per genre"
-    if not folder.is_absolute():  # Compose would take some for volume names
+    if not folder.is_absolute():  # Compose would take some relative paths for volume names
         return Finding("AUDIO_DIR", f"{str(folder)!r} is not an absolute path", remedy)
     if not folder.is_dir():
         return Finding("AUDIO_DIR", f"{folder} is not a folder", remedy)
@@ -72,12 +75,12 @@ def _audio(environment: Mapping[str, str]) -> Finding:
 
 
 def _dags(environment: Mapping[str, str]) -> Finding:
-    """Check that the dag-processor's user may read the folder of DAGs of one's own."""
+    """Check that the dag-processor can read DAGS_DIR, the folder of the user's own DAGs."""
     folder = Path(environment.get("DAGS_DIR", ""))
     remedy = "write the absolute path of a folder of DAG files as DAGS_DIR in .env"
     if folder == Path():
         return Finding("DAGS_DIR", "")
-    if not folder.is_absolute():  # Compose would read some of them as volume names
+    if not folder.is_absolute():  # Compose would take some relative paths for volume names
         return Finding("DAGS_DIR", f"{str(folder)!r} is not an absolute path", remedy)
     if not folder.is_dir():
         return Finding("DAGS_DIR", f"{folder} is not a folder", remedy)
@@ -91,7 +94,7 @@ def _dags(environment: Mapping[str, str]) -> Finding:
 
 
 def readable(name: str, paths: list[Path], folder: Path) -> Finding:
-    """Check that all other users may read the files and enter the folders."""
+    """Check that other users can read the files, and can list and enter the folders."""
     for path in paths:
         wanted = 0o005 if path.is_dir() else 0o004
         if path.stat().st_mode & wanted != wanted:
@@ -122,7 +125,10 @@ def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
 
 
 def _schedule(environment: Mapping[str, str]) -> Finding:
-    """Say when the training runs; a value other than 1 or 0 would silently mean no."""
+    """Report when the training runs, and refuse a DAILY that is neither 1 nor 0.
+
+    Such a value would silently mean 0.
+    """
     text = environment.get("DAILY", "")
     if text not in ("", "0", "1"):
         return Finding("DAILY", f"{text!r} is neither 1 nor 0", "set DAILY in .env to 1 or 0")
@@ -130,7 +136,7 @@ def _schedule(environment: Mapping[str, str]) -> Finding:
 
 
 def _base_url(environment: Mapping[str, str]) -> Finding:
-    """Check BASE_URL, the address of Airflow with which links begin."""
+    """Check BASE_URL, the address of Airflow in links."""
     text = environment.get("BASE_URL", "")
     if text and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", text):
         remedy = "set BASE_URL in .env to an address such as https://host/airflow"
@@ -139,7 +145,11 @@ def _base_url(environment: Mapping[str, str]) -> Finding:
 
 
 def _size(name: str, environment: Mapping[str, str]) -> Finding:
-    """Check a size: without a unit it would mean bytes; a tmpfs takes only a one-letter unit."""
+    """Check that Docker accepts a size.
+
+    The size of a /tmp needs a unit of one letter. Any other size without a unit is
+    in bytes, and must have at least 7 digits.
+    """
     text = environment.get(name) or SIZES[name]
     is_tmp = name.endswith("_TMP")
     if not re.fullmatch(r"[1-9]\d*[kmg]" if is_tmp else _MEMORY, text, re.IGNORECASE):
@@ -149,11 +159,11 @@ def _size(name: str, environment: Mapping[str, str]) -> Finding:
 
 
 def _share(worker: str, services: Mapping[str, Any]) -> list[Finding]:
-    """Check that the files in a worker's /tmp, which is in memory, leave room for its tasks.
+    """Check that a worker's /tmp, which is in memory, can take at most half of the worker's memory.
 
     Args:
         worker: CPU or GPU.
-        services: as Compose reads them.
+        services: the services as Compose reads them.
     """
     service = services.get(f"{worker.lower()}-worker", {})
     mounted = "\n".join(service.get("tmpfs") or []).lower()
@@ -170,7 +180,7 @@ def _share(worker: str, services: Mapping[str, Any]) -> list[Finding]:
 
 
 def unused(names: Sequence[str]) -> list[Finding]:
-    """Name variables of .env that no Compose file uses; a likely misspelling is refused."""
+    """Report variables of .env that no Compose file uses; refuse likely misspellings."""
     found = []
     for name in names:
         near = difflib.get_close_matches(name, variables(), n=1, cutoff=0.85)
@@ -186,7 +196,7 @@ def of_services(services: Mapping[str, Any]) -> list[Finding]:
 
 
 def workers(services: Mapping[str, Any]) -> list[Finding]:
-    """Check that each queue of the contract has a service, and each worker's service a queue."""
+    """Check that each queue of the contract has a service, and workers serve no other queue."""
     served = {queue for service in services.values() if (queue := queue_of(service.get("command")))}
     missing = [
         Finding(

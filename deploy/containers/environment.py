@@ -1,6 +1,6 @@
-"""The `.env` file of the Compose stack: every secret generated once, nothing overwritten.
+"""The `.env` file of the Compose stack: each secret is generated once and then kept.
 
-Compose itself parses the file, so the values that are checked are those that the containers get.
+Compose itself parses the file, so the checks see the same values as the containers.
 """
 
 import json
@@ -33,7 +33,7 @@ def variables() -> set[str]:
 
 
 def shell() -> dict[str, str]:
-    """This shell's environment, minus variables that would override `.env`."""
+    """This shell's environment, without the variables that would override `.env`."""
     names = {*variables(), "COMPOSE_PROJECT_NAME"}
     kept = {name: value for name, value in os.environ.items() if name not in names}
     return kept | {"DOCKER_BUILDKIT": "1"}
@@ -65,7 +65,7 @@ def read(path: Path) -> dict[str, str]:
     try:
         answer = docker(*words, text=json.dumps(question), environment=shell())
     except DockerError as error:
-        # Compose's message may show a secret; the line number does not.
+        # Compose's message can contain a secret, so only its line number is reported.
         line = re.search(r"line \d+", error.said)
         where = f" {line[0]}" if line else ""
         raise DeployError(
@@ -81,7 +81,7 @@ def _of_service(answer: str, service: str) -> dict[str, str]:
     """The environment of a service as `docker compose config --format json` prints it.
 
     Raises:
-        DeployError: the answer is not JSON, as with Compose 2.25.0.
+        DeployError: the answer is not JSON; Compose 2.25.0 prints none.
     """
     try:
         return dict(json.loads(answer)["services"][service]["environment"])
@@ -92,10 +92,10 @@ def _of_service(answer: str, service: str) -> dict[str, str]:
 
 
 def unknown(path: Path, files: Sequence[Path]) -> list[str]:
-    """Name the variables of a file that no Compose file uses.
+    """List the variables that a `.env` file sets but no Compose file uses.
 
     Args:
-        path: the file; it need not exist.
+        path: the `.env` file; it need not exist.
         files: the Compose files.
     """
     used = variables().union(
@@ -129,21 +129,23 @@ def ensure(
     chosen: Mapping[str, str] | None = None,
     has_data: Callable[[], bool] = lambda: False,
 ) -> list[str]:
-    """Add the secrets that a file lacks, or write a new file; existing secrets stay.
+    """Add missing secrets to a `.env` file, or write a new file; existing secrets are kept.
 
     Args:
         path: the file.
-        profiles: also start these; `s3` also makes the stack use its own S3 service.
-        chosen: variables to set, whatever the file says.
-        has_data: returns whether the stack has a database, which was made with the secrets of an
-            earlier file; called only if one of those secrets is missing or refused.
+        profiles: the Compose profiles to add to those in the file. `s3` also makes the stack use
+            its own S3 service.
+        chosen: variables to set; they replace the values in the file.
+        has_data: returns whether the stack has a database. The secrets in `BOUND_TO_DATA` must
+            then stay the same. Called only if one of them is missing or unusable.
 
     Returns:
         The names of the generated secrets.
 
     Raises:
-        DeployError: an existing secret is a placeholder or otherwise unusable, the file cannot be
-            read or names another S3, or it lacks a secret that the database was made with.
+        DeployError: an existing secret is unusable, such as a placeholder; the file cannot be read;
+            `s3` is given, but the file names another S3; or the file lacks a secret with which the
+            database was created.
     """
     text, generated = planned(path, profiles=profiles, chosen=chosen, has_data=has_data)
     write_private(path, text)
@@ -157,7 +159,10 @@ def planned(
     chosen: Mapping[str, str] | None = None,
     has_data: Callable[[], bool] = lambda: False,
 ) -> tuple[str, list[str]]:
-    """The text that `ensure` would write, and the names of the new secrets; same arguments."""
+    """Return the text that `ensure` would write, and the names of the new secrets.
+
+    The arguments and errors are those of `ensure`.
+    """
     is_new = not path.exists()
     found = _of_this_machine() if is_new else read(path)
     _refuse_faults(path, found, has_data)
@@ -186,12 +191,12 @@ def _refuse_faults(path: Path, found: Mapping[str, str], has_data: Callable[[], 
 
 
 def profiles_of(found: Mapping[str, str]) -> list[str]:
-    """List the profiles that the file enables."""
+    """List the profiles that COMPOSE_PROFILES enables."""
     return [name for name in found.get("COMPOSE_PROFILES", "").split(",") if name]
 
 
 def with_profiles(found: Mapping[str, str], profiles: Sequence[str]) -> dict[str, str]:
-    """The line that adds profiles to those that the file names; empty if it names them all."""
+    """COMPOSE_PROFILES with these profiles added; empty if it already contains them all."""
     named = profiles_of(found)
     wanted = [*named, *(name for name in profiles if name not in named)]
     return {"COMPOSE_PROFILES": ",".join(wanted)} if wanted != named else {}
@@ -211,7 +216,7 @@ def _with_lines(text: str, values: Mapping[str, str]) -> str:
 
 
 def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str, str]:
-    """The lines that the file still needs so that the stack uses its own S3."""
+    """The variables that the file still lacks for the stack to use its own S3."""
     bucket = found.get("S3_BUCKET") or "music-genre"
     wanted = {
         "AWS_ENDPOINT_URL": "http://s3:8333",
@@ -233,7 +238,7 @@ def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str
 
 
 def _of_this_machine() -> dict[str, str]:
-    """Variables for this machine: its own certificate bundle and its NVIDIA GPUs, if it has any."""
+    """Variables that depend on this machine: its CA bundle and its NVIDIA GPUs, if it has any."""
     bundle = os.environ.get("SSL_CERT_FILE", "")
     found = {"CA_BUNDLE": bundle} if Path(bundle).is_file() else {}
     if n_gpus := count_gpus():
@@ -244,7 +249,7 @@ def _of_this_machine() -> dict[str, str]:
 
 
 def count_gpus() -> int:
-    """Count the GPUs that the NVIDIA driver names."""
+    """Count the GPUs that the NVIDIA driver lists."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""The secrets of `.env`: how each is generated, and which are refused."""
+"""The secrets of `.env`: how each is generated, and which values are refused."""
 
 import re
 import secrets
@@ -28,7 +28,8 @@ SECRETS: Mapping[str, Callable[[], str]] = {
     "S3_SECRET_KEY": _password,
 }
 BOUND_TO_DATA = {"POSTGRES_PASSWORD", "ADMIN_PASSWORD", "FERNET_KEY"}
-"""Secrets that the database depends on: new ones do not match its logins and encrypted data."""
+"""Secrets that must not change once the database exists: its logins and encrypted data depend on
+them."""
 LEAST_CHARACTERS = 16
 LEAST_OF_JWT_SECRET = 64
 """HS512 requires a key of 64 bytes (RFC 7518, section 3.2)."""
@@ -44,7 +45,7 @@ def draw(name: str) -> str:
 
 
 def fault_of(name: str, value: str) -> str:
-    """Say what is wrong with a secret, without showing it; empty if it may be used."""
+    """Describe what is wrong with a secret, without showing it; empty if it is usable."""
     least = LEAST_OF_JWT_SECRET if name == "JWT_SECRET" else LEAST_CHARACTERS
     if not value:
         return "is empty"
@@ -60,7 +61,7 @@ def fault_of(name: str, value: str) -> str:
 
 
 def _fernet_fault(value: str) -> str:
-    """Say what is wrong with a Fernet key, or with the new and old ones during a rotation."""
+    """Describe what is wrong with a Fernet key, or a list of new and old keys; empty if usable."""
     if not all(map(_is_fernet_key, value.split(","))):
         return "is neither a key of 32 bytes in URL-safe base64 nor a comma-separated list of them"
     return ""

@@ -1,7 +1,7 @@
-"""Start the stack, or update a running one without a lost try.
+"""Start the stack, or update a running stack so that no task loses a try.
 
-Compose alone would remove the webserver first. Workers that stop later could not hand their tasks
-back, and if the webserver is slow, Compose would not start the new workers at all.
+`docker compose up` alone would remove the webserver first. Workers that stop after it could not
+hand their tasks back. If the new webserver is slow, Compose would not start the new workers at all.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ _HASH = "com.docker.compose.config-hash"
 
 
 def start(project: Project) -> ComposeStack:
-    """Start what is not running, replace what is outdated, and wait until everything is healthy.
+    """Start missing containers, replace outdated ones, and wait until all are healthy.
 
     Outdated workers stop first, while the webserver that they report to still runs. Then the
-    control plane is replaced, then the workers start. Containers that are up to date stay.
+    control plane is replaced. Then the workers start. Containers that are up to date keep running.
 
     Raises:
-        DeployError: a service does not become healthy. The workers are started nevertheless.
+        DeployError: a service does not become healthy. The workers are started anyway.
     """
     _make_gpu_locks()
     services = project.services()
@@ -56,7 +56,10 @@ def start(project: Project) -> ComposeStack:
 
 
 def _is_brief(name: str) -> bool:
-    """Whether a service ends by itself, such as `init`; Compose starts it with its dependents."""
+    """Whether a service ends by itself, such as `init`.
+
+    Compose starts such a service when it starts a service that depends on it.
+    """
     return name in components() and not components()[name].is_lasting
 
 
@@ -64,15 +67,15 @@ def _is_brief(name: str) -> bool:
 def _workers_started(
     project: Project, workers: list[str], scale: Mapping[str, int]
 ) -> Iterator[None]:
-    """Start the workers if the code in this context fails or is interrupted.
+    """Start the workers again if the code under `with` fails or is interrupted.
 
     Raises:
-        DeployError: the code failed.
+        DeployError: the code raised a DeployError; this one adds a remedy.
     """
     try:
         yield
     except BaseException as error:
-        with contextlib.suppress(DeployError):  # the first error tells more
+        with contextlib.suppress(DeployError):  # `error`, raised below, says more
             project.compose(*_UP, "--no-deps", *_of(scale, workers), *workers)
             report(f"still outdated: {', '.join(_outdated(project)) or 'nothing'}")
         if not isinstance(error, DeployError):
@@ -81,10 +84,10 @@ def _workers_started(
 
 
 def _outdated(project: Project) -> list[str]:
-    """The services that `up` would replace because they changed themselves.
+    """The services that `up` would replace because their own settings or image changed.
 
-    Compose's dry run also names services that only depend on a changed one. Compose does not
-    replace these if the changed one is replaced first, by a command of its own.
+    Compose's dry run also lists services that merely depend on a changed service. Compose does not
+    replace those if the changed service is replaced first, by a separate command.
     """
     if not (running := project.running()):
         return []
@@ -102,7 +105,8 @@ def _outdated(project: Project) -> list[str]:
 def _hashes(project: Project) -> dict[str, str]:
     """Service → hash of its settings, as in the label that Compose puts on containers.
 
-    `config --hash` ignores the content of `env_file`, so the files are merged by `config` first.
+    `config --hash` ignores the content of an `env_file`, so `config` first merges these files
+    into the settings.
     """
     whole = project.ask("--profile", "*", "config")
     lines = docker(
@@ -115,14 +119,14 @@ def _hashes(project: Project) -> dict[str, str]:
 
 
 def _is_as_wanted(container: str, wanted: str) -> bool:
-    """Whether a container has the settings and the image that a new one would have."""
+    """Whether a container has the settings and the image that a new container would have."""
     (its,) = json.loads(docker("inspect", container))
     image = docker("image", "ls", "-q", "--no-trunc", its["Config"]["Image"]).split()
     return its["Config"]["Labels"].get(_HASH) == wanted and its["Image"] in image
 
 
 def _scale(project: Project) -> dict[str, int]:
-    """The numbers of containers that a user has set with `--scale`."""
+    """Service → number of its containers, if a user has set more than one with `--scale`."""
     numbers = Counter(str(each["Service"]) for each in project.running())
     return {name: number for name, number in numbers.items() if number > 1}
 
@@ -132,14 +136,15 @@ def _of(scale: Mapping[str, int], services: list[str]) -> list[str]:
 
 
 def _words(scale: Mapping[str, int]) -> list[str]:
-    """The options that keep these numbers."""
+    """The options that keep these numbers of containers."""
     return [word for name, n in scale.items() for word in ("--scale", f"{name}={n}")]
 
 
 def _replace_redis(project: Project) -> None:
-    """Recreate Redis if a mounted file has changed since its start: Compose compares only paths.
+    """Recreate Redis if one of its mounted files has changed since it started.
 
-    Postgres needs no such check, because it reads its script only when its data is first created.
+    Compose does not notice such a change, because it compares only the paths of mounts. Postgres
+    needs no such check, because it reads its script only when its data is first created.
     """
     mounted = ("compose/redis-start.sh", "redis-users.sh", "queues.toml")
     changed = max((REPOSITORY / "deploy" / name).stat().st_mtime for name in mounted)
@@ -151,7 +156,7 @@ def _replace_redis(project: Project) -> None:
 
 
 def _close_the_engine(project: Project) -> None:
-    """Remove the engine's proxy if the profile `docker` is off; Compose would leave it running."""
+    """Remove `socket-proxy` if the profile `docker` is off; Compose would leave it running."""
     if "docker" not in environment.profiles_of(project.settings()):
         for container in project.containers():
             if container["Service"] == "socket-proxy":
@@ -159,14 +164,16 @@ def _close_the_engine(project: Project) -> None:
 
 
 def _make_gpu_locks() -> None:
-    """Create the folder of the GPU locks, open to all users; one made by Docker would not be.
+    """Create the folder of the GPU locks so that all users can write to it.
+
+    If Docker created the folder, only root could write to it.
 
     Raises:
-        DeployError: it exists, but is not open to all users.
+        DeployError: the folder exists, but is not open to all users.
     """
     folder = Path(GPU_LOCKS)
     folder.mkdir(exist_ok=True)
-    with contextlib.suppress(PermissionError):  # another user made it
+    with contextlib.suppress(PermissionError):  # another user owns the folder
         folder.chmod(0o1777)
     if folder.stat().st_mode & 0o777 != 0o777:
         raise DeployError(f"{folder} is not open to all users; run `sudo chmod 1777 {folder}`")

@@ -1,4 +1,4 @@
-"""The stack as containers: build, start, query and stop it by Docker Compose."""
+"""The stack of containers: build, start, query and stop it with Docker Compose."""
 
 import contextlib
 import fcntl
@@ -23,10 +23,10 @@ from fleet.contract import STACK_LABEL
 IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
 """Services for which an image is built; Airflow's other services share the webserver's image."""
 OWN_CHOICE = "docker-compose.yml:docker-compose.override.yml:docker-compose.override.yaml"
-"""The files that Compose reads where COMPOSE_FILE is not set."""
+"""The files that Compose reads if COMPOSE_FILE is not set."""
 
 STOP_SECONDS = 60
-"""The stop time of docker-compose.yml."""
+"""`stop_grace_period` of docker-compose.yml: the time from SIGTERM to SIGKILL."""
 CONTENTS = {
     "artifacts": "images, trained models that are not published, checkpoints",
     "dag-snapshots": "copies of DAG files",
@@ -36,7 +36,7 @@ CONTENTS = {
     "s3": "the bundled S3: logs, published data and models",
     "versions": "published data and models, with their Git history",
 }
-"""What is lost with a volume."""
+"""Volume → what is lost if it is deleted."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Project:
         """Read the `.env` file; an empty value counts as missing.
 
         Raises:
-            DeployError: it is missing or damaged.
+            DeployError: the file is missing or damaged.
         """
         return {name: value for name, value in environment.read(self.env_file).items() if value}
 
@@ -58,7 +58,7 @@ class Project:
         """The services as Compose reads them from its files.
 
         Args:
-            profiles: those whose services count too, beside the ones that `.env` starts; `*`: all.
+            profiles: include services of these profiles, besides the profiles in `.env`; `*`: all.
 
         Raises:
             DeployError: Compose refuses the files, or `.env` lacks a secret.
@@ -70,8 +70,8 @@ class Project:
         """Run a Compose command on the project's files; returns its output.
 
         Args:
-            words: the command.
-            progress: whether to return what it prints of its progress too.
+            words: the words of the command.
+            progress: whether to return its progress messages (standard error) too.
 
         Raises:
             DeployError: Compose refuses the files, or `.env` lacks a secret.
@@ -86,7 +86,7 @@ class Project:
             raise DeployError(f"Compose refuses the stack's files: {error.said}") from None
 
     def files(self) -> list[Path]:
-        """The files in which Compose looks for variables of `.env`."""
+        """The files that can use variables of `.env`: Compose files, and SETTINGS_FILE."""
         named = environment.read(self.env_file) if self.env_file.exists() else {}
         listed = named.get("COMPOSE_FILE") or OWN_CHOICE
         paths = [REPOSITORY / name for name in (*listed.split(":"), named.get("SETTINGS_FILE", ""))]
@@ -96,7 +96,7 @@ class Project:
         """Run a Compose command on the project's files, and pass its output through.
 
         Raises:
-            DeployError: it failed.
+            DeployError: the command failed.
         """
         command = ["docker", "compose", "--env-file", str(self.env_file), "-p", self.name, *words]
         _run(command, REPOSITORY)
@@ -105,18 +105,18 @@ class Project:
         """Run a Compose command on the running project, even if the files have changed or are gone.
 
         Raises:
-            DeployError: it failed.
+            DeployError: the command failed.
         """
         _run(["docker", "compose", "-p", self.name, *words], Path("/"))
 
     def stop_workers(self, services: Sequence[str] | None = None) -> None:
-        """Stop running workers, all at the same time, so that they hand their tasks back.
+        """Stop running workers, all at the same time; each one hands its tasks back.
 
         Args:
-            services: those of these services; by default all.
+            services: stop only workers of these services; by default all workers.
 
         Raises:
-            DeployError: it failed.
+            DeployError: the command failed.
         """
         found = [each for each in self.running() if services is None or each["Service"] in services]
         names = [str(each["Name"]) for each in found]
@@ -136,7 +136,7 @@ class Project:
         return _objects(answer.stdout)
 
     def running(self) -> list[dict[str, Any]]:
-        """List the project's containers that run."""
+        """List the project's running containers."""
         return [each for each in self.containers() if each["State"] == "running"]
 
     def held_ports(self) -> set[int]:
@@ -146,10 +146,10 @@ class Project:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Exclude other starts and stops of the project, which would remove its containers.
+        """Lock the project, so that no other command starts or stops it at the same time.
 
         Raises:
-            DeployError: another one is in progress.
+            DeployError: another start or stop is in progress.
         """
         with os.fdopen(_open_lock(Path(tempfile.gettempdir()) / f"{self.name}.lock")) as file:
             try:
@@ -161,15 +161,15 @@ class Project:
             yield
 
     def volumes(self) -> list[str]:
-        """Name the project's volumes."""
+        """List the names of the project's volumes."""
         label = f"label=com.docker.compose.project={self.name}"
         return sorted(docker("volume", "ls", "-q", "--filter", label).split())
 
     def has_data(self) -> bool:
-        """Whether the project has a database, running or not.
+        """Whether the project has the volume of a database, even if no container runs.
 
         Raises:
-            DeployError: the engine does not answer, so this is unknown.
+            DeployError: the engine does not answer, so the result is unknown.
         """
         if shutil.which("docker") is None:
             return False
@@ -178,21 +178,24 @@ class Project:
 
 
 def _open_lock(path: Path) -> int:
-    """Open a lock file, whoever made it: Linux refuses O_CREAT for another user's file in /tmp."""
+    """Open a lock file, or create it if it is missing.
+
+    Linux refuses O_CREAT for another user's file in /tmp, so the first attempt is without it.
+    """
     with contextlib.suppress(FileNotFoundError):
         return os.open(path, os.O_RDONLY)
     return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
-    """Parse `ps --format json`: an array until Compose 2.20, later one object per line."""
+    """Parse `ps --format json`: until Compose 2.20 one array, later one object per line."""
     if text.lstrip().startswith("["):
         return list(json.loads(text))
     return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def _run(command: list[str], folder: Path) -> None:
-    """Run a command in this shell's environment, minus variables that would override `.env`."""
+    """Run a command in this shell's environment, without variables that would override `.env`."""
     shell = environment.shell()
     ended = subprocess.run(command, cwd=folder, env=shell, stdin=subprocess.DEVNULL)
     if ended.returncode != 0:
@@ -215,7 +218,7 @@ class ComposeStack(Stack):
         """Check that each service's container stays up.
 
         Raises:
-            DeployError: one has ended or is unhealthy.
+            DeployError: a container has failed, keeps restarting or is unhealthy.
         """
         for container in self.project.containers():
             ended = container["State"] == "exited" and container["ExitCode"] != 0
@@ -226,12 +229,12 @@ class ComposeStack(Stack):
                 )
 
     def logs_of(self, dag_id: str, run_id: str) -> str:
-        """Where a run's task logs are."""
+        """The web address of a run's task logs."""
         return f"{self.public_address}/dags/{dag_id}/runs/{run_id}"
 
 
 def queue_of(command: Sequence[str] | None) -> str:
-    """The queue that a container with this command serves; empty if it is no worker."""
+    """The queue that a container with this command serves; empty if it is not a worker."""
     words = list(command or [])
     return str(words[-1]) if words[-4:-1] == ["-m", "fleet", "worker"] else ""
 
@@ -243,7 +246,7 @@ def build(project: Project) -> None:
 
 def stop(project: Project, *, volumes: bool) -> None:
     """Remove the containers and networks; with `volumes`, all data too."""
-    project.stop_workers()  # first: a worker can still stop the containers that it started
+    project.stop_workers()  # first, because a worker stops the containers that it started
     if started := docker("ps", "-aq", "--filter", f"label={STACK_LABEL}={project.name}").split():
         docker("rm", "--force", *started)
     project.of_running("down", "--remove-orphans", *(["--volumes"] if volumes else []))

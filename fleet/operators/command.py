@@ -1,8 +1,8 @@
-"""Run the work as a task: one command in a fresh process.
+"""Run the work of a task as one command in a new process.
 
 A separate process avoids the problems of torch in a forked Celery child (CUDA after fork, daemonic
-children, locks held across a fork). It can be signalled and watched, and it keeps the ML packages
-apart from Airflow's.
+children, locks held across a fork). The process can be signalled and watched, and its ML packages
+stay separate from Airflow's packages.
 """
 
 import os
@@ -32,23 +32,24 @@ _AIRFLOWS_OWN = ("AIRFLOW", "_AIRFLOW", "CELERY", "FLOWER")
 class CommandOperator(BaseOperator):
     """Run one command; its last line on standard output, a JSON object, is the task's result.
 
-    Every other line goes to the task log; one that begins with `error:` is logged as an error.
-    Exit statuses are those of sysexits.h. 0: done. 65 (fix the input), 64 and 2 (usage): failed, no
-    retry. 75: rescheduled, without using up a retry. Anything else, including 1 and signals, is a
-    crash: failed, retried while retries are left.
+    Every other line goes to the task log. A line that begins with `error:` is logged as an error.
+    The exit status, as in sysexits.h, decides how the task ends. 0: the task succeeds. 65 (fix the
+    input), 64 and 2 (usage error): the task fails without a retry. 75: the task is rescheduled
+    without using up a retry. Any other status or a signal: the task fails, and is retried while
+    retries are left.
 
-    SIGTERM is passed on; a command that outlives its grace period is killed with all its
-    descendants. If the command fails because its worker stops, the task is rescheduled, whatever
-    the exit status. The command sees the worker's environment without Airflow's and Celery's
-    variables, so no broker address or token reaches it.
+    SIGTERM is passed on to the command. A command that outlives its grace period is killed with all
+    its descendants. If the command fails because its worker stops, the task is rescheduled,
+    whatever the exit status. The command gets the worker's environment without Airflow's and
+    Celery's variables, so the command sees no broker address or token.
 
     Args:
-        command: program and arguments, templated; no shell, so nothing in a run's parameters is
-            ever interpreted.
-        asset: what the command makes. Its event carries the result; there is no event if the
-            result has `"reused": true`, because nothing new was made.
-        s3_connection: id of the Airflow connection whose credentials the command gets; if there
-            is no such connection, the command gets the worker's.
+        command: program and arguments, templated. No shell is used, so shell syntax in a run's
+            parameters has no effect.
+        asset: the asset that the command makes. The asset's event carries the task's result. If the
+            result has `"reused": true`, nothing new was made and there is no event.
+        s3_connection: id of the Airflow connection whose credentials the command gets. If there
+            is no such connection, the command gets the worker's credentials.
     """
 
     template_fields: Sequence[str] = ("command",)
@@ -69,15 +70,15 @@ class CommandOperator(BaseOperator):
         tell_why_last(self)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Run the command to its end.
+        """Run the command and wait until it ends.
 
         Raises:
-            AirflowFailException: a final exit status, exit 0 with an invalid result, or a
-                connection without credentials.
-            AirflowRescheduleException: exit 75, or stopped because its worker stops.
-            AirflowTaskTerminated, AirflowSkipException: stopped because somebody marked or cleared
-                its task, or because it timed out.
-            AirflowException: any other exit.
+            AirflowFailException: the exit status excludes a retry, the result of exit status 0 is
+                invalid, or the connection has no credentials.
+            AirflowRescheduleException: exit status 75, or the worker stops.
+            AirflowTaskTerminated, AirflowSkipException: the command was stopped because its task
+                was marked, was cleared or timed out.
+            AirflowException: the command ended in any other way.
         """
         become_task_of_a_command()
         self.told = Told(self.log)
@@ -91,7 +92,7 @@ class CommandOperator(BaseOperator):
             self._process = CommandProcess(words, environment)
         except FileNotFoundError as error:
             raise AirflowFailException(f"{error}; install the command on this worker") from error
-        if self._must_end:  # SIGTERM came before there was a process to pass it on to
+        if self._must_end:  # SIGTERM came before the process existed
             self._process.terminate()
         status = self._process.stream(self._on_stdout, self.told.line)
         if status != 0 and self._last_line:
@@ -103,13 +104,13 @@ class CommandOperator(BaseOperator):
         return result
 
     def on_kill(self) -> None:
-        """Pass SIGTERM on; `execute` keeps running and sees how the command ends."""
+        """Pass SIGTERM on to the command; `execute` still waits for the command's end."""
         self._must_end = True
         if self._process is not None:
             self._process.terminate()
 
     def _on_stdout(self, line: str) -> None:
-        """Hold back the newest line: the last one is the result, earlier ones are log text."""
+        """Keep the newest line and log the line before it, because the last line is the result."""
         if not line.strip():
             return
         if self._last_line:
@@ -124,14 +125,14 @@ class CommandOperator(BaseOperator):
 
 
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a command: the worker's, without Airflow's and Celery's own variables."""
+    """Return a command's environment: the worker's without Airflow's and Celery's variables."""
     return {
         name: value for name, value in environment.items() if not name.startswith(_AIRFLOWS_OWN)
     }
 
 
 def worker_name() -> str:
-    """The Celery worker that runs this task, such as `gpu@host`; outside Celery, the host."""
-    from celery import current_task  # kept out of DAG parsing
+    """Name the Celery worker of this task, such as `gpu@host`; outside Celery, name the host."""
+    from celery import current_task  # not imported while DAGs are parsed
 
     return str(current_task.request.hostname) if current_task else os.uname().nodename

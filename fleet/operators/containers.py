@@ -1,4 +1,4 @@
-"""The containers of the Docker way: their names, their settings, and which are still needed."""
+"""The containers of the Docker way: names, settings, logs, and checks of their state."""
 
 import contextlib
 import hashlib
@@ -22,16 +22,17 @@ from fleet.contract import STACK_LABEL, VISIBLE_VARIABLE
 from fleet.operators.process import TERM_GRACE_SECONDS, Lines, LineSink
 
 ENGINE_AWAY_SECONDS = 120.0
-"""How long to wait for an engine that restarts; if it is away for longer, the try fails."""
+"""How long to wait while the Docker engine does not answer, for example while it restarts. Then the
+try fails."""
 LOOK_AGAIN_SECONDS = 1.0
 EXIT_REMOVED = 137
-"""Exit status of a container that somebody has removed: removal kills it."""
+"""Exit status that is reported for a removed container: removing a container kills it."""
 ENGINE_AWAY = (RequestException, HTTPError, struct.error)
 LABEL = "music-genre"
 _OF_THE_COMMAND = ("MUSIC_GENRE_", "OMP_NUM_THREADS", VISIBLE_VARIABLE)
-"""Prefixes of the worker's variables that a command needs; credentials are not among them."""
+"""Name prefixes of the worker's variables that a command needs. No credential has such a name."""
 _STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
-"""A time stamp in the log. Its width is fixed, so the greater of two stamps is the later one."""
+"""A time stamp in the log. Its width is fixed, so stamps are compared as byte strings."""
 _WAITED_FOR = {
     *("deferred", "queued", "restarting", "running", "scheduled"),
     *("up_for_reschedule", "up_for_retry"),
@@ -39,7 +40,7 @@ _WAITED_FOR = {
 
 
 def container_name(stack: str, ti: Any) -> str:
-    """Name a task's container: the same for all tries of a task, different for other tasks."""
+    """Return the name of a task's container: all tries share this name, no other task has it."""
     words = [stack, ti.dag_id, ti.run_id, ti.task_id, ti.map_index]
     return f"{LABEL}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]}"
 
@@ -68,10 +69,10 @@ def stack_of(worker: Mapping[str, Any]) -> str:
 
 
 def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[dict[str, Any]]:
-    """Copy mounts from the worker's container, so that DAGs need no paths of the host.
+    """Copy mounts from the worker's container, so that DAGs need not name paths of the host.
 
     Raises:
-        AirflowFailException: the worker has no such mount.
+        AirflowFailException: the worker's container has no mount at one of `volumes`.
     """
     found = {mount["Destination"]: mount for mount in worker["Mounts"]}
     if missing := set(volumes) - set(found):
@@ -91,7 +92,7 @@ def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[
 
 
 def container_environment(worker: Mapping[str, str], *given: Mapping[str, str]) -> dict[str, str]:
-    """A container's environment: the worker's variables that a command needs, then those given."""
+    """Build a container's environment: the worker's variables for commands, then `given`."""
     kept = {name: value for name, value in worker.items() if name.startswith(_OF_THE_COMMAND)}
     for each in given:
         kept.update(each)
@@ -123,7 +124,7 @@ def slot_device() -> list[DeviceRequest] | None:
 
 
 class LogFollower:
-    """Reads a container's log as it grows, each line once, however often the stream breaks."""
+    """Reads a container's log as it grows. After a broken stream no line is passed on twice."""
 
     def __init__(self, engine: Any, name: str, sink: LineSink) -> None:
         self._engine, self._name = engine, name
@@ -136,7 +137,7 @@ class LogFollower:
         since = _seconds(seen)
         for entry in self._engine.logs(self._name, stream=True, timestamps=True, since=since):
             stamp, _, text = entry.partition(b" ")
-            if not _STAMP.fullmatch(stamp):  # the engine's own message about a damaged log
+            if not _STAMP.fullmatch(stamp):  # the engine reports that the log is damaged
                 self._lines.feed(entry)
             elif stamp > seen:
                 self._seen = max(self._seen, stamp)
@@ -145,21 +146,22 @@ class LogFollower:
 
 
 class Container:
-    """One container of the engine, running or not.
+    """One container of the Docker engine, running or not.
 
     Args:
         engine: docker-py's client.
         name: the container's name.
-        sink: receives its lines.
+        sink: receives the container's lines.
     """
 
     def __init__(self, engine: Any, name: str, sink: LineSink) -> None:
         self._engine, self.name, self._sink = engine, name, sink
 
     def watch(self) -> dict[str, Any]:
-        """Pass the container's lines to the sink until it ends; returns its state.
+        """Pass the container's lines to the sink until the container ends; returns its state.
 
-        The stream may break while the container runs: HAProxy cuts it after ten silent minutes.
+        The log stream can break while the container runs, and is then opened again. For example,
+        HAProxy cuts the stream after ten minutes without a line.
         """
         follower = LogFollower(self._engine, self.name, self._sink)
         away_since = 0.0
@@ -180,7 +182,10 @@ class Container:
             time.sleep(LOOK_AGAIN_SECONDS)
 
     def last_line(self) -> str:
-        """Read the last line of standard output; the engine's `tail` counts both outputs."""
+        """Return the last line of standard output that is not blank.
+
+        All of the output is read, because the engine's `tail` also counts lines of standard error.
+        """
         last = deque([""], maxlen=1)
         lines = Lines(lambda line: last.append(line) if line.strip() else None)
         for chunk in self._engine.logs(self.name, stderr=False, stream=True, follow=False):
@@ -196,7 +201,10 @@ class Container:
             return None
 
     def stop(self) -> None:
-        """Have the engine send SIGTERM and, after the grace period, SIGKILL, even if we die."""
+        """Have the engine send SIGTERM and, after the grace period, SIGKILL.
+
+        The engine sends SIGKILL even if this process dies in the meantime.
+        """
         with contextlib.suppress(APIError, *ENGINE_AWAY):
             self._engine.stop(self.name, timeout=int(TERM_GRACE_SECONDS))
 
@@ -211,7 +219,7 @@ class Container:
 
 
 def _seconds(stamp: bytes) -> int | None:
-    """Convert a UTC time stamp of the engine's log to Unix seconds; None if it is empty."""
+    """Convert a UTC time stamp of the engine's log to Unix seconds; an empty stamp gives None."""
     if not stamp:
         return None
     return int(datetime.fromisoformat(f"{stamp[:19].decode()}+00:00").timestamp())

@@ -1,7 +1,7 @@
 """The S3 credentials of an Airflow connection, as environment variables for a command.
 
-Only a process's own user can read its environment; everybody can read its command line and
-Airflow's rendered fields.
+The environment is used, because only a process's own user can read it. Everybody can read the
+process's command line and Airflow's rendered fields.
 """
 
 from airflow.sdk import Connection
@@ -11,12 +11,12 @@ _OTHER_SOURCES = ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FI
 
 
 def with_s3_connection(environment: dict[str, str], connection_id: str) -> dict[str, str]:
-    """Replace the credentials in an environment with those of a connection.
+    """Replace the credentials in an environment with those of an Airflow connection.
 
-    Airflow itself interprets the connection of type `aws`: login and password, else a role to
-    assume (`role_arn`), each with its session token. Endpoint and region are replaced if the
-    connection's extras name them. The credentials expire with their token; each task asks for
-    new ones.
+    The connection has the type `aws`, and Airflow's own code reads its credentials: login and
+    password, or a role to assume (`role_arn`), with the session token if there is one. Endpoint and
+    region are replaced if the connection's extras name them. Credentials with a session token
+    expire, so each task requests new credentials.
 
     Args:
         environment: the command's environment.

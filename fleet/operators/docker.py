@@ -1,8 +1,8 @@
-"""The Docker way to run the work: a task is one command in its own container.
+"""The Docker way: a task runs one command in a container of its own.
 
 When a worker dies, the provider's DockerOperator leaves its container behind, and the retry starts
-a second one beside it. Here the container's name is derived from the task, so the engine itself
-refuses a second one, and a retry follows the existing container.
+a second container. Here the container's name is derived from the task, so the engine refuses to
+create a second container. The retry follows the existing container.
 """
 
 import contextlib
@@ -46,30 +46,31 @@ from fleet.operators.outcome import (
 from fleet.operators.process import become_task_of_a_command
 
 REQUEST_SECONDS = 60
-TMP = "/tmp"  # noqa: S108 # of a container
+TMP = "/tmp"  # noqa: S108 # a path in the container
 LOG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "3"})
 _DECIDED_HERE = {
     *("auto_remove", "container_name", "env_file", "force_pull", "host_tmp_dir", "labels"),
     *("log_opts_max_file", "log_opts_max_size", "mount_tmp_dir", "port_bindings", "privileged"),
     *("retrieve_output", "retrieve_output_path", "skip_on_exit_code", "tmp_dir", "tty", "xcom_all"),
 }
-"""The provider's arguments that are meaningless here or would defeat this operator's purpose."""
+"""Arguments of DockerOperator that this operator refuses: they have no use or would do harm."""
 
 
 class ResumableDockerOperator(DockerOperator):
     """Run one command in a container; its last line on standard output is the task's result.
 
-    The container gets the worker's mounts named in `volumes`, the worker's limits, the slot's GPU,
-    and no network unless `network_mode` is given. A retry follows the previous try's container if
-    it still runs, takes its result if it has succeeded, and otherwise replaces it. SIGTERM stops
-    the container, with time for a checkpoint. For exit statuses see `CommandOperator`.
+    The container gets the worker's mounts that `volumes` names, the worker's memory limits, the
+    slot's GPU, and no network unless `network_mode` is given. A retry looks for the container of
+    the previous try: it follows a running container, takes the result of a container that has
+    succeeded, and replaces any other container. SIGTERM stops the container, which has some seconds
+    to save a checkpoint. For exit statuses see `CommandOperator`.
 
     Args:
         command: program and arguments, templated; no shell.
-        volumes: mount points of the worker's container that this one gets too.
-        asset: what the command makes; see `CommandOperator`.
-        arguments: the provider's, except those in `_DECIDED_HERE`. Secrets belong in
-            `private_environment`, everything else in `environment`.
+        volumes: mount points in the worker's container; the new container gets the same mounts.
+        asset: the asset that the command makes; see `CommandOperator`.
+        arguments: arguments of DockerOperator, except those in `_DECIDED_HERE`. Secrets belong in
+            `private_environment`, other variables in `environment`.
 
     Raises:
         TypeError: an argument is in `_DECIDED_HERE`.
@@ -92,7 +93,7 @@ class ResumableDockerOperator(DockerOperator):
             )
         defaults = {"network_mode": "none", "mount_tmp_dir": False, "timeout": REQUEST_SECONDS}
         super().__init__(**{**defaults, "outlets": alias_of(asset), **arguments})
-        self.command = command  # type: ignore[assignment] # theirs may be one string for a shell
+        self.command = command  # type: ignore[assignment] # DockerOperator also takes a string
         self.volumes, self.asset = volumes, asset
         self._container: Container | None = None
         self._must_end = False
@@ -102,12 +103,12 @@ class ResumableDockerOperator(DockerOperator):
         """Start or follow the task's container, and wait until it ends.
 
         Raises:
-            AirflowFailException: a final exit status, exit 0 with an invalid result, or a container
-                that can never start.
-            AirflowRescheduleException: exit 75, or stopped because its worker stops.
-            AirflowTaskTerminated, AirflowSkipException: stopped because somebody marked or cleared
-                its task, or because it timed out.
-            AirflowException: any other end, or the engine does not answer.
+            AirflowFailException: the exit status excludes a retry, the result of exit status 0 is
+                invalid, or the container can never start.
+            AirflowRescheduleException: exit status 75, or the worker stops.
+            AirflowTaskTerminated, AirflowSkipException: the container was stopped because its task
+                was marked, was cleared or timed out.
+            AirflowException: the container ended in any other way, or the engine does not answer.
         """
         become_task_of_a_command()
         self.told = Told(self.log)
@@ -132,23 +133,23 @@ class ResumableDockerOperator(DockerOperator):
         """Run the task's container until it ends; returns its state."""
         try:
             self._ensure(container, words, context, worker)
-            if self._must_end:  # SIGTERM came before there was a container to stop
+            if self._must_end:  # SIGTERM came before the container existed
                 container.stop()
             return container.watch()
-        except AirflowTaskTimeout:  # a stop by `on_kill` might come too late
+        except AirflowTaskTimeout:  # the thread of `on_kill` might stop it too late
             container.stop()
             container.remove()
             raise
 
     def on_kill(self) -> None:
-        """Stop the container; `execute` keeps running and sees how it ends."""
+        """Stop the container in a thread; `execute` still waits for the container's end."""
         self._must_end = True
         if self._container:
             threading.Thread(target=self._container.stop, daemon=True).start()
 
     @contextlib.contextmanager
     def _engine_errors(self) -> Iterator[None]:
-        """Report in one line what the engine refuses, or that it does not answer."""
+        """Raise a one-line error if the engine refuses a request or does not answer."""
         try:
             yield
         except APIError as error:
@@ -183,7 +184,7 @@ class ResumableDockerOperator(DockerOperator):
     def _ensure(
         self, container: Container, words: list[str], context: Context, worker: Any
     ) -> None:
-        """Ensure that the task's container runs or has succeeded; replace an unusable one."""
+        """Keep the task's container if it runs or has succeeded; otherwise start a new one."""
         labels = labels_of(stack_of(worker), context["ti"], digest(self.image, words))
         if found := container.inspect():
             follows, status = is_worth_following(found, labels), found["State"]["Status"]
@@ -233,7 +234,7 @@ class ResumableDockerOperator(DockerOperator):
             ) from error
 
     def _host_settings(self, worker: Any) -> dict[str, Any]:
-        """The container's host settings; memory limits are the worker's unless they are given."""
+        """Build the host settings; the worker's memory limits apply unless arguments set others."""
         self._normalize_mounts()
         limits = worker["HostConfig"]
         return {
@@ -249,7 +250,7 @@ class ResumableDockerOperator(DockerOperator):
             "ulimits": self.ulimits,
             "cap_add": self.cap_add,
             "read_only": True,
-            # `/tmp` is in memory, as large as the worker's, and private to the container.
+            # `/tmp` is in memory, as large as the worker's `/tmp`, and private to the container.
             "tmpfs": {TMP: (limits.get("Tmpfs") or {}).get(TMP, "mode=1777")},
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
@@ -270,7 +271,7 @@ class ResumableDockerOperator(DockerOperator):
             ) from error
 
     def _reap(self, own: str, context: Context, worker: Any) -> None:
-        """Remove this stack's containers whose tasks nobody waits for any more."""
+        """Remove this stack's other containers whose tasks have ended or no longer exist."""
         stack = f"{STACK_LABEL}={stack_of(worker)}"
         for each in self.cli.containers(all=True, filters={"label": stack}):
             key, labels = each["Id"], each["Labels"]

@@ -1,4 +1,4 @@
-"""What the end of a command means for the task that ran it, in a process or in a container."""
+"""Decide how a task ends when its command, in a process or in a container, has ended."""
 
 import json
 import logging
@@ -21,19 +21,21 @@ from airflow.sdk.exceptions import (
 logger = logging.getLogger(__name__)
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 EXITS_FINAL = {2, 64, 65}
-"""EX_USAGE and EX_DATAERR of sysexits.h, and 2, most programs' status for a usage error. Not 1: a
-Python exception or a failed shell command exits with 1, for example after a lost connection."""
+"""Exit statuses after which a retry would not help: EX_USAGE and EX_DATAERR of sysexits.h, and 2,
+which most programs use for a usage error. 1 is not among them: a Python exception or a failed
+shell command exits with 1, for example after a lost connection, and a retry can then help."""
 TRY_AGAIN_AFTER = timedelta(seconds=10)
 TRY_AGAIN_FOR = timedelta(hours=1)
-"""A command that still exits with 75 after this time, as on a full disk, fails instead."""
+"""If a command still exits with 75 after this time, for example on a full disk, the try fails."""
 _OVER = {"failed", "removed", "skipped", "success", "upstream_failed"}
 FIRST_ASKED = "first asked to be tried again"
 MAX_RESULT_BYTES = 48 * 1024
-"""XComs go through the api-server into Postgres, so they should hold addresses, not data."""
+"""Size limit of a result. An XCom goes through the api-server into Postgres, so it should hold
+addresses, not data."""
 
 
 class Told:
-    """Writes a command's lines to the log and keeps its last line if that is an error.
+    """Writes a command's lines to the log; keeps the last line, if it is an error, as the reason.
 
     Args:
         log: the task's logger.
@@ -46,13 +48,13 @@ class Told:
     def line(self, text: str) -> None:
         """Log a line; if it begins with `error:`, log it as an error and keep it as the reason.
 
-        A later line that is no error clears the reason.
+        A later line that is not an error clears the reason.
         """
         self.why = text if text.startswith("error:") else ""
         self._write(text)
 
     def output(self, text: str) -> None:
-        """Log a line of standard output; it may arrive late, so it does not affect the reason."""
+        """Log a line of standard output. It can arrive late, so it does not change the reason."""
         self._write(text)
 
     def _write(self, text: str) -> None:
@@ -63,7 +65,8 @@ class Told:
 def tell_why_last(operator: Any) -> None:
     """Make an operator log the reason of a failure again, after Airflow's own lines.
 
-    The UI shows a failed task's last errors; without this they are a traceback of Airflow's code.
+    The UI shows the last errors of a failed task. If the reason were not logged again, these errors
+    would be a traceback of Airflow's code.
     """
     for kind in ("on_failure_callback", "on_retry_callback"):
         setattr(operator, kind, [*getattr(operator, kind), _tell_why])
@@ -82,22 +85,22 @@ def quoted(words: Sequence[str]) -> str:
 
 
 def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> None:
-    """Raise the exception that an exit status calls for; none for 0.
+    """Raise the exception that an exit status requires; return if the status is 0.
 
     Args:
-        status: the command's exit status; negative is the signal that ended it.
+        status: the command's exit status; -N means that signal N ended the command.
         ended: text that says which command ended and how.
         context: the task's context.
-        must_end: whether it was told to end by SIGTERM.
+        must_end: whether the command was told to end, by SIGTERM.
 
     Raises:
-        AirflowTaskTerminated: told to end because its task was marked failed.
-        AirflowSkipException: told to end because its task was marked otherwise, timed out or was
-            cleared.
-        AirflowRescheduleException: told to end because its worker stops, or exit 75 within
-            `TRY_AGAIN_FOR`; does not use up a retry.
+        AirflowTaskTerminated: the command was told to end because its task was marked failed.
+        AirflowSkipException: the command was told to end because its task was marked with another
+            state, timed out or was cleared.
+        AirflowRescheduleException: the command was told to end because its worker stops, or it
+            exited with 75 within `TRY_AGAIN_FOR`. The task does not use up a retry.
         AirflowFailException: an exit status in `EXITS_FINAL`; a retry would not help.
-        AirflowException: any other end.
+        AirflowException: the command ended in any other way.
     """
     if status == 0:
         return
@@ -116,10 +119,10 @@ def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> N
 
 
 def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
-    """Parse a command's result: the last line that it printed.
+    """Parse a command's result, the last line of its standard output.
 
     Raises:
-        AirflowFailException: it is not a JSON object, is too long for an XCom, or has a value
+        AirflowFailException: the line is not a JSON object, is too long for an XCom, or has a value
             that Airflow cannot store.
     """
     try:
@@ -142,9 +145,10 @@ def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _unfit(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the values that JSON, Postgres or Airflow's client would refuse after the work is done.
+    """Yield the key and text of each value that JSON, Postgres or Airflow's client would refuse.
 
-    Seen with Airflow 3.3.2: each of them leads to a retry that does all the work again.
+    Airflow 3.3.2 refuses such a value only after the work is done, and the retry then does all the
+    work again (observed).
     """
     if isinstance(value, dict):
         for name, each in value.items():
@@ -162,9 +166,10 @@ def _unfit(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def alias_of(asset: Asset | None) -> list[AssetAlias]:
-    """The outlets of a task that may make an asset.
+    """Return the outlets of a task that can make an asset.
 
-    The outlet is an alias, because an asset would get an event whatever the result is.
+    The outlet is an alias. With the asset itself as the outlet, Airflow would emit an event even if
+    nothing new was made.
     """
     return [AssetAlias(asset.name)] if asset else []
 
@@ -178,8 +183,9 @@ def announce(asset: Asset | None, result: dict[str, Any], context: Context) -> N
 def _may_try_again(context: Context) -> bool:
     """Whether the first exit 75 of this try is less than `TRY_AGAIN_FOR` ago.
 
-    The task's state store keeps the time, because XComs are cleared at each start. Reschedules
-    by a stopping worker do not count. True if Airflow does not answer.
+    The time of the first exit 75 is kept in the task's state store, because XComs are cleared at
+    each start. A reschedule by a stopping worker is not an exit 75. If Airflow does not answer,
+    the result is True.
     """
     store, this_try, now = context["task_state_store"], context["ti"].try_number, datetime.now(UTC)
     try:

@@ -1,9 +1,9 @@
-"""Run one command so that neither it nor anything it started can outlive us.
+"""Run one command so that the command and its descendants cannot outlive the task's process.
 
 The reasons for this design, measured on Airflow 3.3.2: Airflow kills a task by SIGTERM, then by
-SIGKILL after five seconds. A child in its own session survives that. After `kill -9` of a task's
-supervisor, the task's processes live on. So the command leads its own session and has a
-parent-death signal, and we adopt its orphans (child subreaper) in order to kill them.
+SIGKILL after five seconds. A child in its own session survives both. After `kill -9` of a task's
+supervisor, the task's processes live on. So the command gets its own session and a parent-death
+signal. The task's process adopts the command's orphans (child subreaper), to be able to kill them.
 """
 
 import contextlib
@@ -21,20 +21,21 @@ import psutil
 from fleet.kernel import HANDS_BACK, PR_SET_CHILD_SUBREAPER, PR_SET_NAME, PR_SET_PDEATHSIG, prctl
 
 TERM_GRACE_SECONDS = 4.0
-"""From SIGTERM to SIGKILL: the trainer saves and ends within 3.5 s, Airflow kills us after 5."""
+"""Time between SIGTERM and SIGKILL for the command. The trainer saves and ends within 3.5 s.
+Airflow kills the task's process after 5 s."""
 STATE_SECONDS = 30.0
-"""How often the current state of an overwritten line (a progress bar) is passed on."""
+"""Interval at which the state of an overwritten line (a progress bar) is passed on."""
 MAX_LINE_BYTES = 64 * 1024
-"""A longer line is passed on in pieces, so memory stays flat whatever a command prints."""
+"""A longer line is passed on in pieces, so output without line ends cannot fill the memory."""
 _READ_BYTES = 64 * 1024
 
 LineSink = Callable[[str], None]
 
 
 class Lines:
-    """Splits a stream of bytes into lines of text and passes each on as it arrives.
+    """Splits a stream of bytes into lines of text, and passes on each line as it arrives.
 
-    A carriage return overwrites the text before it, so only a line's newest state counts.
+    A carriage return overwrites the text before it, so only the newest text of a line is passed on.
     """
 
     def __init__(self, sink: LineSink) -> None:
@@ -80,9 +81,10 @@ def _text(line: bytes) -> str:
 
 
 def become_task_of_a_command() -> None:
-    """Have the kernel kill this process when its parent dies, and make it adopt its orphans.
+    """Have this process killed when its parent dies, and make it adopt orphaned descendants.
 
-    The process also takes the name by which a stopping worker knows that it hands its task back.
+    The process also takes the name `HANDS_BACK`. From this name a stopping worker knows that the
+    process's task is rescheduled on SIGTERM.
 
     Raises:
         OSError: the kernel refused (prctl(2)).
@@ -93,7 +95,7 @@ def become_task_of_a_command() -> None:
 
 
 class CommandProcess:
-    """One command in a fresh process tree, read line by line and ended as a whole.
+    """One command: reads its output line by line, and ends the command with all its descendants.
 
     Args:
         command: program and arguments; no shell.
@@ -125,14 +127,14 @@ class CommandProcess:
             self._process.send_signal(signal.SIGTERM)
 
     def stream(self, on_stdout: LineSink, on_stderr: LineSink) -> int:
-        """Pass on every line until the command ends, then kill what it left behind.
+        """Pass on every line until the command ends, then kill its remaining descendants.
 
-        A descendant that keeps a pipe open does not block us: once the command is gone, its
-        process tree is killed and the pipes are drained. The tree is also killed if the command
-        outlives its grace period after `terminate`.
+        A descendant that keeps a pipe open does not block this method: once the command has ended,
+        its descendants are killed and the pipes are drained. The command and its descendants are
+        also killed if the command outlives its grace period after `terminate`.
 
         Returns:
-            The exit status; negative is the signal that ended it, as in subprocess.
+            The exit status; -N means that signal N ended the command, as in subprocess.
         """
         pidfd = os.pidfd_open(self._process.pid)
         try:
@@ -151,9 +153,9 @@ class CommandProcess:
             self.kill_tree()
 
     def kill_tree(self) -> None:
-        """Kill the command and all its descendants, including orphans that we adopted.
+        """Kill the command and all its descendants, including adopted orphans.
 
-        Returns once they are gone, or after 2 s if the kernel cannot kill one (state D).
+        Returns once all are dead, or after 2 s if the kernel cannot kill one of them (state D).
         """
         give_up_at = time.monotonic() + 2.0
         while (victims := self._living()) and time.monotonic() < give_up_at:
@@ -163,9 +165,10 @@ class CommandProcess:
             time.sleep(0.01)
 
     def _living(self) -> list[psutil.Process]:
-        """Our running descendants, except those that were there before the command.
+        """List this process's running descendants, except those that are older than the command.
 
-        Does not reap them: `subprocess` must do so, to see the command's exit status.
+        Ended descendants are not reaped here: `subprocess` must reap the command, to get its exit
+        status.
         """
         children = psutil.Process().children(recursive=True)
         return [child for child in children if child.pid not in self._not_ours and _runs(child)]
@@ -195,7 +198,7 @@ class _Pipes:
         self._selector.register(fd, selectors.EVENT_READ)
 
     def read_ready(self, timeout: float, until: int) -> bool:
-        """Read what arrives within the timeout; returns whether `until` became ready."""
+        """Read the data that arrives within the timeout; returns whether `until` is ready."""
         ended = False
         for key, _ in self._selector.select(timeout):
             if key.fd == until:

@@ -1,1 +1,1 @@
-"""What our Celery workers do beyond plain Celery."""
+"""Our extensions of Airflow's Celery workers, their health checks, and Flower."""

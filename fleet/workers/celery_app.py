@@ -9,9 +9,9 @@ from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CON
 from fleet.workers import control, messages, slots, stopping
 
 CONNECTED = (control, messages, slots, stopping)
-"""Modules that listen to Celery's signals."""
+"""Modules that connect to Celery's signals when they are imported."""
 
-# The argument of a Celery task is Airflow's workload. It includes the token with which the task
-# authenticates itself. Events and `inspect` answers would show arguments to every listener, for
-# example Flower, so events of sent tasks are switched off.
+# The argument of a Celery task is Airflow's workload, which includes the task's token. Events show
+# arguments to every listener, for example Flower. So events of sent tasks are switched off;
+# `control` hides the arguments in other events and in answers to `inspect`.
 CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, "task_send_sent_event": False}

@@ -1,4 +1,4 @@
-"""Remote control of workers: the allowed commands, and what the answers leave out."""
+"""Remote control of workers: allow some commands, and hide tasks' arguments in the answers."""
 
 import os
 from typing import Any
@@ -36,5 +36,5 @@ def hide_arguments_from_inspect(**_: Any) -> None:
 
 @inspect_command()
 def slots(state: Any) -> dict[str, Any]:  # noqa: ARG001
-    """Answer whoever asks with the number of this worker's slots and their GPUs."""
+    """Return the number of this worker's slots, and the UUIDs of the slots' GPUs."""
     return {"slots": int(os.environ[SLOTS_VARIABLE]), "gpus": slot_gpus()}

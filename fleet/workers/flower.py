@@ -1,6 +1,6 @@
 """Flower with a login for everything: every page, the API, `/metrics` and static files.
 
-Flower 2.2 by itself serves `/metrics`, `/healthcheck` and static files without a login (tried).
+Flower 2.2 by itself serves `/metrics`, `/healthcheck` and static files without a login (tested).
 """
 
 import hmac
@@ -17,13 +17,13 @@ LOGIN_VARIABLE = "AIRFLOW__CELERY__FLOWER_BASIC_AUTH"
 
 
 class Refusal(tornado.web.RequestHandler):
-    """The answer to every request without the login."""
+    """Answers every request without the login with status 401."""
 
     def check_xsrf_cookie(self) -> None:
-        """Skip the check: this handler refuses every request, so forged ones do no harm."""
+        """Skip the check: this handler refuses every request, so a forged request does no harm."""
 
     def prepare(self) -> None:
-        """Ask for the login."""
+        """Refuse the request and ask for the login."""
         self.set_status(401)
         self.set_header("WWW-Authenticate", 'Basic realm="flower"')
         self.finish("Access denied")

@@ -1,7 +1,7 @@
 """The NVIDIA GPUs of this machine, listed by the driver (NVML) without loading CUDA.
 
-A worker never loads CUDA, because processes forked afterwards cannot use it (a limit of CUDA, seen
-as "Cannot re-initialize CUDA in forked subprocess").
+A worker never loads CUDA, because processes forked afterwards could not use CUDA (a limit of CUDA,
+seen as "Cannot re-initialize CUDA in forked subprocess").
 """
 
 import logging
@@ -32,7 +32,8 @@ GPUS_VARIABLE = "FLEET_GPUS"
 def list_gpus() -> list[Gpu]:
     """List the GPUs that this process may use, in the driver's order; none without a driver.
 
-    If `CUDA_VISIBLE_DEVICES` is set, it names them by UUID or by the driver's number.
+    If `CUDA_VISIBLE_DEVICES` is set, only the GPUs that it names are listed. It names a GPU by UUID
+    or by the driver's number.
     """
     try:
         pynvml.nvmlInit()
@@ -57,7 +58,7 @@ def list_gpus() -> list[Gpu]:
 
 
 def slot_gpus() -> list[str]:
-    """List the UUIDs of the GPUs of this worker's slots; empty if they compute on the CPU."""
+    """List the UUIDs of the GPUs of this worker's slots; empty if the slots compute on the CPU."""
     return [uuid for uuid in os.environ.get(GPUS_VARIABLE, "").split(",") if uuid]
 
 
@@ -67,7 +68,7 @@ def _begins(uuid: str, word: str) -> bool:
 
 
 def _gpu(index: int) -> Gpu | None:
-    """Query one GPU; a faulty one is left out, so that the others stay in use."""
+    """Query one GPU; returns None for a faulty GPU, so that the other GPUs stay in use."""
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         return Gpu(uuid=pynvml.nvmlDeviceGetUUID(handle), name=pynvml.nvmlDeviceGetName(handle))

@@ -1,10 +1,10 @@
-"""Health checks of the stack's containers; each takes a few hundredths of a second.
+"""Health checks of the stack's containers; each check takes a few hundredths of a second.
 
 Airflow's own command-line checks (`airflow jobs check`, `celery inspect ping`) import all of
-Airflow: 1.2 to 2 s of CPU time each, and more than their time-out while the machine starts the
-stack.
+Airflow. Each import takes 1.2 to 2 s of CPU time. While the stack starts, such a check takes longer
+than its time-out.
 
-Arguments of `python -m fleet.workers.health`:
+Arguments of `python -m fleet.workers.health`, and the condition that each check tests:
 
     http PORT PATH [STATUS]   the server answers with STATUS, by default 200
     webserver PORT            Airflow's API for workers answers, below the path of its base URL
@@ -22,13 +22,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 JOB_SECONDS = {"SchedulerJob": 30, "DagProcessorJob": 30, "TriggererJob": 30}
-"""Age of the last heartbeat at which a job counts as dead; jobs beat every 5 s."""
+"""Seconds without a heartbeat after which a job counts as dead; a job sends one every 5 s."""
 ALIVE_SECONDS = 20
-"""Age of the last heartbeat at which a worker counts as dead; it beats every 2 s."""
+"""Seconds without a heartbeat after which a worker counts as dead; it sends one every 2 s."""
 
 
 def http(port: str, path: str, wanted: str = "200") -> str:
-    """Send a request to a server on this host; returns what is wrong, or an empty string."""
+    """Send a request to a server on this host; returns the fault, or an empty string."""
     connection = HTTPConnection("127.0.0.1", int(port), timeout=5)
     connection.request("GET", path)
     status = connection.getresponse().status
@@ -36,14 +36,14 @@ def http(port: str, path: str, wanted: str = "200") -> str:
 
 
 def webserver(port: str) -> str:
-    """Ask the API that workers call; Airflow serves it below the path of its base URL."""
+    """Check Airflow's API for workers, which is below the path of Airflow's base URL."""
     base = urlsplit(os.environ.get("AIRFLOW__API__BASE_URL", "")).path.rstrip("/")
     return http(port, f"{base}/execution/health")
 
 
 def job(kind: str) -> str:
-    """Read the job's heartbeat from the metadata database, as `airflow jobs check` does."""
-    import psycopg2  # only the control plane has access to the database
+    """Check the age of the job's heartbeat in the metadata database, like `airflow jobs check`."""
+    import psycopg2  # not needed by workers: they cannot access the database
 
     address = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
     query = (
@@ -77,7 +77,7 @@ CHECKS: dict[str, Callable[..., str]] = {
 
 
 def main() -> None:
-    """Run one check; if it fails, say in one line what is wrong and exit with status 1."""
+    """Run one check; if it fails, print the fault in one line and exit with status 1."""
     try:
         fault = CHECKS[sys.argv[1]](*sys.argv[2:])
     except Exception as error:

@@ -1,9 +1,10 @@
-"""What happens to a task's message from when a worker takes it until the task ends.
+"""Lease each task's message to its worker, from taking the message until the task ends.
 
-A worker acknowledges a message when its task has ended. Until then kombu's Redis transport keeps
-the message aside, with the time at which it was taken, and redelivers it after
-`visibility_timeout`. Without leases, nobody would notice before then that a worker died between
-taking a message and starting its task. So workers hold messages by lease.
+A worker acknowledges a message when the message's task has ended. Until then kombu's Redis
+transport stores the message, with the time at which a worker took it, and redelivers it after
+`visibility_timeout`. If a worker dies between taking a message and starting the task, nobody else
+would notice before that time-out. So a worker has a short lease on each of its messages and renews
+it. Any worker puts back a message whose lease has expired.
 """
 
 import functools
@@ -21,21 +22,21 @@ from httpx import ConnectError, ConnectTimeout, TransportError
 logger = logging.getLogger(__name__)
 RENEWAL_SECONDS = 5
 LEASE_SECONDS = 30
-"""A worker that is silent for this long loses its messages to the others."""
+"""Length of a lease. If a worker does not renew its leases for this long, other workers put its
+messages back into their queues."""
 _MOOT: Mapping[int, str] = {
     HTTPStatus.FORBIDDEN: "its token has expired",
     HTTPStatus.NOT_FOUND: "its try is over",
     HTTPStatus.CONFLICT: "its task is not queued",
 }
-"""The webserver's refusals to start a task that was started or given up long before: HTTP status →
-reason."""
+"""HTTP status of the webserver → the reason why a redelivered message has nothing left to start."""
 
 
 class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no types
     """Renews the leases of this worker's messages; puts back any message with an expired lease.
 
-    If a worker is cut off from Redis, its message may be put back while the task runs. This does
-    no harm: the webserver refuses to start the task twice (see `unless_moot`).
+    If a worker is cut off from Redis, its message might be put back while the task runs. This
+    does no harm: the webserver refuses to start the task twice (see `unless_moot`).
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -55,7 +56,7 @@ def renew(channel: Any, tags: Collection[str]) -> None:
     """Restart the leases of these messages now, by the clock of Redis."""
     with channel.conn_or_acquire() as client:
         now, _ = client.time()
-        if tags:  # XX: do not add a message acknowledged meanwhile
+        if tags:  # XX: do not add messages that were acknowledged meanwhile
             client.zadd(channel.unacked_index_key, dict.fromkeys(tags, now), xx=True)
 
 
@@ -71,15 +72,17 @@ def put_back(channel: Any) -> list[str]:
 
 
 def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
-    """Ignore a redelivered message that leaves nothing to do; put back one that comes too early.
+    """Wrap a Celery task: ignore messages that start nothing, put back those that come too early.
 
-    Airflow itself ignores a redelivered message whose task still runs. But the webserver checks the
-    message's token first, and its refusal ended the running task (seen with 3.3.2 and
-    providers-celery 3.26.0). If the task does not run, an ignored message does no harm: the
-    scheduler notices by the missing heartbeat or by the time-out of queued tasks.
-    If the webserver cannot be reached, as while a stack starts, any message is put back and tried
-    again; otherwise the task would lose a try. If the webserver's answer is lost or is a server
-    error, only a redelivered message is put back.
+    Airflow itself ignores a redelivered message whose task still runs. But the webserver first
+    checks the message's token, and the refusal of an expired token ended the running task (seen
+    with 3.3.2 and providers-celery 3.26.0). So a redelivered message is ignored after a
+    refusal in `_MOOT`. If its task does not run, this does no harm: the scheduler notices the
+    missing heartbeat or the time-out of queued tasks.
+
+    If the webserver cannot be reached, for example while a stack starts, any message is put back
+    and tried again; otherwise its task would lose a try. If the webserver's answer is lost or is a
+    server error, only a redelivered message is put back.
     """
 
     @functools.wraps(run)
@@ -103,7 +106,7 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
 
 @signals.worker_init.connect
 def hold_messages_by_lease(sender: Any, **_: Any) -> None:
-    """Add the leases, and wrap Airflow's Celery task before the pool processes inherit it."""
+    """Add the leases, and wrap Airflow's Celery task before the pool processes are forked."""
     sender.app.steps["consumer"].add(Leases)
     task = sender.app.tasks["execute_workload"]
     task.run = unless_moot(task.run)

@@ -1,4 +1,4 @@
-"""A worker's pool processes, one per slot: the GPU of each, and what it must not inherit."""
+"""Set up a worker's pool processes, one per slot: assign GPUs, drop inherited connections."""
 
 import os
 from pathlib import Path
@@ -14,9 +14,10 @@ from fleet.workers.gpus import slot_gpus
 
 @signals.worker_process_init.connect
 def own_gpu(**_: Any) -> None:
-    """Give this pool process its GPU, which its tasks' commands inherit.
+    """Set this pool process's GPU, in a variable that the commands of its tasks inherit.
 
-    Processes are numbered from 0; the replacement of a dead process gets the same number.
+    The process's number selects the GPU. Pool processes are numbered from 0; the replacement of a
+    dead process gets the same number.
     """
     if uuids := slot_gpus():
         os.environ[VISIBLE_VARIABLE] = uuids[billiard.current_process().index]
@@ -27,9 +28,9 @@ def let_go_of_the_workers_connections(**_: Any) -> None:
     """Drop the connections that this pool process inherited by fork.
 
     The replacement of a dead process is forked from a worker that is already connected to Redis.
-    If the worker is killed, Redis would send messages to that connection for as long as this
-    process lives, and they would be lost. Each connection is replaced by /dev/null, so that its
-    owner can still close it.
+    If the worker were killed, this process would keep the connection open, and Redis would send it
+    messages, which would be lost. The connection's file descriptor is not closed but replaced by
+    /dev/null, so that the object that owns the descriptor can still close it.
     """
     with Path(os.devnull).open("r+b", buffering=0) as nothing:
         for connection in psutil.Process().net_connections("tcp"):

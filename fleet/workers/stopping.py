@@ -1,4 +1,4 @@
-"""Stopping a worker, and the file by which its health check knows that it is alive."""
+"""Stop the tasks of a stopping worker, and touch the file that its health check reads."""
 
 import contextlib
 import os
@@ -14,10 +14,11 @@ from fleet.contract import GPU_LOCKS
 from fleet.kernel import HANDS_BACK
 
 ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
-"""The environment variable that names the file a worker touches after each heartbeat it sends."""
+"""The environment variable that names the file that a worker touches after each heartbeat."""
 FINISH_SECONDS = 20.0
-"""A stopping worker leaves this time to tasks that cannot hand themselves back. It is shorter than
-a lease, which a stopping worker does not renew, and than the stop time of both stacks."""
+"""Time that a stopping worker leaves to tasks that are not rescheduled on SIGTERM. The time is
+shorter than a lease, because a stopping worker renews no lease, and shorter than the stop time-out
+of both stacks."""
 
 
 @signals.worker_shutting_down.connect
@@ -25,7 +26,7 @@ def stop_tasks(**_: Any) -> None:
     """Make a stopping worker stop its tasks; Celery alone would wait for hours until they end.
 
     Tasks of our operators are stopped at once, because Airflow starts them again without using up
-    a try. Any other task would lose a try, so it gets some time to end by itself.
+    a try. Any other task would lose a try, so it gets `FINISH_SECONDS` to end by itself.
     """
     for supervisor, names in _supervisors():
         if HANDS_BACK in names:
@@ -36,7 +37,7 @@ def stop_tasks(**_: Any) -> None:
 
 
 def _supervisors() -> Iterator[tuple[psutil.Process, set[str]]]:
-    """The pool processes that run a task, and the names of their children.
+    """Yield each pool process that runs a task, with the names of its child processes.
 
     A pool process with a child runs a task, and passes SIGTERM on to the child. A pool process
     without a child is idle, and Celery ends it.
@@ -55,12 +56,13 @@ def _terminate_all() -> None:
 
 @signals.heartbeat_sent.connect
 def touch_files(**_: Any) -> None:
-    """Tell the health check that the event loop runs, and keep the folder of the GPU locks.
+    """Tell the health check that the event loop runs; keep the folder of the GPU locks in use.
 
-    systemd-tmpfiles deletes from /var/tmp what was not used for 30 days. A running container would
-    then lock in a folder that no other process sees, and two trainings could use one GPU.
+    systemd-tmpfiles deletes from /var/tmp files and folders that were not used for 30 days. If it
+    deleted this folder, a running container would keep its locks in the deleted folder, which no
+    other process sees. Two trainings could then use one GPU.
     """
     if path := os.environ.get(ALIVE_VARIABLE):
         Path(path).touch()
-    with contextlib.suppress(OSError):  # this machine has none
+    with contextlib.suppress(OSError):  # this machine has no such folder
         os.utime(GPU_LOCKS)

@@ -13,14 +13,15 @@ from fleet.workers.gpus import GPUS_VARIABLE, SLOTS_VARIABLE, Gpu, list_gpus
 
 CGROUP = Path("/sys/fs/cgroup")
 ALONE = ("--skip-serve-logs", "--without-mingle", "--without-gossip")
-"""Workers need no contact with each other, and gossip would let one worker make another send
-tasks."""
+"""Options that switch off the log server and contact between workers. Workers need no contact, and
+gossip would let one worker make another send tasks."""
 THREADS_VARIABLE = "OMP_NUM_THREADS"
-"""A slot's share of the cores. With more threads than cores, threads spin while they wait for each
-other: four trainings on two cores took 480 s with two threads each, 54 s with one (measured)."""
+"""The environment variable for the number of threads of a task: a slot's share of the cores. With
+more threads than cores, threads spin while they wait for each other: four trainings on two cores
+took 480 s with two threads each, 54 s with one thread each (measured)."""
 EXECUTION_API = "AIRFLOW__CORE__EXECUTION_API_SERVER_URL"
 LARGER_VARIABLE = "MUSIC_GENRE_LARGER_GPU"
-"""Tells `music-genre` what to suggest when it reports that a GPU is too small."""
+"""The environment variable with the remedy that `music-genre` names if a GPU is too small."""
 
 
 def run_worker(queue_name: str) -> None:
@@ -52,7 +53,7 @@ def run_worker(queue_name: str) -> None:
 
 
 def below(base: str, address: str) -> str:
-    """Put an address below the path of Airflow's base URL, where Airflow serves its APIs."""
+    """Put an address's path below the path of Airflow's base URL, where Airflow serves its APIs."""
     path, parts = urlsplit(base).path.rstrip("/"), urlsplit(address)
     is_below = parts.path.startswith(f"{path}/execution")
     return address if is_below else parts._replace(path=path + parts.path).geturl()
@@ -61,7 +62,7 @@ def below(base: str, address: str) -> str:
 def worker_command(queue: Queue, n_slots: int) -> list[str]:
     """Build the command line of the queue's worker.
 
-    Task logs are read from the shared log folder, so the worker serves none itself.
+    Task logs are read from the shared log folder, so the worker itself serves no logs.
     """
     airflow = str(Path(sys.executable).with_name("airflow"))
     flags = {
@@ -74,9 +75,9 @@ def worker_command(queue: Queue, n_slots: int) -> list[str]:
 
 
 def usable_cores() -> int:
-    """Count this process's cores, or the container's quota (cgroup v2 or v1) if that is less."""
+    """Count this process's cores, at most the container's CPU quota (cgroup v2 or v1)."""
     cores = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+    with contextlib.suppress(OSError, ValueError):  # the file is missing or says "max"
         quota, period = map(int, (CGROUP / "cpu.max").read_text().split())
         cores = min(cores, quota // period)
     with contextlib.suppress(OSError):
@@ -88,16 +89,16 @@ def usable_cores() -> int:
 
 
 def memory_gib() -> float:
-    """Read the machine's memory, or the container's limit (cgroup v2 or v1) if that is less."""
+    """Read the machine's memory, at most the container's memory limit (cgroup v2 or v1)."""
     total = psutil.virtual_memory().total
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        with contextlib.suppress(OSError, ValueError):  # the file is missing or says "max"
             total = min(total, int((CGROUP / limit).read_text()))
     return float(total / 2**30)
 
 
 def describe(queue: Queue, gpus: list[Gpu], n_slots: int) -> str:
-    """Say in one line what the worker serves, what it computes on, and how many tasks it runs."""
+    """Describe a worker in one line: its queue, its devices and the number of tasks at a time."""
     if queue.resource != "gpu":
         device = "the CPU"
     elif gpus:

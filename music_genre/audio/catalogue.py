@@ -18,7 +18,7 @@ from music_genre.store import addresses, keys, records, tables
 logger = logging.getLogger(__name__)
 
 RECIPE = 2
-"""Increase this when the same folder would give a different catalogue."""
+"""Increase this with every code change that gives another catalogue for the same folder."""
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """Largest expected difference between the clocks of the scanning host and the storage."""
@@ -41,11 +41,11 @@ class Catalogue:
     folder: Path
     """The scanned folder."""
     has_pictures: bool
-    """Whether it lists pictures, not audio files."""
+    """Whether the catalogue lists pictures instead of audio files."""
     tracks: list[Track]
     rejections: list[Rejection]
     scanned_at: float
-    """When the scan that wrote it began, in seconds since 1970."""
+    """Start time of the scan that wrote this catalogue, in seconds since 1970."""
 
 
 def scan(
@@ -59,22 +59,24 @@ def scan(
     """Catalogue a folder of genre folders.
 
     Args:
-        folder: holds one folder of files per genre; a `tracks.csv` (columns path, track_id,
-            artist) in it or beside it says which recording each file was cut from.
-        store: the artifact folder; the catalogue gets a folder of its own in it.
-        kind: the kind of files to list; all others are rejected.
-        into: put the catalogue here instead.
+        folder: holds one folder of files per genre. A `tracks.csv` (columns path, track_id,
+            artist) in `folder` or beside it can name the recording each file was cut from.
+        store: the artifact folder; the catalogue is written to `catalogues/KEY` in it.
+        kind: the kind of files to list; all other files are rejected.
+        into: write the catalogue to this folder instead.
         progress: called with (files done, total files), while hashing and again while checking.
 
     Returns:
-        The result: catalogue address, counts, genres, and whether it already existed.
+        The catalogue's address, its counts, its genres, and whether it already existed.
 
     Raises:
-        InputError: the folder is missing, has another layout, or holds no readable track.
+        InputError: the folder is missing, is not laid out in genre folders, or holds no usable
+            file.
     """
     began = time.time()
     paths = find_files(folder, kind, without=store)
-    # tracks.csv may list audio files; their pictures have the same names but other suffixes.
+    # A tracks.csv of audio files also serves for their pictures: these have the same names with
+    # other suffixes, so suffixes are ignored.
     known = origins.read_table(folder, paths, any_suffix=kind is not AUDIO)
     tasks = [Task(kind, folder, path, known.get(path)) for path in paths]
     read = _in_workers(read_contents, tasks, lambda _: HASHING_SECONDS, progress)
@@ -99,12 +101,12 @@ def scan(
 
 
 def _place(kind: Kind) -> str:
-    """Return the key of catalogue.json under which the location of the files is stored."""
+    """Return the name of the field in catalogue.json that stores the scanned folder."""
     return "audio" if kind is AUDIO else "pictures"
 
 
 def _write(tasks: list[Task], made: Path, progress: Progress) -> dict[str, Any]:
-    """Check every file, write both tables and return the counts."""
+    """Check every file, write catalogue.csv and rejected.csv, and return the counts."""
     kind = tasks[0].kind
     inspected = _in_workers(
         inspect, tasks, lambda task: kind.patience(task.contents.n_bytes), progress
@@ -146,10 +148,10 @@ def read_catalogue(made: Path) -> Catalogue:
 
 
 def check_contents(file: Path, checksum: str) -> None:
-    """Reject a file whose contents have changed since the scan; an empty checksum skips the check.
+    """Compare a file with its checksum from the scan; do nothing if the checksum is empty.
 
     Raises:
-        InputError: they have changed.
+        InputError: the contents have changed since the scan.
     """
     if checksum and keys.file_checksum(file) != checksum:
         raise InputError(f"{file}: has changed since the scan; scan again")
@@ -159,11 +161,11 @@ def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
     """Reject a file that is gone or whose size has changed since the scan.
 
     Returns:
-        The checksum that the file must still have, if the file may have changed since the scan;
-        else an empty string.
+        The checksum from the scan, for `check_contents`, if the contents might have changed since
+        then; else an empty string.
 
     Raises:
-        InputError: it is gone, or has another size.
+        InputError: the file is gone or has another size.
     """
     file = folder / track.path
     try:
@@ -176,17 +178,18 @@ def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
         raise InputError(
             f"{file}: has {found.st_size} bytes, but had {track.n_bytes} when scanned; scan again"
         )
-    # ctime, not mtime: the kernel sets it at each change, and copying cannot restore the old one.
+    # ctime, not mtime: the kernel updates ctime at each change, and a copying program can restore
+    # only the old mtime.
     return track.checksum if found.st_ctime > scanned_at - CLOCKS_DIFFER_SECONDS else ""
 
 
 def find_files(folder: Path, kind: Kind = AUDIO, without: Path | None = None) -> list[str]:
-    """List everything in the genre folders, sorted, relative to `folder`.
+    """List the visible entries of all genre folders, sorted, as paths relative to `folder`.
 
     Args:
         folder: holds the genre folders.
-        kind: only for the wording of errors.
-        without: a folder to skip, because it is not a genre.
+        kind: the expected kind of files; it only affects which layout errors are raised.
+        without: a subfolder to skip, because it is not a genre.
 
     Raises:
         InputError: the folder is missing or holds no genre folders with files.
@@ -208,7 +211,7 @@ def find_files(folder: Path, kind: Kind = AUDIO, without: Path | None = None) ->
 
 
 def _entries(genre: Path) -> list[Path]:
-    """List a genre's folder; return an unreadable folder itself, so that it is rejected later."""
+    """List a genre folder; if it is unreadable, return only the folder, to be rejected later."""
     try:
         return _visible(genre)
     except OSError:
@@ -225,7 +228,7 @@ def _in_workers(
     seconds: Callable[[Task], float],
     progress: Progress,
 ) -> list[Any]:
-    """Return each task's result, or why its process died, in the order of the tasks."""
+    """Do the tasks in worker processes; return each result or `Failure`, in task order."""
     results: list[Any] = [None] * len(tasks)
     outcomes = workers.run(function, tasks, n_workers=usable_cores(), seconds=seconds)
     for done, (number, outcome) in enumerate(outcomes, start=1):

@@ -1,4 +1,4 @@
-"""Decode audio files block by block; reject unusable ones with the reason."""
+"""Decode audio files block by block; reject unusable files and give the reason."""
 
 import math
 import os
@@ -17,23 +17,26 @@ from music_genre.audio import headers
 from music_genre.errors import AudioError
 
 MINIMUM_SECONDS = 1.0
-"""Shorter files are rejected: they fill only a third of a default crop, or less."""
+"""Shorter files are rejected: they would fill at most a third of a default crop."""
 SILENCE = 10 / 32768
-"""Peaks below ten steps of 16-bit audio (-70 dB) are dither, not music."""
+"""Files with a lower peak are rejected as silent. Ten steps of 16-bit audio (-70 dB) can be mere
+dither."""
 LOUDEST = 1e10
-"""Higher peaks are not audio; their squares may overflow float32. 32-bit integers stay below."""
+"""Files with a higher peak are rejected: such a peak is not audio, and its square might overflow
+float32. The samples of 32-bit integer audio stay below this limit."""
 SAMPLE_RATES = range(1_000, 1_000_001)
-"""Sample rates in Hz that a header may announce."""
+"""Accepted sample rates in Hz."""
 MOST_CHANNELS = 64
 MOST_HOURS = 48
-"""Longer than any DJ set; an image of 48 hours can still be read back (limit: 54 hours)."""
+"""Longer files are rejected. No DJ set is this long, and the image of such a file can still be read
+back (limit: 54 hours)."""
 BLOCK_SAMPLES = 1 << 16
-"""Samples read at a time, all channels together."""
+"""Samples decoded at a time, counted over all channels."""
 PATIENCE_SECONDS, PATIENCE_PER_BYTE = 8.0, 20 / 2**20
 
 
 def patience(n_bytes: int) -> float:
-    """Return the CPU seconds that a file may take; a decoder that needs more counts as hung."""
+    """Return the limit in CPU seconds for decoding a file; a slower decoder counts as hung."""
     return PATIENCE_SECONDS + PATIENCE_PER_BYTE * n_bytes
 
 
@@ -44,28 +47,29 @@ class Sound:
         self._file = file
         self._length_is_guessed = file.format == "MP3" and not headers.mp3_says_its_length(path)
         self.seconds: float = file.frames / file.samplerate
-        # Samples of up to 16 bits are read as int16 (measured: 0.1 ms for 30 s, instead of 1.3 ms
-        # as floats). A later multiplication scales them to floats at no extra cost.
+        # Samples of up to 16 bits are read as int16. Reading 30 s then takes 0.1 ms, but 1.3 ms as
+        # floats (measured). Scaling costs nothing extra: a later multiplication does it too.
         narrow = file.subtype in {"PCM_16", "PCM_S8", "PCM_U8"}
         self.full_scale = 32768.0 if narrow else 1.0
         self._dtype = np.int16 if narrow else np.float32
 
     def tags(self) -> dict[str, str]:
-        """Return title, artist, album and other tags, as far as the file has them."""
+        """Return the tags that the file has, such as title, artist and album."""
         return dict(self._file.copy_metadata())
 
     def blocks(self, sample_rate: int) -> Iterator[NDArray[Any]]:
         """Decode, mix to mono and resample, block by block.
 
         Args:
-            sample_rate: Hz of the result; soxr converts to it at HQ quality.
+            sample_rate: the rate of the result in Hz; soxr resamples to it at HQ quality.
 
         Yields:
-            (n_samples,) int16 or float32, relative to `full_scale`; valid until the next block.
+            (n_samples,) int16 or float32; `full_scale` is the sample value that counts as 1. A
+            block is valid only until the next block.
 
         Raises:
-            AudioError: the file cannot be decoded, is shorter than announced, is silent or holds
-                samples that are not finite. A file is known to be good only after the last block.
+            AudioError: the file cannot be decoded, is shorter than announced, is silent, or holds
+                samples that are too large or not finite. Even the last block can raise this error.
         """
         blocks = _checked(map(_mono, self._frames()), self.full_scale)
         if self._file.samplerate == sample_rate:
@@ -73,7 +77,7 @@ class Sound:
         return _resampled(blocks, self._file.samplerate, sample_rate)
 
     def _frames(self) -> Iterator[NDArray[Any]]:
-        """Yield (n_frames, n_channels) blocks until all announced frames have been read."""
+        """Yield (n_frames, n_channels) blocks until all frames announced by the header are read."""
         n_channels = self._file.channels
         buffer = np.empty((BLOCK_SAMPLES // n_channels, n_channels), self._dtype)
         done, announced = 0, self._file.frames
@@ -95,17 +99,18 @@ def open_sound(path: Path) -> Iterator[Sound]:
     """Open an audio file and check its header.
 
     Raises:
-        AudioError: it is empty, is not audio, or its header announces something impossible.
-        OSError: it cannot be read.
+        AudioError: the file is empty or not audio, or its header announces something impossible.
+        OSError: the file cannot be read.
     """
     descriptor = _open(path)
     try:
         file = soundfile.SoundFile(descriptor, closefd=True)
     except soundfile.LibsndfileError as error:
-        # libsndfile closed the descriptor.
+        # No os.close: libsndfile has already closed the descriptor.
         raise AudioError(f"not audio: {_reason(error)}") from None
-    # This keeps soundfile from seeking to its current position after each block. For MP3 the seek
-    # takes a fifth of the time (measured); in a damaged file it may end at another position.
+    # Make soundfile treat the file as not seekable. Otherwise it would seek to its current position
+    # after each block. For MP3 these seeks take a fifth of the decoding time (measured), and in a
+    # damaged file they can end at another position.
     file.seekable = lambda: False
     with file:
         _check_header(file, path)
@@ -115,8 +120,9 @@ def open_sound(path: Path) -> Iterator[Sound]:
 def _open(path: Path) -> int:
     """Open a regular file that is not empty, and return its descriptor.
 
-    soundfile gets a descriptor because it cannot open names that are not UTF-8. A file that cannot
-    be opened then also raises OSError. Without O_NONBLOCK, opening a pipe could wait forever.
+    soundfile gets the descriptor instead of the path, because it cannot open names that are not
+    UTF-8. Besides, os.open raises OSError if the file cannot be opened. Without O_NONBLOCK, opening
+    a pipe could block forever.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     found = os.fstat(descriptor)
@@ -128,12 +134,12 @@ def _open(path: Path) -> int:
 
 def _reason(error: soundfile.LibsndfileError) -> str:
     text = " ".join(error.error_string.split()).removeprefix("Error : ").rstrip(".")
-    # libsndfile reports this for some damaged MP3s, although the file exists and has been opened.
+    # For some damaged MP3s libsndfile says that the file does not exist, although it is open.
     return "damaged" if text.startswith("File does not exist") else text
 
 
 def _check_header(file: soundfile.SoundFile, path: Path) -> None:
-    """Reject a file that the header alone shows to be unusable."""
+    """Reject a file whose header alone shows that it is unusable."""
     rate, n_frames = file.samplerate, file.frames
     if rate not in SAMPLE_RATES:
         raise AudioError(f"its header announces {rate} samples a second; export it again")
@@ -148,7 +154,7 @@ def _check_header(file: soundfile.SoundFile, path: Path) -> None:
         )
     seconds = n_frames / rate
     if seconds > MOST_HOURS * 3600:
-        # libsndfile also reports such a length for a streamed FLAC, whose header states none.
+        # libsndfile also reports such a length if the header of a streamed FLAC states no length.
         raise AudioError(
             f"its header announces {seconds / 3600:.3g} hours, more than {MOST_HOURS}; export it "
             "again or shorten it"
@@ -164,7 +170,7 @@ def _mono(frames: NDArray[Any]) -> NDArray[Any]:
         return frames[:, 0]
     # Adding columns is far cheaper than numpy's mean over the short axis (measured: 5x).
     mono = frames[:, 0].astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # _checked rejects the result
+    with np.errstate(over="ignore", invalid="ignore"):  # `_checked` rejects an overflow
         for channel in range(1, n_channels):
             mono += frames[:, channel]
     mono *= np.float32(1 / n_channels)
@@ -172,7 +178,7 @@ def _mono(frames: NDArray[Any]) -> NDArray[Any]:
 
 
 def _checked(blocks: Iterator[NDArray[Any]], full_scale: float) -> Iterator[NDArray[Any]]:
-    """Pass blocks on; reject samples that are not finite or too large, and silent files."""
+    """Yield the blocks unchanged; reject silence, and samples that are too large or not finite."""
     peak = 0.0
     for block in blocks:
         highest = max(float(block.max()), -float(block.min())) / full_scale
@@ -189,7 +195,7 @@ def _checked(blocks: Iterator[NDArray[Any]], full_scale: float) -> Iterator[NDAr
 def _resampled(
     blocks: Iterator[NDArray[Any]], rate: int, sample_rate: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Convert (n_samples,) blocks to another rate; the total length equals librosa's."""
+    """Resample (n_samples,) blocks; the total length is the same as from librosa.resample."""
     stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
     n_in = n_out = 0
     for block in blocks:

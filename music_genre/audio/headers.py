@@ -1,7 +1,7 @@
-"""Read from the header of an audio file how much audio it announces.
+"""Read the size of the audio that the header of an audio file announces.
 
-libsndfile silently returns fewer frames for a truncated uncompressed file, so the headers of such
-files are parsed here.
+From a truncated uncompressed file, libsndfile reads fewer frames and reports no error. So this
+module parses the headers of uncompressed files.
 """
 
 import os
@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import IO
 
 UNKNOWN_SIZES = {0xFFFFFFFF, 0x7FFFF000}
-"""Placeholders for an unknown size in streamed audio: that of most programs, and SoX's."""
+"""Sizes in streamed audio that mean "unknown": most programs write the first, SoX the second."""
 MOST_CHUNKS = 10_000
-"""Chunk limit: a file of zeros looks like endless empty chunks, which take minutes to read."""
+"""Maximum number of chunks to read. A file of zeros looks like very many empty chunks; reading all
+of them would take minutes."""
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 
 
 def data_bytes(path: Path) -> tuple[int, int]:
-    """Compare the audio size in a file's header with the bytes that are present.
+    """Return how many bytes of audio a file's header announces, and how many are present.
 
     Returns:
-        (announced, present) bytes of audio; (0, 0) if the header does not say.
+        (announced, present) bytes of audio; (0, 0) if the header does not state the size.
 
     Source: RIFF MCI of 1991; EBU Tech 3306 (RF64); ITU-R BS.2088 (BW64); Sony's Wave64 of 2006;
         AIFF 1.3 and AIFF-C of 1991; the manual page audio(5) for .au; Apple's CAF 1.0.
@@ -35,7 +36,7 @@ def data_bytes(path: Path) -> tuple[int, int]:
 def mp3_says_its_length(path: Path) -> bool:
     """Tell whether an MP3 states its length in its first frame.
 
-    Otherwise decoders guess the length from the file size.
+    If it does not, decoders guess the length from the file size.
 
     Source: LAME's and Fraunhofer's info tags (Xing, Info, VBRI); ID3 2.4 for the tag before
         the first frame.
@@ -59,7 +60,7 @@ def _riff(file: IO[bytes]) -> int | None:
         if chunk[:4] == b"data":
             unknown = size in UNKNOWN_SIZES
             return (long_size or None) if unknown else size
-        if chunk[:4] == b"ds64":  # the size of the file, then of the audio
+        if chunk[:4] == b"ds64":  # holds the file's size, then the audio's size
             long_size = int.from_bytes(file.read(16)[8:], "little")
             size -= 16
         file.seek(size + size % 2, os.SEEK_CUR)
@@ -72,7 +73,7 @@ def _rifx(file: IO[bytes]) -> int | None:
 
 def _aiff(file: IO[bytes]) -> int | None:
     size = _chunks(file, b"SSND")
-    file.seek(8, os.SEEK_CUR)  # offset and block size
+    file.seek(8, os.SEEK_CUR)  # skip the fields offset and block size
     return max(0, size - 8) if size else None
 
 
@@ -99,7 +100,7 @@ def _w64(file: IO[bytes]) -> int | None:
         return None
     file.seek(40)
     for chunk in _chunk_headers(file, 24):
-        size = int.from_bytes(chunk[16:], "little") - 24  # the size includes this header
+        size = int.from_bytes(chunk[16:], "little") - 24  # the chunk's size includes this header
         if chunk[:16] == W64_DATA:
             return size
         if size < 0:
@@ -119,7 +120,7 @@ def _caf(file: IO[bytes]) -> int | None:
     for chunk in _chunk_headers(file, 12):
         size = int.from_bytes(chunk[4:], "big", signed=True)
         if chunk[:4] == b"data":
-            file.seek(4, os.SEEK_CUR)  # the count of edits
+            file.seek(4, os.SEEK_CUR)  # skip the edit count
             return size - 4 if size >= 0 else None
         if size < 0:
             return None
@@ -137,4 +138,4 @@ READERS: dict[bytes, Callable[[IO[bytes]], int | None]] = {
     b".snd": _au,
     b"caff": _caf,
 }
-"""The reader for each value of a file's first four bytes."""
+"""Maps the first four bytes of a file to the function that reads its header."""

@@ -1,4 +1,4 @@
-"""Inspect the files of a folder: describe each one, or say why it cannot be used."""
+"""Inspect the files of a folder: describe each file, or say why it cannot be used."""
 
 import os
 import stat
@@ -20,34 +20,35 @@ SUFFIXES = frozenset(
 
 
 class Describe(Protocol):
-    """Inspects a file."""
+    """A function that inspects a file."""
 
     def __call__(self, path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:
         """Return a file's length in seconds, and its tags if requested.
 
         Raises:
-            AudioError: it cannot be used.
-            OSError: it cannot be read.
+            AudioError: the file cannot be used.
+            OSError: the file cannot be read.
         """
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The kind of files that a catalogue lists."""
+    """A kind of files that a catalogue can list: audio files or pictures."""
 
     name: str
-    """What messages call such files, in the plural."""
+    """The name of such files in messages, in the plural."""
     example: str
-    """A suffix without its dot, as an example in messages."""
+    """A suffix without its dot; messages show it as an example."""
     suffixes: frozenset[str]
     """The accepted suffixes, with their dots."""
     wrapper: str
-    """The name of the folder that holds the genre folders in copies of GTZAN."""
+    """In copies of the GTZAN data set, the genre folders are in a folder of this name."""
     describe: Describe
     patience: Callable[[int], float]
-    """Returns the CPU seconds that a file of a given number of bytes may take."""
+    """Returns the limit in CPU seconds for inspecting a file of a given number of bytes."""
     rejection: str = ""
-    """Suffix of text files that say why a picture could not be made; empty if there are none."""
+    """Suffix of the text files that `extract` writes for images that it cannot draw; empty if this
+    kind has no such files."""
 
 
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:
@@ -66,9 +67,9 @@ class Track:
     """Relative to the scanned folder, with forward slashes."""
     genre: str
     track: str
-    """The recording it was cut from."""
+    """The recording that the file was cut from."""
     group: str
-    """The group that a split keeps together by default: the recording."""
+    """The default group of the file: the recording. A split keeps a group's files on one side."""
     artist: str
     """Empty where unknown."""
     checksum: str
@@ -79,7 +80,10 @@ class Track:
 
 @dataclass(frozen=True)
 class Contents:
-    """A file's checksum and size; empty if it cannot be read: `inspect` then says why."""
+    """A file's checksum and size.
+
+    Both keep their defaults if the file cannot be read; `inspect` then gives the reason.
+    """
 
     checksum: str = ""
     n_bytes: int = 0
@@ -102,7 +106,7 @@ class Task:
 
 
 def read_contents(task: Task) -> Contents:
-    """Hash a file."""
+    """Return a file's checksum and size, or empty `Contents` if the file cannot be used."""
     try:
         _check_place(task)
         return Contents(keys.file_checksum(task.file), task.file.stat().st_size)
@@ -124,8 +128,8 @@ def _track(task: Task) -> Track:
     """Describe a track.
 
     Raises:
-        AudioError: it cannot be used.
-        OSError: it cannot be read.
+        AudioError: the file cannot be used.
+        OSError: the file cannot be read.
     """
     _check_place(task)
     file, contents = task.file, task.contents
@@ -140,14 +144,14 @@ def _track(task: Task) -> Track:
 
 
 def _check_place(task: Task) -> None:
-    """Reject a file for its name, place or type, before reading it.
+    """Reject a file whose name, place or type is wrong, before the file is read.
 
     Raises:
-        AudioError: it cannot be used.
-        OSError: it cannot be inspected.
+        AudioError: the file cannot be used.
+        OSError: the file cannot be inspected.
     """
     file = task.file
-    # Not Path.resolve, which raises if links form a loop.
+    # os.path.realpath, because Path.resolve raises if links form a loop.
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(task.folder)):
         raise AudioError("a link that points outside the scanned folder; replace it with a copy")
     if stat.S_ISDIR(file.stat().st_mode):

@@ -1,4 +1,4 @@
-"""The recording that a file was cut from, and its artist: from tracks.csv, else from tags."""
+"""Look up a file's recording and artist in tracks.csv, or else in the file's tags."""
 
 import os
 from pathlib import Path
@@ -11,20 +11,21 @@ Origin = tuple[str, str]
 
 
 def from_tags(tags: dict[str, str], path: str) -> Origin:
-    """Take recording and artist from tags; without artist or title, a file is its own recording."""
+    """Return (recording, artist) from tags; the recording is `path` if either tag is missing."""
     artist, title = tags.get("artist", "").strip(), tags.get("title", "").strip()
     album = tags.get("album", "").strip()
     return (f"{artist} / {album} / {title}" if artist and title else path), artist
 
 
 def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -> dict[str, Origin]:
-    """Read tracks.csv: map each of `paths` that the table lists to (recording, artist).
+    """Read tracks.csv; return (recording, artist) for each of `paths` that the table lists.
 
     Args:
-        audio_dir: holds the genre folders; the table is in it or beside it.
+        audio_dir: holds the genre folders; tracks.csv is in this folder or beside it.
         paths: the paths of the files, relative to `audio_dir`.
-        any_suffix: a row matches files with its genre and name and any suffix, so that a table of
-            audio files also covers their pictures. A table beside the folder may then match none.
+        any_suffix: ignore suffixes: a row matches every file with its genre and name. So a table
+            of audio files also covers their pictures. A table beside the folder is then allowed
+            to match no file.
 
     Raises:
         InputError: the table lacks a column or a value, or lists none of the files. Without this
@@ -65,7 +66,7 @@ def join_groups(groups: list[str], shared: list[str]) -> list[str]:
 
     Args:
         groups: the group of each file.
-        shared: a value of each file; the groups of files with equal values are joined.
+        shared: one value per file; if two files have equal values, their groups are joined.
 
     Returns:
         The group of each file; joined groups take the alphabetically first of their names.

@@ -1,6 +1,7 @@
 """Worker processes for tasks that may crash or hang, such as decoding damaged files.
 
-If a worker dies, only one task fails, with the reason; another worker does the remaining tasks.
+If a task hangs, or crashes its worker twice, only that task fails; its `Failure` gives the reason.
+A new worker does the remaining tasks.
 """
 
 import mmap
@@ -23,7 +24,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 QUEUED = 2
-"""Tasks per worker while many wait: the current one, and one that can start without delay."""
+"""Tasks per worker while many wait: the current task and the next, which then starts at once."""
 TRIES = 2
 
 
@@ -39,7 +40,7 @@ class _Worker:
     process: process.BaseProcess
     pipe: connection.Connection
     tasks: deque[int] = field(default_factory=deque)
-    """Numbers of its tasks, in the order in which it does them."""
+    """Numbers of the worker's tasks, in the order of execution."""
 
 
 class _Pool(Generic[Task, Result]):
@@ -53,10 +54,10 @@ class _Pool(Generic[Task, Result]):
         self.function, self.tasks, self.seconds = function, tasks, seconds
         self.n_workers = min(n_workers, len(tasks))
         self.stopping = mmap.mmap(-1, 1)
-        """Shared with the workers; if not zero, they start no more tasks."""
+        """One byte, shared with the workers. If it is not zero, they start no more tasks."""
         self.waiting = deque(range(len(tasks)))
         self.suspects: deque[int] = deque()
-        """Tasks whose worker died once; each is retried alone."""
+        """Tasks whose worker died once. Each task is retried by a worker that has no other task."""
         self.tries: dict[int, int] = {}
         self.workers: list[_Worker] = []
 
@@ -71,7 +72,7 @@ class _Pool(Generic[Task, Result]):
                     yield outcome
 
     def start_worker(self) -> None:
-        """Fork a worker; it inherits the tasks with its memory, so it only needs their numbers."""
+        """Fork a worker. The fork copies the list of tasks, so only task numbers are sent later."""
         ours, theirs = get_context("fork").Pipe()
         inherited = [ours, *(worker.pipe for worker in self.workers)]
         process = get_context("fork").Process(
@@ -84,11 +85,11 @@ class _Pool(Generic[Task, Result]):
         self.feed(worker)
 
     def feed(self, worker: _Worker) -> None:
-        """Give a worker its next tasks; let it end if there are none."""
+        """Give a worker its next tasks; end the worker if no task is left for it."""
         if self.suspects and not worker.tasks:
             self.give(worker, self.suspects.popleft())
         elif not any(number in self.tries for number in worker.tasks):
-            # Do not queue the last tasks, so that any free worker can take them.
+            # Do not give out the last tasks in advance, so that any free worker can take them.
             most = QUEUED if len(self.waiting) > self.n_workers else 1
             while self.waiting and len(worker.tasks) < most:
                 self.give(worker, self.waiting.popleft())
@@ -97,7 +98,7 @@ class _Pool(Generic[Task, Result]):
 
     def give(self, worker: _Worker, number: int) -> None:
         worker.tasks.append(number)
-        with suppress(OSError):  # it has just died; `receive` will notice
+        with suppress(OSError):  # the worker has just died; `receive` will notice
             worker.pipe.send(number)
 
     def dismiss(self, worker: _Worker) -> None:
@@ -106,11 +107,11 @@ class _Pool(Generic[Task, Result]):
         self.workers.remove(worker)
 
     def receive(self, worker: _Worker) -> tuple[int, Result | Failure] | None:
-        """Receive a worker's result or error, or notice that it is dead.
+        """Receive a worker's result or error; if the worker is dead, replace it.
 
         Raises:
-            TemporaryError: it was killed, perhaps for lack of memory.
-            Exception: what the function raised.
+            TemporaryError: the worker was killed, perhaps for lack of memory.
+            Exception: the error that the function raised.
         """
         try:
             done, result = worker.pipe.recv()
@@ -123,7 +124,7 @@ class _Pool(Generic[Task, Result]):
         return number, result
 
     def bury(self, worker: _Worker) -> tuple[int, Failure] | None:
-        """Replace a dead worker, and retry its task once, alone, or report the task as failed."""
+        """Replace a dead worker; retry its current task once, alone, or return it as failed."""
         number, *untouched = worker.tasks
         self.waiting.extendleft(reversed(untouched))
         self.dismiss(worker)
@@ -152,8 +153,8 @@ class _Pool(Generic[Task, Result]):
     def work(self, pipe: connection.Connection, inherited: list[connection.Connection]) -> None:
         """Run as a worker: receive task numbers and do these tasks until the pipe is closed."""
         _begin()
-        # `recv` sees the end of a pipe only when no process has the other end open any more; the
-        # fork copied the parent's ends into this process.
+        # `recv` notices a closed pipe only after every process has closed the other end. The fork
+        # gave this process copies of the parent's ends, so close them.
         for each in inherited:
             each.close()
         while True:
@@ -186,21 +187,22 @@ def run(
 ) -> Iterator[tuple[int, Result | Failure]]:
     """Do each task in one of several processes.
 
-    The calling process must have no threads. Even a single task is done in a worker, so that the
-    calling process survives whatever the task does.
+    The calling process must have no threads, because it is forked. Even a single task is done in a
+    worker, so that a crash of the task does not end the calling process.
 
     Args:
         function: its results and errors must be picklable.
         tasks: need not be picklable.
         n_workers: the maximum number of processes.
-        seconds: returns the CPU seconds that a task may take; waiting for a disk does not count.
+        seconds: returns a task's limit in CPU seconds; waiting for a disk does not count.
 
     Yields:
-        (number of the task, its result or why its process died), in the order of completion.
+        (task number, its result, or a `Failure` if its process died), in the order of completion.
 
     Raises:
         TemporaryError: a worker was killed from outside.
-        Exception: what the function raised, once the other workers have finished their tasks.
+        Exception: the error that the function raised. It is raised here after the other workers
+            have finished their current tasks.
     """
     pool = _Pool(function, tasks, seconds, n_workers)
     try:
@@ -221,13 +223,13 @@ def _why(status: int, seconds: float) -> str:
 def _begin() -> None:
     """Let SIGTERM or the parent's death end this worker; ignore SIGINT and write no core dumps.
 
-    If the parent died before this call, the worker ends when its pipe closes.
+    If the parent died before this call, the worker ends because its pipe is closed.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Discard stderr: decoders report damage there without naming the file. Results and errors use
-    # the pipe.
+    # Discard stderr: decoders report damage there without naming the file. Results and errors are
+    # sent through the pipe.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signals.set_parent_death_signal(signal.SIGTERM)
 

@@ -1,6 +1,7 @@
-"""The command line: one command per stage; a result is one JSON line, an error one line of text.
+"""The command line, which has one command per stage.
 
-Stages are imported inside their commands, so that help does not load torch.
+A stage prints its result as one JSON line, and an error as one line of text. Stages are imported
+inside their commands, so that --help does not load torch.
 """
 
 from music_genre.cli.check import check

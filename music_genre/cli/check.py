@@ -1,4 +1,4 @@
-"""The command that checks a run's input before any work."""
+"""The `check` command, which checks a run's input before any work starts."""
 
 from dataclasses import fields
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command that fetches music."""
+"""The `fetch` command, which fetches a collection of music."""
 
 from pathlib import Path
 from typing import Any

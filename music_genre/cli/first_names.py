@@ -1,4 +1,4 @@
-"""The two commands of this program's predecessor, built from today's stages."""
+"""The two commands of the first program, built from this program's stages."""
 
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,12 @@ def train_using_image_features(
 
 
 def _catalogued(images: Path, store: Path) -> tuple[Path, Path | None]:
-    """Return the catalogue of a folder of pictures; also the folder, if `extract` drew them."""
+    """Find the catalogue of a folder of pictures, or make one by scanning the folder.
+
+    Returns:
+        The catalogue and the folder of images; None instead of that folder if `extract` did not
+        draw the pictures.
+    """
     from music_genre.audio.catalogue import scan
     from music_genre.dataset.examples import drawn_from
     from music_genre.features.pictures import PICTURES

@@ -1,4 +1,4 @@
-"""The command group: turns errors into one line and an exit code, and results into one line."""
+"""The command group: it prints each result or error as one line and sets the exit code."""
 
 import errno
 import json
@@ -17,24 +17,24 @@ from music_genre.errors import InputError, MusicGenreError, TemporaryError
 from music_genre.store import signals
 
 EXIT_USAGE = 64
-"""EX_USAGE of sysexits.h."""
+"""Exit code of a usage error: EX_USAGE of sysexits.h."""
 LASTING = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR),
     *(errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.EINVAL),
 }
-"""Storage errors that only the user can fix; others, such as a full disk, may go away."""
+"""Storage errors that only the user can fix; other errors, such as a full disk, can go away."""
 
 
 class Commands(click.Group):
-    """Lists commands in data-flow order, and turns errors into one line and an exit code."""
+    """Lists commands in pipeline order; prints an error as one line and sets the exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the commands' names in the order in which they were added."""
         return list(self.commands)
 
     def make_context(self, *given: Any, **options: Any) -> click.Context:
-        """Parse the options that precede a command's name; a usage error exits with 64."""
+        """Parse the options before a command's name; on a usage error, exit with `EXIT_USAGE`."""
         try:
             return super().make_context(*given, **options)
         except click.UsageError as error:
@@ -42,7 +42,7 @@ class Commands(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; turn its errors into one line and an exit code."""
+        """Run a command; if it fails, print the error as one line and set the exit code."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -52,7 +52,7 @@ class Commands(click.Group):
             _fail(ctx, error.exit_code, str(error))
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # the reader of the output has gone; click exits silently
+                raise  # nobody reads the output any more; click exits without a message
             _fail(ctx, _code(error), f"{error.filename or 'storage'}: {error.strerror or error}")
 
 
@@ -66,7 +66,7 @@ def _fail(ctx: click.Context, code: int, message: str) -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """End at once; training, which has something to save, handles signals itself."""
+    """End the process at once; training replaces this handler, because it must save its state."""
     signals.end_at_once(number)
 
 
@@ -75,7 +75,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-        # Options accept underscores for hyphens, as the program's first commands did.
+        # Accept underscores in place of hyphens: options of the first program have underscores.
         "token_normalize_func": lambda token: (
             token if token in CRITERIA else token.replace("_", "-")
         ),
@@ -93,13 +93,14 @@ def commands() -> None:
     logging.getLogger("music_genre").setLevel(logging.INFO)
     for number in signals.heard():
         signal.signal(number, _stop)
-    # How long torch's threads spin before they sleep: long enough to catch the next of many small
-    # operations, short enough to leave the cores to other programs. Images/s of shufflenet_v2_x0_5,
-    # alone and beside two busy programs (measured): 519 and 118 with this value, 487 and 65 with
-    # GOMP's default, 213 and 141 without spinning. The variable is read when torch is loaded.
+    # How many times an idle thread of torch checks for work before it sleeps. This value is large
+    # enough to keep the thread awake until the next small operation, and small enough to leave the
+    # cores to other programs. Measured images/s of shufflenet_v2_x0_5, alone and beside two busy
+    # programs: 519 and 118 with this value, 487 and 65 with GOMP's default, 213 and 141 without
+    # spinning. The variable is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Without this setting, cuBLAS may add numbers in a different order each time. It is read when
-    # CUDA starts.
+    # Without this setting, cuBLAS can add the same numbers in a different order each time. The
+    # variable is read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

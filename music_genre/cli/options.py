@@ -14,7 +14,7 @@ Command = Callable[..., Any]
 
 
 def taking(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Combine several options into one decorator; help lists them in this order."""
+    """Combine several options into one decorator; --help lists them in the given order."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -26,7 +26,7 @@ def taking(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
 
 def address(text: str) -> Path:
     """Turn an address into a local path."""
-    if not text:  # an unset variable, for example; Path("") would be the current folder
+    if not text:  # for example from an unset variable; Path("") would mean "."
         raise click.BadParameter("is empty; give a path (the previous task may have no result).")
     return addresses.local_path(text)
 
@@ -42,7 +42,7 @@ def shard(text: str) -> tuple[int, int]:
 def settings_of(
     config: type[Any], *, without: tuple[str, ...] = ()
 ) -> Callable[[Command], Command]:
-    """Make an option from every field of a stage's settings."""
+    """Return a decorator that adds an option for each field of a settings class."""
 
     def decorate(command: Command) -> Command:
         for field in reversed(fields(config)):
@@ -129,5 +129,5 @@ weights_option = click.option(
 
 
 def take_machine(settings: dict[str, Any]) -> Machine:
-    """Remove the machine's settings from a command's settings, and return them."""
+    """Take the machine's settings out of a command's settings, and return them as `Machine`."""
     return Machine(**{field.name: settings.pop(field.name) for field in fields(Machine)})

@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar on a terminal, lines elsewhere."""
+"""Show the progress of a stage: a bar on a terminal, otherwise log lines."""
 
 import logging
 import sys
@@ -11,16 +11,17 @@ from music_genre.progress import Progress
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
-"""How often a stage logs its progress if there is no terminal to show a bar."""
+"""Seconds between two progress lines of a stage, if there is no terminal to show a bar."""
 BAR = "{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt}, {remaining} left"
 
 
 @contextmanager
 def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]:
-    """Show a stage's progress: a bar on a terminal, log lines elsewhere.
+    """Show a stage's progress: a bar on a terminal, otherwise log lines.
 
-    On a terminal, notes and log lines appear above the bar and stay visible. Elsewhere, each note
-    is logged, and so is the progress if `every` seconds have passed since the last line.
+    On a terminal, notes and log lines appear above the bar and stay visible. Without a terminal,
+    each note is logged at once. Progress is logged if `every` seconds have passed since the last
+    line.
     """
     if not sys.stderr.isatty():
         yield _lines(label, every)
@@ -28,7 +29,7 @@ def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    tqdm.monitor_interval = 0  # no monitor thread, because this process may fork
+    tqdm.monitor_interval = 0  # tqdm must start no thread, because this process can fork
     with (
         tqdm(total=0, desc=label, bar_format=BAR, leave=False, file=sys.stderr) as bar,
         logging_redirect_tqdm(),

@@ -30,7 +30,7 @@ from music_genre.store import signals
 logger = logging.getLogger(__name__)
 
 SECONDS_WITHOUT_AN_EPOCH = 30.0
-"""If an epoch takes longer than this, progress is logged during the epoch."""
+"""If an epoch takes more seconds than this, progress is logged during the epoch."""
 
 
 @click.command()
@@ -199,7 +199,7 @@ def predict(
 def device(device: str) -> dict[str, Any]:
     """Show the device that training would use on this machine."""
     found = {"cores": usable_cores(), "free_memory_gib": round(usable_memory() / 2**30, 1)}
-    if find_spec("torch") is None:  # as on workers that only preprocess
+    if find_spec("torch") is None:  # workers that only preprocess lack torch
         return {"device": "cpu", "device_name": "CPU; torch is not installed", **found}
     from music_genre.model.device import choose, describe
 

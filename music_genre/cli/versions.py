@@ -1,4 +1,4 @@
-"""The commands of version control."""
+"""The version-control commands `pull` and `publish`, and the options that they need."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def given_file(text: str) -> Path | None:
-    """Return a file's path; None if the file is empty, which means that no secret was given."""
+    """Return a file's path; None means no secret: the file is empty or not a regular file."""
     path = address(text)
     if not path.exists():
         raise click.BadParameter(f"{path} does not exist.")

@@ -1,1 +1,1 @@
-"""The split that each track is in, and the crops that are cut from its image."""
+"""Assign tracks to splits, and cut crops from the tracks' images."""

@@ -1,11 +1,11 @@
-"""Lists that say which split each track is in: published ones by name, others as CSV files.
+"""Lists that assign tracks to splits: a published list, given by its name, or a CSV file.
 
 `gtzan-fault-filtered` is a partition of GTZAN that leaves out repeated and distorted tracks and
 keeps each artist in one split: 443 tracks for training, 197 for validation, 290 for testing. The
-licence is in the same folder as the CSV file.
+licence of this partition is in the same folder as the CSV file.
 
 Source: Kereliuk, Sturm & Larsen, "Deep Learning and Music Adversaries", IEEE Transactions on
-Multimedia 17(11), 2015; as in torchaudio.datasets.GTZAN.
+Multimedia 17(11), 2015; copied from torchaudio.datasets.GTZAN.
 """
 
 from collections.abc import Iterable
@@ -18,25 +18,25 @@ from music_genre.errors import InputError
 from music_genre.store import addresses, tables
 
 PUBLISHED: Final = {"gtzan-fault-filtered": "gtzan_fault_filtered.csv"}
-"""Name -> file beside this module."""
+"""Name of a published list -> its file, in the folder of this module."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A list of tracks and the split each is in."""
+    """A list of tracks, with the split of each track."""
 
     source: str
     """The name of the list in messages: a published name or a file name."""
     splits: dict[str, str]
-    """Listed name -> split; a name is a path, a path without its suffix, or a file's stem."""
+    """Name in the list -> split. A name is a track's path, its path without suffix, or its stem."""
 
     def name_of(self, path: str) -> str | None:
-        """Return the name that a track is listed under; None if it is not listed."""
+        """Return the name under which a track is listed; None if the track is not listed."""
         bare = PurePosixPath(path).with_suffix("")
         return next((name for name in (path, str(bare), bare.name) if name in self.splits), None)
 
     def deal(self, paths: Iterable[str]) -> dict[str, str]:
-        """Return path -> split for the listed tracks; tracks that are not listed are left out.
+        """Return path -> split for those of the given tracks that are listed.
 
         Raises:
             InputError: two tracks match one listed name, or a split is left without tracks.
@@ -75,7 +75,8 @@ def read(source: str) -> Assignment:
     """Read a published list by its name, or a CSV file with columns path (or track) and split.
 
     Raises:
-        InputError: there is no such list, or it gives a track no split or two splits.
+        InputError: there is no such list, it lacks a column, a row has no track or no valid split,
+            or two rows put a track into different splits.
     """
     path = addresses.local_path(source)
     if source in PUBLISHED:

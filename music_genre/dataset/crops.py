@@ -1,4 +1,4 @@
-"""The images of many tracks, in memory or in one file, and crops cut from them."""
+"""Hold the images of many tracks, in memory or in one file, and cut crops from the images."""
 
 import contextlib
 import math
@@ -19,23 +19,24 @@ from music_genre.resources import usable_cores, usable_memory
 from music_genre.store import files, keys, locks
 
 RESIDENT_SHARE: Final = 1 / 3
-"""Share of the free memory that images may take; stacking them needs twice as much."""
+"""Images may take up to this share of the free memory. Stacking them needs twice as much memory,
+because it copies them."""
 SAMPLED: Final = 16
-"""Number of images that are read to estimate the total size."""
+"""Maximum number of images that are read to estimate the size of all images."""
 READ_AHEAD: Final = 4
-"""Images per core that may be read before the caller stores them."""
+"""Maximum number of images per core that are read before the caller takes them."""
 
 
 class Images:
-    """Images of many tracks side by side in one tensor, so that a batch is one gather."""
+    """Images of many tracks, joined along time in one tensor, so that one gather reads a batch."""
 
     def __init__(self, pixels: Tensor, lengths: Tensor, labels: Tensor) -> None:
-        """Hold images.
+        """Keep the given tensors.
 
         Args:
             pixels: (total_frames, n_mels) uint8; a row is one frame.
             lengths: (n_tracks,) int64 on the CPU: number of frames of each track.
-            labels: (n_tracks,) int64 on the CPU: indices into the genres.
+            labels: (n_tracks,) int64 on the CPU: index of each track's genre in the list of genres.
         """
         self.pixels, self.lengths, self.labels = pixels, lengths, labels
         self.device = pixels.device
@@ -43,11 +44,11 @@ class Images:
         self.offsets = lengths.cumsum(0) - lengths
 
     def read(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Tensor:
-        """Cut crops, as `ask` does, and wait for them."""
+        """Request crops with `ask`, wait for them, and return them."""
         return self.ask(tracks, starts, crop_frames)()
 
     def ask(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Callable[[], Tensor]:
-        """Request one crop for each of `tracks`; a crop that passes its track's end wraps around.
+        """Request one crop per track; a crop that passes the end of its track goes on at the start.
 
         If the images are in a file, reading starts at once and goes on while the caller computes.
 
@@ -58,7 +59,7 @@ class Images:
 
         Returns:
             A function that waits for the crops and returns them: (batch, crop_frames, n_mels)
-            uint8, for `normalise`.
+            uint8, the input of `normalise`.
         """
 
         def gather() -> Tensor:
@@ -69,19 +70,19 @@ class Images:
         return gather
 
     def to(self, device: Any) -> "Images":
-        """Copy the pixels to a device."""
+        """Return the images with their pixels on a device."""
         return Images(self.pixels.to(device), self.lengths, self.labels)
 
 
 class StreamedImages(Images):
     """Images of many tracks in one file, which may be larger than memory.
 
-    The file is read, not memory-mapped, for two reasons: if the storage loses a mapped file, SIGBUS
-    ends the process; and mapped pages count as this process's memory.
+    The file is read, not memory-mapped, for two reasons. If the storage of a mapped file fails,
+    SIGBUS kills the process. And mapped pages count as memory of this process.
     """
 
     def __init__(self, path: Path, n_mels: int, lengths: Tensor, labels: Tensor) -> None:
-        """Open a file of (total_frames, n_mels) uint8; `labels` and `lengths` as in Images."""
+        """Open a file of (total_frames, n_mels) uint8; `lengths` and `labels` are as in Images."""
         super().__init__(torch.empty(0, n_mels, dtype=torch.uint8), lengths, labels)
         self.path = path
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -104,9 +105,9 @@ class StreamedImages(Images):
         return wait
 
     def _read_crops(self, places: Iterable[tuple[int, int, int, NDArray[np.uint8]]]) -> None:
-        # No torch calls here: they would give this thread OpenMP threads of its own. There would be
-        # more threads than cores, and libgomp would then let threads sleep between operations,
-        # which halves the speed (measured).
+        # Do not call torch here: torch would start OpenMP threads for this thread too. With more
+        # threads than cores, libgomp puts threads to sleep between operations, which halves the
+        # speed (measured).
         for offset, length, start, crop in places:
             self._read_crop(offset, length, start, crop)
 
@@ -145,17 +146,18 @@ def open_images(
     data_key: str,
     mode: str = "auto",
 ) -> Images:
-    """Make examples' images ready for training.
+    """Read examples' images into memory, or write them to one file from which they are streamed.
 
     Args:
         examples: the tracks of one split.
-        images_dir: where their images are.
-        genres: names, in the order of the labels.
-        n_mels: rows of an image.
+        images_dir: the folder of their images.
+        genres: names of the genres; a label is an index into this list.
+        n_mels: number of rows of an image.
         device: the device that crops are copied to.
-        store: the artifact folder, where streamed images get a file of their own.
+        store: the artifact folder; the file of streamed images is written in it.
         data_key: content key of the data set that the images belong to.
-        mode: resident, streamed, or auto (streamed only if the images do not fit into memory).
+        mode: resident (in memory), streamed (from the file), or auto (streamed only if the images
+            do not fit into memory).
 
     Raises:
         InputError: an image is missing or cannot be read.
@@ -174,7 +176,11 @@ def open_images(
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Return the bytes free for images; images for a GPU are stacked in the host's memory first."""
+    """Return the number of free bytes in the memory that images need.
+
+    Images for a GPU are stacked in the host's memory, then copied to the GPU's memory. They must
+    fit into both, so the smaller number is returned.
+    """
     host = usable_memory()
     return min(host, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else host
 
@@ -187,7 +193,7 @@ def estimate_bytes(paths: list[Path], n_mels: int) -> int:
 
 
 def read_images(paths: list[Path], n_mels: int) -> Iterator[NDArray[np.uint8]]:
-    """Read images with one thread per core; only a few images are in memory at a time."""
+    """Yield images in order, read by one thread per core; only a few wait in memory at a time."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         n_ahead = READ_AHEAD * usable_cores()
         for first in range(0, len(paths), n_ahead):
@@ -196,7 +202,7 @@ def read_images(paths: list[Path], n_mels: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def _are_complete(folder: Path, n_mels: int) -> bool:
-    """Tell whether a folder holds all frames; a copied folder may be truncated."""
+    """Tell whether a folder's file of frames is complete; copying can truncate the file."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         n_frames = int(np.load(folder / "lengths.npy").sum())
         return (folder / "frames.u8").stat().st_size == n_frames * n_mels
@@ -204,7 +210,7 @@ def _are_complete(folder: Path, n_mels: int) -> bool:
 
 
 def _write_frames(paths: list[Path], n_mels: int, folder: Path) -> Tensor:
-    """Write images to one file, unless it is already complete; return (n_tracks,) int64 lengths."""
+    """Write the file of images unless a complete file exists; return (n_tracks,) int64 lengths."""
     index = folder / "lengths.npy"
     with locks.folder_lock(folder):
         files.sweep(folder, locked=True)
@@ -232,7 +238,7 @@ def load_images(
 
 
 def stack_images(images: list[NDArray[np.uint8]], labels: list[int]) -> Images:
-    """Lay (n_mels, n_frames) uint8 images side by side."""
+    """Join (n_mels, n_frames) uint8 images along time."""
     return Images(
         pixels=torch.from_numpy(np.concatenate([image.T for image in images])),
         lengths=torch.tensor([image.shape[1] for image in images]),

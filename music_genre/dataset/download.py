@@ -1,4 +1,4 @@
-"""Download a large file; resume if interrupted, and give it its name only when it is complete."""
+"""Download a large file: resume after an interruption, rename the file once it is complete."""
 
 import http.client
 import logging
@@ -17,9 +17,9 @@ from music_genre.store import files
 logger = logging.getLogger(__name__)
 
 SECONDS: Final = 30.0
-"""How long a server may be silent before the connection counts as broken."""
+"""After this many seconds without data from the server, the connection counts as broken."""
 ATTEMPTS: Final = 5
-"""Attempts in a row without a new byte before giving up."""
+"""The download fails after this many attempts in a row that bring no new byte."""
 BLOCK: Final = 1 << 20
 BROKEN: Final = (
     http.client.HTTPException,
@@ -29,7 +29,7 @@ BROKEN: Final = (
 )
 """Exceptions that a broken connection raises."""
 LASTING: Final = {400, 401, 403, 404, 405, 410, 451}
-"""HTTP status codes that a retry does not change."""
+"""HTTP status codes after which a retry is pointless."""
 
 
 def download(address: str, into: Path, progress: Progress = silent) -> Path:
@@ -37,17 +37,17 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
 
     Args:
         address: https:// or http://.
-        into: the folder. The file is named after the last part of the address; until it is
-            complete, .part is appended.
+        into: the folder for the file. The file is named after the last part of the address. Until
+            the file is complete, its name ends in .part.
         progress: called with (bytes so far, total bytes).
 
     Returns:
-        The file.
+        The path of the complete file.
 
     Raises:
         InputError: the address is invalid, or the server has no such file.
-        TemporaryError: the server does not answer, or the download keeps breaking off; the part
-            that was received is kept.
+        TemporaryError: the server does not answer, or the connection breaks again and again; the
+            received part of the file is kept.
         OSError: the file cannot be written.
     """
     parts = urllib.parse.urlsplit(address)
@@ -79,11 +79,11 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
 
 
 def _go_on(address: str, part: Path, progress: Progress) -> None:
-    """Append the missing part of a file.
+    """Download the missing rest of a file, and append it to the part that is there.
 
     Raises:
         InputError: the server has no such file.
-        Exception: the connection broke; one of `BROKEN`.
+        Exception: one of `BROKEN`, if the connection broke.
     """
     have = _size(part)
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
@@ -94,7 +94,7 @@ def _go_on(address: str, part: Path, progress: Progress) -> None:
             _judge(address, error, part)
             return
     with answer, part.open("ab") as file:
-        # The server may ignore the range and send the whole file again.
+        # A server can ignore the range and send the whole file: drop the part, and start again.
         if have and answer.status != http.client.PARTIAL_CONTENT:
             file.truncate(0)
             have = 0
@@ -114,7 +114,7 @@ def _judge(address: str, error: urllib.error.HTTPError, part: Path) -> None:
     if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
         if whole == str(_size(part)):
             return
-        part.unlink()  # the part belongs to another file
+        part.unlink()  # the part is not the beginning of this file
         raise ConnectionError("the partial file on the disk is not part of the server's file")
     if error.code in LASTING:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Pair the tracks of a catalogue with their images, in groups that must not span two splits."""
+"""Pair each track of a catalogue with its image and its group; a group must stay in one split."""
 
 import contextlib
 import logging
@@ -44,10 +44,11 @@ class Found:
     examples: list[Example]
     rejections: list[Rejection]
     checksums: dict[str, str]
-    """Path -> checksum of a picture; empty if the images' names contain content keys."""
+    """Path of a picture -> its checksum. Empty if the catalogue lists audio, because the names of
+    its images contain content keys."""
 
     def key(self, examples: list[Example]) -> str:
-        """Return the content key of the given examples; it does not depend on their splits."""
+        """Return the content key of the given examples; the key does not depend on their splits."""
         undealt = [asdict(replace(example, split="")) for example in examples]
         contents = [self.checksums[e.path] for e in examples] if self.checksums else []
         return keys.content_key(undealt, contents, self.features and asdict(self.features))
@@ -57,12 +58,12 @@ def drawn_from(images_dir: Path) -> Path | None:
     """Find the catalogue that a folder of images was drawn from.
 
     Returns:
-        The folder of the catalogue beside the images that lists all of them; if several do, of the
-        one that was scanned last. None if `extract` did not draw the images, or if no catalogue
-        beside them lists any of them.
+        The folder of a catalogue that lists all the images and is in the same artifact folder. If
+        there are several, the folder of the catalogue that was scanned last. None if `extract` did
+        not draw the images, or if no catalogue there lists any of them.
 
     Raises:
-        InputError: catalogues beside the images list some of them, but no catalogue lists all.
+        InputError: catalogues there list some of the images, but no catalogue lists all of them.
     """
     if (images_dir / "catalogue.json").exists():  # written by create-image-features-from-audio
         return images_dir
@@ -87,9 +88,10 @@ def drawn_from(images_dir: Path) -> Path | None:
 
 
 def _catalogues_beside(images_dir: Path) -> list[tuple[Path, int]]:
-    """Find the catalogues that list some of a folder's images, and how many each leaves out.
+    """Find the catalogues that list at least one image of a folder.
 
-    The catalogues are in the order in which they were scanned.
+    Returns:
+        (folder of the catalogue, number of images that it does not list), the oldest scan first.
     """
     settings = read_features(images_dir)
     there = {path.relative_to(images_dir).as_posix() for path in images_dir.glob("*/*.png")}
@@ -109,11 +111,12 @@ def find(catalogue_dir: Path, images_dir: Path | None, group_by: str) -> Found:
     Args:
         catalogue_dir: the folder that `scan` made.
         images_dir: the folder that `extract` made; None if the catalogue lists pictures.
-        group_by: track or artist.
+        group_by: what a group is: track (one recording) or artist.
 
     Raises:
-        InputError: a track has neither an image nor a rejection; or `images_dir` is None although
-            the catalogue lists audio, or is given although the catalogue lists pictures.
+        InputError: a track has neither an image nor a rejection, or its picture has changed since
+            the scan. Or the catalogue lists audio and `images_dir` is None, or the catalogue lists
+            pictures and `images_dir` is not None.
     """
     catalogue = read_catalogue(catalogue_dir)
     folder, features = _find_images(catalogue_dir, catalogue, images_dir)
@@ -128,7 +131,7 @@ def find(catalogue_dir: Path, images_dir: Path | None, group_by: str) -> Found:
 def _find_images(
     catalogue_dir: Path, catalogue: Catalogue, images_dir: Path | None
 ) -> tuple[Path, FeatureConfig | None]:
-    """Return where a catalogue's images are, and how they were drawn if that is known."""
+    """Return the folder of a catalogue's images, and the settings that drew them (if known)."""
     if catalogue.has_pictures:
         if images_dir is not None:
             raise InputError(f"{catalogue_dir}: already lists the pictures; omit --images")
@@ -147,7 +150,7 @@ def pair(
     """Pair a catalogue's tracks with their images or rejections.
 
     Raises:
-        InputError: a track has neither.
+        InputError: a track has neither an image nor a rejection.
     """
     examples, missing = [], []
     rejections = list(catalogue.rejections)
@@ -175,6 +178,6 @@ def group_tracks(tracks: list[Track], group_by: str) -> list[str]:
     """Name each track's group (recording or artist); tracks with equal contents share a group."""
     by_artist = group_by == "artist"
     groups = [(track.artist or track.group) if by_artist else track.group for track in tracks]
-    if by_artist:  # clips of one recording may name different artists, or none
+    if by_artist:  # clips of one recording can have different artists, or none
         groups = origins.join_groups(groups, [track.group for track in tracks])
     return origins.join_groups(groups, [track.checksum for track in tracks])

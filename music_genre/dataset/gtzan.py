@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 ADDRESS: Final = "https://huggingface.co/datasets/marsyas/gtzan/resolve/main/data/genres.tar.gz"
 CHECKSUM: Final = "24347e0223d2ba798e0a558c4c172d9d4a19c00bb7963fe055d183dadb4ef2c6"
-"""SHA-256 of the archive as its author offered it. Source: torchaudio.datasets.GTZAN."""
+"""SHA-256 of the archive that the author published. Source: torchaudio.datasets.GTZAN."""
 DAMAGED: Final = (
     *(tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
     *(EOFError, ValueError, RuntimeError),  # RuntimeError: the archive is encrypted
@@ -36,10 +36,11 @@ FOLDER: Final = "genres_original"
 MEMBER: Final = re.compile(
     r"(?:^|/)(?:genres|genres_original)/([a-z]+)/(\1\.\d{5}\.(?:wav|au))\Z", re.ASCII
 )
-"""Archive members to extract; a matching name cannot point outside the target folder."""
+"""Names of the archive members to extract. Files are written under the two matched groups, genre
+and file name, which cannot point outside the target folder."""
 N_TRACKS, N_GENRES = 1000, 10
 UNREADABLE: Final = "jazz.00054.wav"
-"""In many of the WAV archives in circulation, this file contains no audio."""
+"""In many WAV archives of GTZAN, this file contains no audio."""
 FILTERED: Final = "gtzan-fault-filtered"
 
 
@@ -49,19 +50,20 @@ def fetch(
     """Fetch GTZAN and unpack it into one folder per genre.
 
     Args:
-        source: address of the archive, or the path of a local one (.tar.gz, .tar, .zip).
-        into: gets the folder `genres_original`; a downloaded archive stays beside it.
+        source: URL or local path of the archive (.tar.gz, .tar, .zip).
+        into: the folder in which `genres_original` is made; a downloaded archive stays there too.
         checksum: SHA-256 that the archive must have. If empty, an archive downloaded from
             `ADDRESS` must have `CHECKSUM`, and other archives are not checked.
         progress: called with (bytes so far, total bytes) of the download.
 
     Returns:
-        The result: audio address, number of tracks, of faulty tracks, and of tracks per genre.
+        The result: audio address, number of tracks, number of faulty tracks, number of tracks of
+        each genre, and whether the folder was there already.
 
     Raises:
         InputError: the archive has another checksum, is damaged, or does not hold GTZAN.
-        TemporaryError: the download was cut off; the same call resumes it.
-        OSError: the disk is full.
+        TemporaryError: the download was cut off; call again to resume it.
+        OSError: a file cannot be written, for example because the disk is full.
     """
     folder = into / FOLDER
     reused = folder.is_dir()
@@ -73,7 +75,7 @@ def fetch(
             unpack(archive, folder)
         except InputError:
             if is_address:
-                archive.unlink()  # otherwise the next call would use it again
+                archive.unlink()  # otherwise the next call would use this archive again
             raise
     return {"audio": str(folder), **report(folder), "reused": reused}
 
@@ -84,7 +86,7 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
     Args:
         archive: the file.
         checksum: 64 hexadecimal digits; empty to skip the check.
-        remove: delete a file with another checksum, so that it is downloaded again.
+        remove: delete the file if its checksum differs, so that the next call downloads it again.
     """
     if not archive.is_file():
         raise InputError(f"{archive}: no such file; give the path or the URL of an archive")
@@ -102,10 +104,10 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Extract the tracks of an archive, all or none.
+    """Extract the tracks of an archive; after an error, the folder does not exist.
 
-    Only members whose names match `MEMBER` are extracted, so an archive can write only such files
-    and only inside the folder.
+    Only members whose names match `MEMBER` are extracted, so an archive cannot write any other file
+    and cannot write outside the folder.
     """
     temporary = folder.with_name(f"{files.TEMPORARY}{uuid.uuid4().hex}")
     try:
@@ -134,7 +136,7 @@ def _write(contents: IO[bytes], file: Path) -> None:
 
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
-    """Open an archive; yields the names and contents of its plain files."""
+    """Open an archive, and yield an iterator over the names and contents of its files."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
@@ -147,7 +149,7 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
                 with closing(_one_by_one((name, file) for name, file in opened if file)) as members:
                     yield members
                 while tar.fileobj and tar.fileobj.read(BLOCK):
-                    pass  # read to the end of the archive, where its checksum is verified
+                    pass  # read to the end: decompression verifies the checksum only there
     except DAMAGED as error:
         raise InputError(
             f"{archive}: not a complete archive ({error or 'it ends too early'}); get it again"
@@ -157,14 +159,14 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
 def _one_by_one(
     members: Iterable[tuple[str, IO[bytes]]],
 ) -> Generator[tuple[str, IO[bytes]], None, None]:
-    """Yield members; close each before the next, and the last even if reading ends early."""
+    """Yield members; close each before opening the next, and the last even if the caller stops."""
     for name, contents in members:
         with contents:
             yield name, contents
 
 
 def report(folder: Path) -> dict[str, Any]:
-    """Count the tracks and report their known faults."""
+    """Count the tracks, and log their known faults."""
     tracks = sorted(path for path in folder.glob("*/*") if path.is_file())
     genres = Counter(path.parent.name for path in tracks)
     if len(tracks) != N_TRACKS or len(genres) != N_GENRES:

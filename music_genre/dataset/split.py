@@ -25,7 +25,7 @@ NAMED = 10
 
 @dataclass(frozen=True)
 class Split:
-    """The contents of a folder that `split` made."""
+    """The contents of a folder that `split` wrote."""
 
     key: str
     data_key: str
@@ -44,13 +44,13 @@ class Split:
 def assign_splits(examples: list[Example], config: SplitConfig) -> list[Example]:
     """Assign groups to the splits, genre by genre.
 
-    Each genre's groups are ordered by a hash of seed and group. The first go to test, the next to
-    validation, the others to train. Thanks to the hash, new tracks move few old tracks to another
-    split.
+    Each genre's groups are ordered by a hash of seed and group. The first groups go to test,
+    the next to validation, the others to train. Thanks to the hash, adding tracks to a catalogue
+    moves few of the old tracks to another split.
 
     Raises:
         InputError: a genre has fewer than three groups. A group with tracks of several genres
-            counts for only one of them.
+            counts only for the genre of most of its tracks.
     """
     groups: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for example in examples:
@@ -83,7 +83,7 @@ def _hash(seed: int, group: str) -> bytes:
 
 
 def assign_listed(examples: list[Example], listed: assignment.Assignment) -> list[Example]:
-    """Assign tracks as a list says; leave out those that it does not name.
+    """Assign tracks to the splits that a list names; leave out tracks that are not listed.
 
     Raises:
         InputError: a group spans splits, a split is empty, or a genre has no track in train.
@@ -114,7 +114,7 @@ def assign_listed(examples: list[Example], listed: assignment.Assignment) -> lis
 def _report_differences(
     listed: assignment.Assignment, examples: list[Example], rejections: list[Rejection]
 ) -> dict[str, int]:
-    """Count and log the tracks that only the catalogue has, and those that only the list has."""
+    """Count and log the tracks that are not listed, and the listed tracks that cannot be used."""
     names = {example.path: listed.name_of(example.path) for example in examples}
     n_left_out = list(names.values()).count(None)
     if n_left_out:
@@ -143,17 +143,17 @@ def split(
         catalogue_dir: the folder that `scan` made.
         images_dir: the folder that `extract` made; None if the catalogue lists pictures.
         store: the artifact folder; the split gets a folder of its own in it.
-        config: seed, shares, and whether recordings or artists must not span splits.
-        assigned_by: a published list's name or a CSV file. If given, this list decides which split
-            a track is in; seed and shares are ignored.
+        config: seed, shares, and whether a group is a recording or an artist.
+        assigned_by: the name of a published list, or the path of a CSV file. If given, this list
+            decides which split a track is in, and seed and shares are ignored.
 
     Returns:
-        The result: split address and counts; with a list also how many tracks it leaves out and
-        how many listed tracks cannot be used.
+        The result: split address and counts. With a list, the counts include the tracks that are
+        not listed and the listed tracks that cannot be used.
 
     Raises:
         InputError: tracks have no image yet, a genre has too few groups, or the list cannot be
-            followed.
+            applied to the tracks.
     """
     found = find(catalogue_dir, images_dir, config.group_by)
     examples, basis, counted = found.examples, asdict(config), {}
@@ -180,7 +180,7 @@ def split(
 
 
 def _write(folder: Path, dealt: list[Example], found: Found) -> dict[str, Any]:
-    """Write split.csv and rejected.csv, and return the other entries of split.json.
+    """Write split.csv and rejected.csv, and return the entries of split.json about them.
 
     Raises:
         InputError: there is only one genre.

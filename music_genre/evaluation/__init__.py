@@ -1,1 +1,1 @@
-"""Measure a trained model, and predict the genres of files with it."""
+"""Measure a trained model, and use the model to predict the genres of files."""

@@ -1,7 +1,7 @@
 """Measure a trained model on a split.
 
-Modules that load torch or matplotlib are imported only where they are needed: checking whether a
-run has already been measured needs neither.
+Modules that load torch or matplotlib are imported inside functions, because neither library is
+needed to check whether a run has already been measured.
 """
 
 import os
@@ -32,9 +32,9 @@ def evaluate(
     device_name: str = "auto",
     gpu_locks: Path = THIS_MACHINE.gpu_locks,
 ) -> dict[str, Any]:
-    """Measure a finished run on one of its splits; write the results into a folder of the run.
+    """Measure a finished run on one of its splits; write the results below the run folder.
 
-    The folder holds metrics.json, predictions.csv (each track's probabilities), confusion.csv and
+    The results are metrics.json, predictions.csv (each track's probabilities), confusion.csv and
     confusion.png (the confusion matrix), and curves.png (drawn from the run's history.csv).
 
     Args:
@@ -47,13 +47,13 @@ def evaluate(
         The result: path of the metrics, accuracy with its interval, macro F1.
 
     Raises:
-        InputError: the run has not finished, or its split is gone.
-        TemporaryError: another process computes on the GPU.
+        InputError: the run has not finished, or its split is missing or has changed.
+        TemporaryError: another process is using the GPU.
     """
     settings, split_dir = runs.read_settings(run)
     folder = run / ("evaluation" if split_name == "test" else f"evaluation-{split_name}")
     finished = runs.read_finished(run) or {}
-    # The checkpoint's name holds its hash, so the key covers the measured weights.
+    # The checkpoint's file name contains its hash, so the key changes if the weights change.
     key = keys.content_key(settings.key, finished.get("checkpoint"), split_name, RECIPE)
     record = records.read_json(folder / "metrics.json") or {}
     reused = record.get("key") == key
@@ -86,7 +86,7 @@ def _read_examples(
 def _probabilities(
     run: Path, examples: list[Example], images_dir: Path, chosen: "torch.device"
 ) -> NDArray[np.float32]:
-    """Return (n_tracks, n_genres) float32: the model's genre probabilities of each track."""
+    """Return each track's genre probabilities, (n_tracks, n_genres) float32."""
     from music_genre.dataset.crops import read_images
     from music_genre.model.classifier import Classifier
 
@@ -103,7 +103,7 @@ def measure(
     Args:
         examples: the tracks.
         probabilities: (n_tracks, n_genres) float32.
-        genres: names of the columns.
+        genres: the genre of each column.
 
     Returns:
         The measures for metrics.json.
@@ -141,7 +141,7 @@ def _write(
     examples: list[Example],
     probabilities: NDArray[np.float32],
 ) -> None:
-    """Write tables and pictures, then the metrics, which mark them as complete."""
+    """Write tables and charts; write metrics.json last, which marks them as complete."""
     _keep_fonts(run)
     from music_genre.evaluation import report  # loads matplotlib
 

@@ -1,4 +1,4 @@
-"""Pure functions from labels and predictions to numbers."""
+"""Pure functions that compute measures from labels and predictions."""
 
 import math
 from typing import Final
@@ -12,13 +12,17 @@ DIGITS: Final = 6
 
 
 def confusion_matrix(truth: Labels, predicted: Labels, n_genres: int) -> NDArray[np.int64]:
-    """Count tracks: (n_genres, n_genres) int64, a row per true genre, a column per predicted."""
+    """Count the tracks for each pair of true and predicted genre.
+
+    Returns:
+        (n_genres, n_genres) int64: one row per true genre, one column per predicted genre.
+    """
     flat = np.bincount(truth * n_genres + predicted, minlength=n_genres**2)
     return flat.reshape(n_genres, n_genres)
 
 
 def accuracy(confusion: NDArray[np.int64]) -> float:
-    """Share of tracks on the diagonal."""
+    """Return the share of tracks on the diagonal, which are predicted correctly."""
     return float(np.trace(confusion) / confusion.sum())
 
 
@@ -26,8 +30,8 @@ def genre_scores(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Score each genre.
 
     Returns:
-        (n_genres, 3) float64: precision, recall, F1; 0 where a genre was never predicted or
-        never occurred.
+        (n_genres, 3) float64: precision, recall, F1. Precision is 0 for a genre that was never
+        predicted. Recall is 0 for a genre that no track has. F1 is 0 in both cases.
     """
     hits = np.diag(confusion).astype(np.float64)
     predicted, occurred = confusion.sum(axis=0), confusion.sum(axis=1)
@@ -42,18 +46,19 @@ def accuracy_interval(
 ) -> tuple[float, float]:
     """Return the accuracy's 95% interval: percentile bootstrap over groups, widened to Wilson's.
 
-    Whole groups are drawn, because clips of one recording are right or wrong together. With few
-    groups the bootstrap interval is too narrow; if all tracks are right or all are wrong, it has no
-    width. It is therefore widened to Wilson's interval, which counts each group as one observation.
+    The bootstrap draws whole groups, because clips of one recording are right or wrong together.
+    With few groups the bootstrap interval is too narrow. If all tracks are right, or all are wrong,
+    its width is 0. The interval is therefore widened to Wilson's interval, which counts each group
+    as one observation.
 
     Args:
-        correct: (n_tracks,) bool.
+        correct: (n_tracks,) bool: whether the predicted genre is right.
         groups: the group of each track.
-        n_resamples: bootstrap samples.
+        n_resamples: number of bootstrap samples.
         seed: seed of the draws.
 
     Returns:
-        (low, high), at least as wide as either interval.
+        (low, high), the smallest interval that contains both intervals.
 
     Source: Efron & Tibshirani 1993; cluster bootstrap of Field & Welsh 2007.
     """
@@ -68,7 +73,7 @@ def accuracy_interval(
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of a probability, given the share in n independent observations.
+    """Return Wilson's 95% interval for a share that was found in n independent observations.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA
     22, 1927; recommended for small n by Brown, Cai & DasGupta, Statistical Science 16, 2001.
@@ -80,6 +85,6 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def name_genre(row: NDArray[np.float32], genres: list[str]) -> tuple[str, dict[str, float]]:
-    """Return the likeliest genre, and every genre's probability rounded for writing."""
+    """Return the most probable genre, and each genre's probability, rounded for output."""
     shares = dict(zip(genres, (round(float(share), DIGITS) for share in row), strict=True))
     return genres[int(row.argmax())], shares

@@ -1,4 +1,4 @@
-"""Name the genres of audio files and pictures with the model of a finished run."""
+"""Predict the genres of audio files and pictures with the model of a finished run."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ from music_genre.store import addresses, runs
 
 @dataclass(frozen=True)
 class Prediction:
-    """The genre of one file."""
+    """The predicted genre of one file."""
 
     path: str
     genre: str
@@ -46,7 +46,9 @@ def predict(
     device_name: str = "auto",
     gpu_locks: Path = THIS_MACHINE.gpu_locks,
 ) -> Iterator[Prediction | Unusable]:
-    """Predict the genre of audio files and pictures; audio is drawn like the run's own images.
+    """Predict the genre of audio files and pictures.
+
+    Audio files are turned into images with the same settings as the run's training images.
 
     Args:
         run: the run folder that `train` made, or a published model's folder.
@@ -56,12 +58,12 @@ def predict(
         gpu_locks: folder of the GPUs' locks.
 
     Yields:
-        Each file's result, in order, as soon as it is known; a folder in which nothing is found
-        gives one `Unusable`.
+        One result per file, in the order of the files, each as soon as possible. A folder in which
+        no file is found gives one `Unusable`.
 
     Raises:
         InputError: the run has not finished.
-        TemporaryError: a decoding process was killed from outside, or another process has the GPU.
+        TemporaryError: a decoding process was killed from outside, or the GPU is in use.
     """
     settings, _ = runs.read_settings(run)
     hear = partial(_hear, drawn_with=settings.features, n_mels=settings.n_mels)
@@ -72,7 +74,8 @@ def predict(
     turn = 0
     with contextlib.ExitStack() as computing:
         for number, heard in workers.run(hear, files, n_workers=usable_cores(), seconds=_patience):
-            # Only after the workers are forked: torch starts threads, and fork copies only one.
+            # The model is loaded only after the workers are forked: torch starts threads, and a
+            # fork copies only the calling thread.
             if classifier is None:
                 chosen = computing.enter_context(device.held(device_name, gpu_locks))
                 classifier = Classifier.load(run, chosen)
@@ -125,14 +128,17 @@ def _patience(path: Path) -> float:
 
 
 def _files(paths: list[Path], suffixes: Collection[str]) -> Iterator[Path]:
-    """List the given files and the files in given folders; list a folder itself if it has none."""
+    """Yield the given files, and all matching files below the given folders.
+
+    A folder without matching files is yielded itself, so that `_hear` can report it.
+    """
     for path in paths:
         found = sorted(_search(path, suffixes)) if addresses.is_folder(path) else []
         yield from found or [path]
 
 
 def _search(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """List files below a folder with one of the suffixes, then the unreadable subfolders."""
+    """Search a folder recursively; yield files with these suffixes, then unreadable folders."""
     unreadable: list[Path] = []
     for parent, folders, names in os.walk(
         folder, onerror=lambda error: unreadable.append(Path(error.filename))

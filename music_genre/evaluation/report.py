@@ -1,4 +1,4 @@
-"""Draw the pictures of an evaluation."""
+"""Draw the charts of an evaluation."""
 
 from pathlib import Path
 
@@ -11,7 +11,11 @@ from music_genre.store import files
 
 
 def draw_confusion(path: Path, confusion: NDArray[np.int64], genres: list[str], title: str) -> None:
-    """Draw a confusion matrix as PNG: counts, shaded by their share of the true genre's tracks."""
+    """Draw a confusion matrix as a PNG file.
+
+    Each cell shows a number of tracks. The cell's shade shows what share of the true genre's tracks
+    this number is.
+    """
     size = 2.5 + 0.55 * len(genres)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.add_subplot()
@@ -28,7 +32,7 @@ def draw_confusion(path: Path, confusion: NDArray[np.int64], genres: list[str], 
 
 
 def draw_curves(path: Path, history: list[dict[str, str]]) -> None:
-    """Draw a training's losses and validation accuracy by epoch as PNG."""
+    """Draw a training's losses and validation accuracy, epoch by epoch, as a PNG file."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
     epochs = [int(row["epoch"]) for row in history]

@@ -25,12 +25,12 @@ from music_genre.store import files, keys, records
 logger = logging.getLogger(__name__)
 
 RECIPE = 2
-"""Increase this when the same audio and settings would give different pixels, including by a
-change in decoding. A different PNG encoding of the same pixels does not count."""
+"""Increase this with every code change that gives other pixels for the same audio and settings. A
+change in decoding counts; a different PNG encoding of the same pixels does not."""
 
 
 class _Drawer:
-    """Draws one image after another; all share the same filters, windows and buffers."""
+    """Draws one image after another, and reuses the same filters, windows and buffers for all."""
 
     def __init__(self, config: FeatureConfig, folder: Path | None) -> None:
         self._config = config
@@ -38,14 +38,14 @@ class _Drawer:
         self._spool = Spool(config, folder)
 
     def draw(self, audio_file: Path) -> tuple[tuple[int, int], Iterator[NDArray[np.uint8]]]:
-        """Return an image's shape and its bands from the top, each (n_rows, n_frames) uint8."""
+        """Return an image's shape and its bands from top to bottom: (n_rows, n_frames) uint8."""
         with decoding.open_sound(audio_file) as sound:
             blocks = sound.blocks(self._config.sample_rate)
             shape = self._spool.fill(self._mel.powers(blocks, sound.full_scale))
         return shape, self._spool.bands()
 
     def forget(self) -> None:
-        """Free the disk space that a long track took."""
+        """Free the disk space that a long track occupies."""
         self._spool.clear()
 
 
@@ -69,9 +69,9 @@ def image_of(audio_file: Path, config: FeatureConfig) -> NDArray[np.uint8]:
 def image_path(track: Track, config: FeatureConfig) -> str:
     """Return the path of a track's image, relative to the images folder.
 
-    The name holds the content key of audio, settings and recipe, so that new audio under an old
-    name gets a new image and shards never collide. A rejection has the same name, but the suffix
-    .rejected.
+    The file name contains the content key of audio, settings and recipe. So new audio under an old
+    name gets a new image, and shards do not overwrite each other's images. The text file for a
+    rejection has the same name with the suffix .rejected.
     """
     key = keys.content_key(track.checksum, asdict(config), RECIPE)
     stem = Path(track.path).stem.encode("utf-8", "surrogateescape")[:200]  # limit: 255 bytes
@@ -79,7 +79,7 @@ def image_path(track: Track, config: FeatureConfig) -> str:
 
 
 def rejection_path(image: Path) -> Path:
-    """Return the path of the text file that is written if an image cannot be made."""
+    """Return the path of the text file that `extract` writes if it cannot draw an image."""
     return image.with_suffix(pictures.REJECTED)
 
 
@@ -104,19 +104,20 @@ def extract(
     n_workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Draw the images that a catalogue's tracks do not have yet.
+    """Draw the missing images of a catalogue's tracks.
 
     Args:
-        catalogue_dir: what `scan` made.
+        catalogue_dir: the catalogue that `scan` wrote.
         store: the artifact folder; images drawn with equal settings share a folder in it.
-        config: window, hop and mel bands.
-        into: put the images here instead.
-        shard: (i, n): only every n-th track, beginning with the i-th.
-        n_workers: processes; by default one per usable core.
+        config: the settings of the spectrogram, such as window, hop and mel bands.
+        into: write the images to this folder instead.
+        shard: (i, n): draw only every n-th track, beginning with the i-th.
+        n_workers: number of processes; by default one per usable core.
         progress: called with (tracks done, tracks to do).
 
     Returns:
-        The result: images address, how many were made, found, rejected.
+        The images' address, how many images were drawn, reused and rejected, and whether there was
+        nothing to draw.
 
     Raises:
         InputError: the audio has changed since the scan, or the catalogue lists pictures.
@@ -158,7 +159,7 @@ def read_features(images_dir: Path) -> FeatureConfig:
     """Read the settings that a folder's images were drawn with.
 
     Raises:
-        InputError: `extract` did not draw them.
+        InputError: `extract` did not write this folder.
     """
     record = records.read_record(
         images_dir / "features.json", "give the address that extract printed"
@@ -172,7 +173,7 @@ def _run(tasks: list[_Task], n_workers: int, progress: Progress) -> int:
     folders = {task.image.parent for task in tasks}
     for folder in folders:
         files.sweep(folder)
-    if tasks:  # made before the fork, so that the workers share it
+    if tasks:  # make the drawer before the fork, so that the workers share it
         _drawer(tasks[0].config, tasks[0].folder)
     n_extracted = 0
     for done, (number, outcome) in enumerate(
@@ -196,7 +197,7 @@ def _run(tasks: list[_Task], n_workers: int, progress: Progress) -> int:
 
 
 def _extract_track(task: _Task) -> str:
-    """Write a track's image; return why it was rejected, or an empty string."""
+    """Write a track's image; return the reason for a rejection, or an empty string."""
     drawer = _drawer(task.config, task.folder)
     check_contents(task.audio_file, task.checksum)
     try:

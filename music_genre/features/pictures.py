@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 REJECTED = ".rejected"
-"""Suffix of the text file that is written if an image cannot be made."""
+"""Suffix of the text file that `extract` writes if it cannot draw an image."""
 MOST_PIXELS = 1 << 30
-"""Pixel limit for pictures in the format of `write_picture`: 54 hours, 1 GiB."""
+"""Pixel limit for pictures in the format of `write_picture`: 54 hours of audio, 1 GiB."""
 MOST_FOREIGN_PIXELS = 1 << 27
-"""Pixel limit for other pictures: at the limit, converting colours to grey takes 0.5 GiB."""
+"""Pixel limit for other pictures. Converting so many pixels to grey takes 0.5 GiB."""
 MOST_STORED = 0xFFFF
 """Maximum size in bytes of a stored deflate block."""
 
 
 def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np.uint8]]) -> None:
-    """Write a greyscale PNG atomically; call `files.sync_folder` to make its name durable.
+    """Write a greyscale PNG atomically; then call `files.sync_folder` to make its name durable.
 
-    Pixels are stored uncompressed. A spectrogram is so noisy that zlib's fastest level only saves a
-    third, and takes 4.6 instead of 0.1 ms a track (measured with Pillow).
+    Pixels are stored uncompressed. A spectrogram is so noisy that zlib's fastest level saves only a
+    third of the size. It takes 4.6 ms a track instead of 0.1 ms (measured with Pillow).
 
     Args:
         path: the file to make.
         shape: (height, width) in pixels.
-        bands: (n_rows, width) uint8 each, `height` rows together, from the top.
+        bands: (n_rows, width) uint8 each, from top to bottom; together they have `height` rows.
 
     Source: PNG specification, third edition; RFC 1950 and 1951 for its zlib stream.
     """
     height, width = shape
     with files.atomic_write(path, lasting=False) as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-        # 8 bits, grey, the only compression and filter methods that PNG has, no interlacing.
+        # 8 bits, grey, compression method 0, filter method 0 (PNG has no others), no interlacing.
         _write_chunk(file, b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0))
         for piece in _stored(bands):
             _write_chunk(file, b"IDAT", piece)
@@ -53,12 +53,12 @@ def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np
 
 
 def _stored(bands: Iterable[NDArray[np.uint8]]) -> Iterator[bytes]:
-    """Yield a zlib stream of stored blocks; zlib itself would take 0.2 ms more per track."""
+    """Yield a zlib stream of uncompressed blocks; Python's zlib would need 0.2 ms more a track."""
     yield b"\x78\x01"
     checksum = 1
     for band in bands:
         rows = np.zeros((band.shape[0], 1 + band.shape[1]), np.uint8)
-        rows[:, 1:] = band  # the first column is the row's filter: 0, none
+        rows[:, 1:] = band  # the first byte of a row is its filter: 0, none
         data = rows.reshape(-1).data
         checksum = zlib.adler32(data, checksum)
         for first in range(0, len(data), MOST_STORED):
@@ -77,7 +77,7 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
     """Read a picture as (n_mels, n_frames) uint8.
 
     Any spectrogram picture can be trained on: colours become grey, and transparency is ignored. A
-    picture of another height is scaled to n_mels rows, and its width in proportion.
+    picture of another height is scaled to n_mels rows; its width is scaled by the same factor.
 
     Args:
         path: the file.
@@ -85,13 +85,13 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
         only_own: reject pictures that are not in the format of `write_picture`.
 
     Raises:
-        PictureError: it is missing or not a picture.
-        OSError: the storage cannot read it.
+        PictureError: the file is missing or not a usable picture.
+        OSError: the storage cannot read the file.
     """
-    # Imported here, because scan and extract do not need it for audio.
+    # Pillow is imported only here, because `scan` and `extract` do not need it for audio.
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # _check_size has a limit for each kind of picture
+    Image.MAX_IMAGE_PIXELS = None  # instead, `_check_size` limits the size
     try:
         with Image.open(path) as picture:
             is_own = (picture.format, picture.mode, picture.height) == ("PNG", "L", n_mels)
@@ -106,7 +106,7 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
     except FileNotFoundError:
         raise PictureError(path, "is gone", "scan or extract again, then split") from None
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # from storage, not Pillow
+        if isinstance(error, OSError) and error.errno is not None:  # raised by storage, not Pillow
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PictureError(path, f"not a picture ({reason})") from None
@@ -128,19 +128,20 @@ def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
 
 
 def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
-    """Reject a picture that would fill the memory; a track of several hours is accepted."""
+    """Reject a picture too large for the memory; the image of an hours-long track is accepted."""
     n_pixels = size[0] * size[1]
     if n_pixels > (MOST_PIXELS if own else MOST_FOREIGN_PIXELS):
         raise PictureError(path, f"too large: {n_pixels} pixels", "make it smaller")
 
 
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  # noqa: ARG001
-    """Read a picture as training will; return a length of 0 seconds and no tags.
+    """Read a picture as training will read it; return a length of 0 seconds and no tags.
 
-    If `extract` could not draw an image, the text file that it wrote instead holds the reason.
+    A file with the suffix `REJECTED` stands for an image that `extract` could not draw. The file
+    contains the reason.
 
     Raises:
-        AudioError: it cannot be used.
+        AudioError: the picture cannot be used, or `extract` could not draw it.
     """
     if path.suffix == REJECTED:
         raise AudioError(path.read_text("utf-8", "replace").strip())

@@ -1,4 +1,4 @@
-"""Store the decibels of one track: in memory if it is short, in an unnamed file if long."""
+"""Store the decibels of one track: a short track in memory, a long one in an unnamed file."""
 
 import tempfile
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from music_genre.config import FeatureConfig
 from music_genre.features import spectrogram
 
 TILE_FRAMES = 1 << 14
-"""Frames kept in memory: 6 minutes, 8 MB. Longer tracks are written tile by tile."""
+"""Frames of a tile: 6 minutes, 8 MB. A longer track is written to a file, tile by tile."""
 
 
 class Spool:
     """Takes mel powers frame by frame and gives them back as rows of grey levels.
 
-    Grey levels are relative to the track's maximum, so none is known before the last frame.
+    Grey levels are relative to the track's maximum, so they are computed after the last frame.
     """
 
     def __init__(self, config: FeatureConfig, folder: Path | None = None) -> None:
-        """Make the buffer; `folder` is where long tracks are written."""
+        """Create the buffer; long tracks are written to a file in `folder`."""
         self._config = config
         self._folder = folder
         self._tile = np.empty((TILE_FRAMES, config.n_mels), np.float32)
@@ -31,7 +31,7 @@ class Spool:
         self._maximum = -np.inf
 
     def fill(self, powers: Iterator[NDArray[np.float32]]) -> tuple[int, int]:
-        """Take a new track's mel powers, (n_frames, n_mels) float32 each.
+        """Take the mel powers of a new track, in chunks of (n_frames, n_mels) float32.
 
         Returns:
             (n_mels, n_frames): the shape of its image.
@@ -75,7 +75,7 @@ class Spool:
         self._held = 0
 
     def bands(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the image from the top, (n_rows, n_frames) uint8; the lowest band comes last."""
+        """Yield the image from top to bottom, (n_rows, n_frames) uint8; the lowest band is last."""
         last = self._to_pixels(self._tile[: self._held]).T[::-1]
         if self._file is None:
             yield last

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written atomically, hashed, the last two kept."""
+"""Checkpoints of a run: each is written atomically and hashed, and the last two are kept."""
 
 import errno
 import hashlib
@@ -23,22 +23,22 @@ UNREADABLE: Final = (
     *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError),
     *(LookupError, TypeError, AttributeError),
 )
-"""Exceptions of torch.load for a file that torch did not write."""
+"""Exceptions that torch.load raises for a file that it cannot read."""
 
 
 class DamagedError(InputError):
-    """A checkpoint's bytes differ from those written; an older checkpoint may be intact."""
+    """A checkpoint cannot be read from the disk, or has changed; an older one might be intact."""
 
 
 class _HashedFile:
-    """File object for torch.save: hashes data, and keeps the OSError that torch would replace."""
+    """File for torch.save: hashes the data, and keeps the OSError that torch would replace."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.hash = file, hashlib.blake2b(digest_size=16)
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """Write, unless an earlier write failed."""
+        """Write data and hash it, unless an earlier write failed."""
         if self.error is None:
             try:
                 self.file.write(data)
@@ -48,23 +48,23 @@ class _HashedFile:
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing."""
+        """Do nothing: `atomic_write` flushes the file."""
 
 
 def save(run: Path, state: dict[str, Any]) -> Path:
     """Write a checkpoint and delete all but the last two.
 
-    A crash at any moment or a full disk leaves the older ones intact.
+    A crash at any moment or a full disk leaves the older checkpoints intact.
 
     Args:
         run: the run folder.
         state: contents that torch.load can read with weights_only; must include "step".
 
     Returns:
-        The file; its name holds the step and a hash of the contents.
+        The path of the checkpoint; its name contains the step and a hash of the contents.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the checkpoint cannot be written.
     """
     path = run / f"checkpoint-{state['step']:08}.pt"
 
@@ -89,17 +89,18 @@ def find(run: Path) -> list[Path]:
 
 
 def load_newest(run: Path, key: str) -> dict[str, Any] | None:
-    """Read the newest intact checkpoint onto the CPU; None if there is none.
+    """Read the newest intact checkpoint onto the CPU; None if no checkpoint is intact.
 
-    Damaged checkpoints are renamed to end in .damaged, with a warning. An intact checkpoint keeps
-    its name even if it cannot be read: with too little memory, or another version of torch.
+    Each damaged checkpoint that is found is renamed to end in .damaged, and a warning is logged. An
+    intact checkpoint keeps its name, even if it cannot be read because memory is full or because
+    another version of torch wrote it.
 
     Args:
         run: the run folder.
-        key: key of the run's settings; the checkpoint must have the same.
+        key: the run's content key; the checkpoint must contain the same key.
 
     Raises:
-        InputError: the checkpoint belongs to another run, or to another version of torch.
+        InputError: the checkpoint belongs to another run, or another version of torch wrote it.
     """
     for path in find(run):
         try:
@@ -117,7 +118,7 @@ def check_run(path: Path, state: dict[str, Any], key: str) -> None:
     """Refuse a checkpoint of another run.
 
     Raises:
-        InputError: its run has another key.
+        InputError: the checkpoint contains another run's key.
     """
     if state["run"] != key:
         raise InputError(
@@ -130,11 +131,11 @@ def load_last(run: Path) -> tuple[Path, dict[str, Any]]:
     """Read the last checkpoint of a finished run onto the CPU.
 
     Returns:
-        The file, and the state in it.
+        The path of the checkpoint, and its contents.
 
     Raises:
-        InputError: the run has not finished, or the checkpoint is gone, damaged or from another
-            version of torch.
+        InputError: the run has not finished, or the checkpoint is gone or damaged, or another
+            version of torch wrote it.
     """
     finished = runs.read_finished(run)
     if finished is None:
@@ -151,7 +152,7 @@ def load_last(run: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def shipped(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the weights that a model uses: the averaged ones if the run averaged them."""
+    """Return the weights of the trained model: the averaged weights if the run has them."""
     weights: dict[str, Any] = state["averaged"] or state["weights"]
     return weights
 
@@ -160,13 +161,13 @@ def read_tensors(file: Path | IO[bytes]) -> Any:
     """Read tensors onto the CPU from a file that torch wrote; no code in the file is run.
 
     Raises:
-        ValueError: torch did not write it; the message is one line with the reason.
-        MemoryError: it does not fit into memory.
+        ValueError: torch cannot read the file; the message gives the reason in one line.
+        MemoryError: the tensors do not fit into memory.
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        if "allocate memory" in str(error):  # torch has no exception class for full CPU memory
+        if "allocate memory" in str(error):  # torch raises RuntimeError if CPU memory is full
             raise MemoryError(str(error).splitlines()[0]) from None
         raise ValueError((str(error) or "nothing in it").splitlines()[0]) from None
 
@@ -175,7 +176,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         contents = path.read_bytes()
     except OSError as error:
-        if error.errno != errno.EIO:  # for example, no permission: nothing is damaged
+        if error.errno != errno.EIO:  # for example, no permission: the file is not damaged
             raise
         raise DamagedError(f"{path}: damaged (the disk cannot read it)") from None
     match = _name(path)

@@ -21,23 +21,23 @@ from music_genre.store import runs
 BATCH: Final = 64
 """Crops per forward pass when a model is validated during its training."""
 EXACT_BATCH: Final = 16
-"""Crops per forward pass of a trained model; the last batch is padded. oneDNN chooses how to
-compute a convolution by batch size, which changes the last digits of a crop's result (2e-6 between
-11 and 16 crops of resnet18, torch 2.15). With one fixed size, a crop's result does not depend on
-the other crops."""
+"""Crops per forward pass of a trained model; the last batch is padded. oneDNN chooses
+a convolution's algorithm by the batch size, and each algorithm rounds a crop's result differently
+(by 2e-6 between batches of 11 and 16 crops: resnet18, torch 2.15). With one fixed batch size, a
+crop's result does not depend on the other crops."""
 CROPS_AT_ONCE: Final = 256
-"""Images are collected until they have at least this many crops together."""
+"""Images are collected until they have at least this many crops in total, then classified."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """The trained model of a finished run, or a published one."""
+    """The trained model of a finished run, or a published model."""
 
     network: nn.Module
-    """Maps (batch, 1, n_mels, crop_frames) float32, as `normalise` makes it, to logits."""
+    """Maps the output of `normalise`, (batch, 1, n_mels, crop_frames) float32, to logits."""
     genres: list[str]
     features: FeatureConfig | None
-    """How its images are drawn; None if it learned from pictures that this package did not draw."""
+    """How the model's images are drawn; None if it was trained on images of another program."""
     n_mels: int
     """Rows of an image."""
     crop_frames: int
@@ -47,8 +47,8 @@ class Classifier:
         """Load the model of a run folder; a published model's folder is also a run folder.
 
         Raises:
-            InputError: the run has not finished, or its checkpoint is damaged, gone, or of another
-                run.
+            InputError: the run has not finished, or its last checkpoint is gone or damaged, or that
+                checkpoint belongs to another run.
         """
         settings, _ = runs.read_settings(run)
         path, state = checkpoint.load_last(run)
@@ -91,7 +91,7 @@ def _check_genres(path: Path, state: dict[str, Any], settings: runs.RunSettings)
 def _together(
     images: Iterable[NDArray[np.uint8]], crop_frames: int
 ) -> Iterator[list[NDArray[np.uint8]]]:
-    """Yield lists of images; each list but the last has at least `CROPS_AT_ONCE` crops."""
+    """Put images into lists; each list except the last has at least `CROPS_AT_ONCE` crops."""
     some: list[NDArray[np.uint8]] = []
     n_crops = 0
     for image in images:
@@ -115,11 +115,11 @@ def track_probabilities(
     """Average the genre probabilities of evenly spaced crops that cover each track.
 
     Args:
-        network: maps crops to logits; left in eval mode.
+        network: maps crops to logits; it is put in eval mode and stays so.
         images: the tracks' images; crops read from them must be on the network's device.
         crop_frames: frames of a crop.
-        exact: compute everything in float32, not in the precision that is fastest in training, and
-            make a track's probabilities independent of the other tracks.
+        exact: compute in float32, and make a track's probabilities independent of the other
+            tracks; if False, compute in the precision that training uses.
         after_batch: called after each forward pass.
 
     Returns:
@@ -158,7 +158,7 @@ def even_crops(lengths: Tensor, crop_frames: int) -> tuple[Tensor, Tensor]:
         crop_frames: frames of a crop.
 
     Returns:
-        (tracks, starts), each (n_crops,) int64.
+        Track number and first frame of each crop, both (n_crops,) int64.
     """
     counts = (lengths + crop_frames - 1) // crop_frames
     tracks = torch.arange(len(lengths)).repeat_interleave(counts)

@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
 VISIBLE_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 LARGER_VARIABLE: Final = "MUSIC_GENRE_LARGER_GPU"
-"""The out-of-memory error quotes this variable's text: how to get a GPU with more memory."""
+"""This variable says how to get a GPU with more memory; the out-of-memory error quotes it."""
 M_MMAP_THRESHOLD: Final = -3  # malloc.h
 M_TRIM_THRESHOLD: Final = -1
 
 
 def choose(name: str) -> torch.device:
-    """Pick the device for auto, cpu or cuda, log it, and use all cores this process may use.
+    """Choose the device for auto, cpu or cuda, and log it; let torch use all usable cores.
 
     `OMP_NUM_THREADS`, if set, limits the number of threads.
 
@@ -42,8 +42,8 @@ def choose(name: str) -> torch.device:
     if name == "cuda" and not visible:
         raise InputError("--device cuda: no NVIDIA GPU is visible; use --device auto or cpu")
     if visible:
-        # Deterministic algorithms make a resumed run equal an uninterrupted one. torch warns about
-        # operations that have no deterministic algorithm.
+        # With deterministic algorithms, a resumed run gives the same result as an uninterrupted
+        # run. torch warns about operations that have no deterministic algorithm.
         torch.use_deterministic_algorithms(True, warn_only=True)
         logger.info("computing on %s", torch.cuda.get_device_name())
         return torch.device("cuda")
@@ -53,17 +53,17 @@ def choose(name: str) -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """Name the hardware."""
+    """Return the name of the GPU, or CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 @contextmanager
 def held(name: str, gpu_locks: Path) -> Iterator[torch.device]:
-    """Choose a device, and lock its GPU while computing on it.
+    """Choose a device; if it is a GPU, hold the GPU's lock while the block runs.
 
     Args:
         name: auto, cpu or cuda.
-        gpu_locks: folder of the GPUs' locks, the same for all containers of a host.
+        gpu_locks: folder of the GPU locks; all containers of a host must share it.
 
     Raises:
         InputError: there is no such device, or it has too little memory.
@@ -84,10 +84,10 @@ def held(name: str, gpu_locks: Path) -> Iterator[torch.device]:
 
 
 def _gpu(name: str, device: torch.device) -> str:
-    """Return the UUID of the GPU to lock; empty if there is none.
+    """Return the UUID of the GPU to lock; empty if no GPU must be locked.
 
-    It is the GPU that this process computes on. If CUDA cannot use the GPU that a worker assigned
-    to this process, that GPU is locked all the same, so that no other process takes it meanwhile.
+    A process locks the GPU that it computes on. If a worker assigned a GPU that CUDA cannot use,
+    the process computes on the CPU, but still locks that GPU, so that no other process takes it.
     """
     if device.type == "cuda":
         return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
@@ -99,7 +99,7 @@ def _gpu(name: str, device: torch.device) -> str:
 
 
 def _keep_freed_memory() -> None:
-    """Make malloc keep freed memory: fresh pages cost resnet18 a fifth of its CPU speed."""
+    """Make malloc reuse freed memory: getting new pages slows resnet18 on CPUs by a fifth."""
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, 2**30)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""Torchvision's models on one grey channel."""
+"""Torchvision's models, changed to take one grey channel."""
 
 import logging
 import math
@@ -18,26 +18,26 @@ from music_genre.model import checkpoint
 logger = logging.getLogger(__name__)
 
 LEAST_BFLOAT16_FRAMES: Final = 64
-"""Narrowest crop for bfloat16 on CPUs. Below it, the input of a strided convolution can have as few
-columns as its stride; oneDNN's AMX kernels then read uninitialised memory and return NaN (found
-with torch 2.15, see tests/ml/test_model.py)."""
+"""Minimum frames of a crop for bfloat16 on CPUs. With fewer, the input of a strided convolution can
+have no more columns than the stride. oneDNN's AMX kernels then read uninitialised memory and return
+NaN (found with torch 2.15, see tests/ml/test_model.py)."""
 
 
 def autocast(device: torch.device, network: nn.Module, crop_frames: int) -> torch.autocast:
-    """Return a context that computes in bfloat16 where that is worthwhile."""
+    """Return a context in which torch computes in bfloat16 if `computes_in_bfloat16` says so."""
     pays = computes_in_bfloat16(device.type, network, crop_frames)
     return torch.autocast(device.type, torch.bfloat16, enabled=pays)
 
 
 def computes_in_bfloat16(device_type: str, network: nn.Module, crop_frames: int) -> bool:
-    """Tell whether bfloat16 is worthwhile.
+    """Tell whether to compute in bfloat16.
 
-    On GPUs it always is. On CPUs it is if they multiply bfloat16 natively, except for depthwise
-    models and for crops of fewer than `LEAST_BFLOAT16_FRAMES` frames. Speed of training compared
-    with float32, measured on two cores with AVX-512 BF16: resnet18 is 2.1 times and squeezenet1_1
-    1.6 times as fast; shufflenet_v2_x0_5 is as fast; efficientnet_b0 is 1.5 times and
-    mobilenet_v3_small 2.3 times slower. Where bfloat16 must be emulated (AVX2), resnet18 is 15
-    times slower.
+    GPUs always compute in bfloat16. CPUs do so if they multiply bfloat16 natively, except for
+    models with grouped (such as depthwise) convolutions and for crops of fewer than
+    `LEAST_BFLOAT16_FRAMES` frames. Speed of training in bfloat16 compared with float32, measured on
+    two cores with AVX-512 BF16: resnet18 2.1 times as fast, squeezenet1_1 1.6 times as fast,
+    shufflenet_v2_x0_5 equally fast, efficientnet_b0 1.5 times slower, mobilenet_v3_small 2.3 times
+    slower. On a CPU that emulates bfloat16 (AVX2), resnet18 is 15 times slower.
     """
     if device_type == "cuda":
         return True
@@ -54,7 +54,7 @@ def build(name: str, n_genres: int, n_mels: int, crop_frames: int, seed: int) ->
     The model maps (batch, 1, n_mels, crop_frames) float32 to (batch, n_genres) logits.
 
     Raises:
-        InputError: there is no such model, or it cannot take crops of this size.
+        InputError: there is no such model, or the model cannot take crops of this size.
     """
     check_model(name)
     with torch.random.fork_rng(devices=[]):
@@ -79,12 +79,12 @@ def build(name: str, n_genres: int, n_mels: int, crop_frames: int, seed: int) ->
 
 
 def _input_size(name: str, n_mels: int, crop_frames: int) -> tuple[int, int]:
-    """Return a model's input size: the crops' size, or the next size that its family accepts."""
-    if name.startswith("vit_"):  # takes only squares of whole patches
+    """Return a model's input size: the crops' size, or the next larger size that it accepts."""
+    if name.startswith("vit_"):  # takes only squares whose side is a multiple of the patch
         patch = int(name.rpartition("_")[2])
         side = math.ceil(max(n_mels, crop_frames) / patch) * patch
         return side, side
-    if name.startswith("maxvit"):  # takes multiples of 224: windows of 7, downscaling by 32
+    if name.startswith("maxvit"):  # takes multiples of 224: downscaling by 32, windows of 7
         return math.ceil(n_mels / 224) * 224, math.ceil(crop_frames / 224) * 224
     return n_mels, crop_frames
 
@@ -94,7 +94,7 @@ def _resize(size: tuple[int, int], _network: nn.Module, crops: tuple[Tensor]) ->
 
 
 def _options(name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Return the constructor arguments that some families need."""
+    """Return the extra constructor arguments that some families of models need."""
     if name.startswith("vit_"):
         return {"image_size": size[0]}
     if name.startswith("maxvit"):
@@ -105,7 +105,7 @@ def _options(name: str, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _make_grey(network: nn.Module) -> None:
-    """Replace the first convolution, which takes three colours, with one that takes grey."""
+    """Replace the first convolution on three colours with a convolution on one grey channel."""
     for path, old in network.named_modules():
         if isinstance(old, nn.Conv2d) and old.in_channels == 3:
             new = nn.Conv2d(
@@ -127,10 +127,10 @@ def load_weights_file(network: nn.Module, path: Path) -> None:
 
     If the file's first convolution takes three colours, its weights are summed over the colours,
     which gives the same output for grey pictures. If the file's classifier layer has another number
-    of classes, that layer keeps its random weights.
+    of classes, the network's classifier layer keeps its random weights.
 
     Raises:
-        InputError: the file holds no weights, or another model's.
+        InputError: the file contains no weights, or the weights of another model.
     """
     found = _read_weights(path)
     own = network.state_dict()
@@ -138,7 +138,7 @@ def load_weights_file(network: nn.Module, path: Path) -> None:
         wanted = own.get(name)
         if wanted is not None and value.ndim == 4 and value.shape[1] == 3 and wanted.shape[1] == 1:
             found[name] = value.sum(dim=1, keepdim=True)
-    # The only tensors that weights of the same model may lack are the batch counters.
+    # Weights of the same model can lack batch counters (num_batches_tracked), but nothing else.
     missing = [name for name in own if name not in found and not name.endswith("batches_tracked")]
     other = [name for name in own if name in found and found[name].shape != own[name].shape]
     strange = [name for name in other if own[name].shape[:1] != list(own.values())[-1].shape[:1]]
@@ -153,7 +153,7 @@ def load_weights_file(network: nn.Module, path: Path) -> None:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a state dict: the file's whole content, or an entry with a usual name."""
+    """Read a state dict: the whole contents of a file, or an entry under one of the usual names."""
     try:
         contents = checkpoint.read_tensors(path)
     except ValueError as error:

@@ -10,7 +10,7 @@ def local_path(address: str | os.PathLike[str]) -> Path:
     """Turn an address into an absolute local path.
 
     Raises:
-        InputError: the address names a storage that cannot be read.
+        InputError: the address is a URL; only local folders can be read.
     """
     text = os.fspath(address)
     if "://" in text:
@@ -19,17 +19,18 @@ def local_path(address: str | os.PathLike[str]) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a path is a folder; False if it cannot be inspected."""
+    """Tell whether a path is a folder; return False if the path cannot be inspected."""
     try:
         return path.is_dir()
-    except OSError:  # the name is too long, or a parent folder may not be searched
+    except OSError:  # the name is too long, or a parent folder cannot be searched
         return False
 
 
 def reference(target: Path, base: Path) -> str:
-    """Write `target` so that it is still found when both folders move or are mounted elsewhere.
+    """Return `target` as text that `resolve` can read, relative to `base` if possible.
 
-    The result is relative to `base` if both share a parent other than the root, else absolute.
+    The text is relative if both paths have a common parent other than the root, else absolute. A
+    relative text stays valid when both folders move together or are mounted elsewhere.
     """
     common = os.path.commonpath([target.absolute(), base.absolute()])
     if common == os.path.sep:

@@ -20,17 +20,18 @@ def atomic_write(
     """Open a file that gets its name only when it is complete and on the disk.
 
     Args:
-        path: its name.
-        final: returns a name to use instead, in the same folder; called after the contents are
-            written.
-        lasting: also sync its name to the disk; if False, call `sync_folder` once after many files.
+        path: the final name of the file.
+        final: returns the name to use instead of `path`, in the same folder; called after the
+            contents are written.
+        lasting: also sync the file's name to the disk. With False, the caller must call
+            `sync_folder`; one call is enough for many files.
 
     Raises:
         OSError: the file cannot be written, for example because the disk is full; the error names
             the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The temporary name does not contain `path.name`, which may already have the maximum length.
+    # The temporary name does not contain `path.name`, which might have the maximum length already.
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -50,8 +51,9 @@ def atomic_write(
 def sweep(folder: Path, *, locked: bool = False) -> None:
     """Remove the unfinished files that killed processes left in a folder.
 
-    Files younger than a day may still be in use; no write and no clock error lasts that long. The
-    holder of a lock on the folder may sweep files of any age.
+    Files younger than a day are kept, because a running process might still write them. Older
+    files are not in use: every write and every clock error is shorter than a day. A caller that
+    holds a lock on the folder passes `locked` to remove files of any age.
     """
     with suppress(FileNotFoundError):
         for path in folder.iterdir():
@@ -71,6 +73,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically; file names in the text that are not UTF-8 keep their bytes."""
+    """Write text atomically; if it contains file names that are not UTF-8, their bytes are kept."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))

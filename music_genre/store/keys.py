@@ -7,7 +7,7 @@ from typing import Any
 
 
 def content_key(*parts: Any) -> str:
-    """Return a name for contents: 12 hexadecimal digits of BLAKE2b of their canonical JSON."""
+    """Return the content key of the parts: 12 hex digits of BLAKE2b of their canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode("ascii"), digest_size=6).hexdigest()
 

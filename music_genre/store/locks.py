@@ -1,9 +1,9 @@
 """Locks that a process holds while it computes: on a folder that it writes and on its GPU.
 
-A holder locks a file with flock. Processes in all containers of a host see that lock, and the
-kernel releases it when the holder dies, however it dies. A shared volume may not pass flock from
-host to host, so the holder also renews a lease: the file's modification time. A process on another
-host respects the lease until it expires.
+A holder locks a file with flock. Processes in all containers of a host see that lock. The kernel
+releases it when the holder ends, even after a crash. Some shared volumes do not pass flock to other
+hosts, so the holder of a folder lock also renews a lease: the lock file's modification time. A
+process on another host respects the lease until it expires.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ RENEWALS: Final = 6
 """Renewals per lease period."""
 WITHOUT_FLOCK: Final = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 ENDING_SECONDS: Final = 5.0
-"""How long an orphaned holder of a GPU may take to disappear after SIGKILL."""
+"""How long to wait until an orphaned holder of a GPU has ended after SIGKILL."""
 
 
 class Lock:
@@ -53,7 +53,7 @@ class Lock:
         """Check that no other process took the lock over while this one was suspended.
 
         Raises:
-            TemporaryError: another process did.
+            TemporaryError: another process took the lock over.
         """
         found = _read(self.path)
         if found.get("holder") != self._record["holder"]:
@@ -64,7 +64,7 @@ class Lock:
 
     def renew(self) -> None:
         """Renew the lease: show that the holder is alive."""
-        with contextlib.suppress(OSError):  # storage briefly down; check() detects a lost lock
+        with contextlib.suppress(OSError):  # storage is briefly down; `check` detects a lost lock
             os.utime(self._descriptor)
 
     def release(self) -> None:
@@ -80,7 +80,7 @@ def folder_lock(folder: Path, lease_seconds: float = LEASE_SECONDS) -> Iterator[
     """Lock a folder, so that no second process writes into it.
 
     Raises:
-        TemporaryError: another process holds it.
+        TemporaryError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = _take(folder / ".lock", f"{folder}", lease_seconds)
@@ -104,17 +104,18 @@ def folder_lock(folder: Path, lease_seconds: float = LEASE_SECONDS) -> Iterator[
 def gpu_lock(gpu: str, folder: Path) -> Iterator[Lock]:
     """Lock a GPU, so that no second process computes on it.
 
-    A holder that has lost its supervisor is killed: nobody waits for its result any more.
+    If another process holds the lock but has lost its supervisor, that process is killed, because
+    nobody waits for its result any more.
 
     Args:
-        gpu: its UUID.
-        folder: holds the lock files; the same for all containers of a host.
+        gpu: the UUID of the GPU.
+        folder: the folder of the lock files; all containers of a host must use the same one.
 
     Raises:
-        TemporaryError: another process holds it, and it is not an orphan.
+        TemporaryError: another process still holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(PermissionError):  # another user made it
+    with contextlib.suppress(PermissionError):  # another user owns the folder
         folder.chmod(0o1777)
     path, what = folder / f"{gpu}.lock", f"GPU {gpu}"
     _end_orphan(path, what)
@@ -147,27 +148,27 @@ def _take(path: Path, what: str, lease_seconds: float) -> Lock:
 
 
 def _open(path: Path) -> int:
-    """Open a lock file, or make one that every user may open."""
+    """Open a lock file; if it is missing, create it with permission for every user."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     with contextlib.suppress(FileNotFoundError):
-        # No O_CREAT: in a world-writable folder, Linux refuses it for another user's file.
+        # No O_CREAT: in a world-writable folder, Linux refuses O_CREAT for another user's file.
         return os.open(path, flags)
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL)
-    except FileExistsError:  # another process was quicker
+    except FileExistsError:  # another process has just created it
         return os.open(path, flags)
     os.fchmod(descriptor, 0o666)
     return descriptor
 
 
 def _same_flocks(found: dict[str, Any], descriptor: int) -> bool:
-    """Tell whether this process would see a holder's flock: same kernel, same storage mount."""
+    """Tell whether this process can see a holder's flock: both have the same kernel and device."""
     device = os.fstat(descriptor).st_dev
     return bool(found["boot"] == _this_process()["boot"] and found["device"] == device)
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Lock a file; False if another process has it, None if the storage has no locks."""
+    """Lock a file; return False if another process has the lock, None if storage has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -180,13 +181,13 @@ def _flock(descriptor: int) -> bool | None:
 
 
 def _storage_time(path: Path) -> float:
-    """Read the clock that sets file times in a folder; it may be another host's."""
+    """Read the clock that sets file times beside `path`; it can be the clock of another host."""
     with tempfile.TemporaryFile(dir=path.parent, prefix=".tmp-") as file:
         return os.fstat(file.fileno()).st_mtime
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a lock file; empty if nobody holds it or its holder is still writing it."""
+    """Read a lock file; return {} if nobody holds the lock or the holder is still writing."""
     try:
         record = json.loads(path.read_bytes() or b"{}")
     except (ValueError, FileNotFoundError):
@@ -213,7 +214,7 @@ def _describe(found: dict[str, Any]) -> str:
 
 
 def _end_orphan(path: Path, what: str) -> None:
-    """Kill a lock's holder if it has lost its supervisor and this process can see it."""
+    """Kill a lock's holder if it has lost its supervisor and runs in this PID namespace."""
     found = _read(path)
     if not found or not _is_orphan(found) or not _holds(path):
         return
@@ -225,7 +226,7 @@ def _end_orphan(path: Path, what: str) -> None:
         # Signal by pidfd: if the PID was reused meanwhile, the new process is not killed.
         if _is_orphan(found):
             logger.warning("%s: killing %s, which has lost its supervisor", what, _describe(found))
-            with contextlib.suppress(PermissionError):  # another user's process; treated as in use
+            with contextlib.suppress(PermissionError):  # another user's process: GPU stays in use
                 signal.pidfd_send_signal(process, signal.SIGKILL)
             select.select([process], [], [], ENDING_SECONDS)
     finally:
@@ -233,7 +234,7 @@ def _end_orphan(path: Path, what: str) -> None:
 
 
 def _is_orphan(found: dict[str, Any]) -> bool:
-    """Tell whether the process that wrote a lock runs here and has lost its supervisor."""
+    """Tell whether a lock's writer runs in this PID namespace and has lost its supervisor."""
     own = _this_process()
     if not found["supervisor"] or any(found[name] != own[name] for name in ("boot", "processes")):
         return False
@@ -242,7 +243,7 @@ def _is_orphan(found: dict[str, Any]) -> bool:
 
 
 def _holds(path: Path) -> bool:
-    """Tell whether a process has the file locked; if so, the process named in it is alive."""
+    """Tell whether the file is locked; if so, the process that the file names is alive."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         return _flock(descriptor) is False
@@ -251,17 +252,17 @@ def _holds(path: Path) -> bool:
 
 
 def _parent(pid: int) -> int:
-    """Read the PID of a process's parent; 0 if the process is gone."""
+    """Return the PID of a process's parent; 0 if the process is gone."""
     return int(_status(pid)[1])
 
 
 def _started(pid: int) -> int:
-    """Read when a process began, in clock ticks since boot; 0 if it is gone."""
+    """Return the start time of a process in clock ticks since boot; 0 if the process is gone."""
     return int(_status(pid)[19])
 
 
 def _status(pid: int) -> list[str]:
-    """Read the fields of /proc/PID/stat from the third (state) on; zeros if it is gone."""
+    """Read /proc/PID/stat from the third field (state) on; zeros if the process is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

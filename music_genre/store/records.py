@@ -1,4 +1,4 @@
-"""JSON records. An output folder is complete when its record, written last, is there."""
+"""JSON records. A stage writes its record last, so an output folder with a record is complete."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from music_genre.store import files
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write one JSON object atomically, for people to read."""
+    """Write one JSON object atomically, indented so that people can read it."""
     files.write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
@@ -18,7 +18,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Read one JSON object; None if there is no such file.
 
     Raises:
-        InputError: the file holds something else.
+        InputError: the file does not contain a JSON object.
     """
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -39,7 +39,7 @@ def read_record(path: Path, remedy: str) -> dict[str, Any]:
     """Read the record of a complete output folder.
 
     Raises:
-        InputError: there is no record; `remedy` names the stage that makes it.
+        InputError: there is no record; the message ends with `remedy`, which says what to do.
     """
     record = read_json(path)
     if record is None:

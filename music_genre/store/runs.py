@@ -1,6 +1,6 @@
-"""The run folder: what is trained (settings.json) and the outcome (training.json).
+"""The run folder: the settings of a training (settings.json) and its outcome (training.json).
 
-Nothing heavy is imported: checking whether a run has finished does not load torch.
+This module imports nothing heavy, so checking whether a run has finished does not load torch.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ class RunSettings:
     config: TrainConfig
     genres: list[str]
     features: FeatureConfig | None
-    """None if it trains on pictures that this package did not draw."""
+    """None if the training uses pictures that this package did not draw."""
     n_mels: int
     data_key: str
     split_key: str
@@ -79,7 +79,7 @@ def _flat(settings: RunSettings) -> dict[str, Any]:
 
 
 def read_settings(run: Path) -> tuple[RunSettings, Path]:
-    """Read a run's settings and where its split is.
+    """Read a run's settings and the path of its split.
 
     Raises:
         InputError: the folder is not a run.
@@ -89,7 +89,7 @@ def read_settings(run: Path) -> tuple[RunSettings, Path]:
 
 
 def read_key(run: Path) -> str:
-    """Read the content key that a run was given when it began.
+    """Read the content key that a run got at its start.
 
     Raises:
         InputError: the folder is not a run.
@@ -119,5 +119,5 @@ def _parse(run: Path, record: dict[str, Any]) -> tuple[RunSettings, Path]:
 
 
 def read_finished(run: Path) -> dict[str, Any] | None:
-    """Read the outcome of a finished training; None if it has not finished."""
+    """Read the outcome of a training; None if the training has not finished."""
     return records.read_json(run / "training.json")

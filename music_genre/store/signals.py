@@ -18,29 +18,30 @@ PR_SET_PDEATHSIG: Final = 1  # sys/prctl.h
 
 GO_ON: Final = "run the same command again to continue"
 GRACE: Final = 3.5
-"""Seconds from a signal to the end of the process. `fleet` kills the process 4 s after SIGTERM,
-because Airflow gives the task only 5 s."""
+"""Maximum seconds from a signal to the end of the process. `fleet` kills the process 4 s after
+SIGTERM, because Airflow gives the task only 5 s."""
 
 
 def die_with_parent(number: signal.Signals) -> None:
     """Have the kernel send this process a signal when its parent ends.
 
-    Does nothing under nohup: a process that ignores SIGHUP is meant to outlive the shell. Does
-    nothing for a child of init either: its parent has already died, or never will.
+    This function does nothing under nohup: a process that ignores SIGHUP is meant to outlive the
+    shell. It also does nothing if the parent is init: either the real parent has already died, or
+    init is the real parent and never ends.
 
-    Source: prctl(2). The kernel watches the parent's thread that started this process, and also
-    sends the signal if only that thread ends.
+    Source: prctl(2). The kernel watches only the thread that started this process. When that thread
+    ends, the kernel sends the signal, even if the rest of the parent process lives on.
     """
     parent = os.getppid()
     if parent <= 1 or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         return
     set_parent_death_signal(number)
-    if os.getppid() != parent:  # the parent died meanwhile
+    if os.getppid() != parent:  # the parent died before the request
         os.kill(os.getpid(), number)
 
 
 def set_parent_death_signal(number: signal.Signals) -> None:
-    """Ask the kernel for a signal at the parent's death."""
+    """Ask the kernel to send this process a signal when its parent dies."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
@@ -53,8 +54,8 @@ def heard() -> list[signal.Signals]:
 def leave(number: int) -> NoReturn:
     """End this process with the retry exit code; after Ctrl-C, let SIGINT kill it.
 
-    A loop in a shell goes on after Ctrl-C unless SIGINT killed the command. Python can restore a
-    signal's default action only in its main thread; the C library can do so in any thread.
+    After Ctrl-C, a shell loop continues unless SIGINT killed the command. The default action of
+    SIGINT is restored through the C library, because Python can do that only in its main thread.
     """
     if number == signal.SIGINT:
         ctypes.CDLL(None).signal(number, SIG_DFL)
@@ -65,37 +66,39 @@ def leave(number: int) -> NoReturn:
 def end_at_once(number: int, done: str = "") -> NoReturn:
     """Write one line and end this process as `leave` does.
 
-    An exception would not do: a library that is being imported can swallow it. This function works
-    in any thread. All writes of this package are atomic: at most a temporary file is left, and the
-    next run sweeps it away.
+    Raising an exception would not be safe: a library that is being imported can swallow it. This
+    function works in any thread. All writes of this package are atomic: at most one temporary file
+    is left, and the next run removes it.
     """
     reason = f"stopped by {signal.Signals(number).name} {done}".rstrip()
     line = f"error: {reason}; {GO_ON}\n"
     try:
-        os.write(2, (f"\n{line}" if sys.stderr.isatty() else line).encode())  # below progress bar
-    finally:  # even if nobody reads the line any more
+        # On a terminal, write below the progress bar.
+        os.write(2, (f"\n{line}" if sys.stderr.isatty() else line).encode())
+    finally:  # end even if stderr cannot be written
         leave(number)
 
 
 class Stop:
-    """A request to stop; a loop obeys it as soon as it can."""
+    """A request to stop; the running loop checks it and stops as soon as possible."""
 
     name = ""
-    """Name of the signal that arrived; empty until then."""
+    """Name of the signal that arrived; empty if none has arrived yet."""
 
 
 @contextmanager
 def stops(where: Callable[[], str]) -> Iterator[Stop]:
     """Turn SIGTERM, SIGINT and SIGHUP into a request to stop while the block runs.
 
-    The loop has `GRACE` seconds to obey. Python runs a signal handler only between two bytecode
-    instructions, and the backward pass of a large model is a single instruction that may take many
-    seconds. So a second thread learns of the signal from the file descriptor that Python's C-level
-    handler writes to. That thread changes nothing: it waits, then ends the process.
+    The block has `GRACE` seconds to end. Python runs a signal handler only between two bytecode
+    instructions, and the backward pass of a large model is a single instruction that can take many
+    seconds. So Python's C-level handler also writes the signal's number to a pipe, and a second
+    thread reads that pipe. If the block has not ended after `GRACE` seconds, this thread ends the
+    process.
 
     Args:
-        where: returns how far the work is and how much of it is saved, for the process's last
-            line; called from the second thread.
+        where: returns how far the work is and how much of it is saved. The second thread calls it
+            for the last line that the process writes.
     """
     stop, over = Stop(), threading.Event()
 

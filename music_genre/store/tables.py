@@ -20,19 +20,19 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
         plain = csv.DictWriter(text, columns, lineterminator="\n")
         quoted = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writeheader()
-        # csv writes a lone carriage return unquoted, but reads it as the end of the row, so a row
-        # that contains one is quoted in full.
+        # The csv module writes a lone carriage return unquoted, but reads it as the end of a row.
+        # So all values of a row that contains a carriage return are quoted.
         for row in rows:
             has_return = any("\r" in str(value) for value in row.values())
             (quoted if has_return else plain).writerow(row)
-        text.detach()  # flushes and leaves the file open for atomic_write to sync
+        text.detach()  # flushes, and leaves the file open: atomic_write syncs it
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Read a CSV file with a header.
 
     Raises:
-        InputError: it is missing or not text.
+        InputError: the file is missing or not a CSV file.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

@@ -9,22 +9,22 @@ from torch import Tensor
 
 
 def random_seed(*key: int) -> int:
-    """Turn (seed, epoch, step) into the seed of a generator.
+    """Turn a key, such as (seed, epoch, step), into the seed of a generator.
 
     Every step has its own seed. A resumed training therefore draws the same numbers as an
-    uninterrupted one, and no generator state is saved.
+    uninterrupted one, and no generator state has to be saved.
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1  # torch takes 63 bits
 
 
 def generator(*key: int) -> torch.Generator:
-    """Make the generator of (seed, epoch, step), on the CPU: all devices then get equal numbers."""
+    """Make the generator of a key, on the CPU, so that all devices get the same random numbers."""
     return torch.Generator().manual_seed(random_seed(*key))
 
 
 def crops_per_epoch(lengths: Tensor, crop_frames: int) -> int:
-    """Count an epoch's crops: as many per track as fit into it, but at least one.
+    """Count an epoch's crops: for each track, the crops that fit side by side, but at least one.
 
     Args:
         lengths: (n_tracks,) int64 frames.
@@ -34,7 +34,7 @@ def crops_per_epoch(lengths: Tensor, crop_frames: int) -> int:
 
 
 def epoch_order(lengths: Tensor, crop_frames: int, source: torch.Generator) -> Tensor:
-    """Shuffle an epoch's track numbers.
+    """Return the track number of each crop of an epoch, in random order.
 
     Args:
         lengths: (n_tracks,) int64 frames.
@@ -101,7 +101,7 @@ class Mixed:
     share: float
     """Weight of each crop and of its label, in [0, 1]; the partner's weight is 1 - share."""
     partners: Tensor
-    """(batch,) int64: for each crop, the index in the batch of the crop it is mixed with."""
+    """(batch,) int64: index, in the batch, of each crop's partner."""
 
 
 def mix(crops: Tensor, alpha: float, *key: int) -> tuple[Tensor, Mixed | None]:
@@ -109,11 +109,11 @@ def mix(crops: Tensor, alpha: float, *key: int) -> tuple[Tensor, Mixed | None]:
 
     Args:
         crops: (batch, 1, n_mels, crop_frames) float32.
-        alpha: parameter of the Beta distribution of the share; 0 mixes nothing.
-        key: seed, epoch and step.
+        alpha: parameter of the Beta distribution that the share is drawn from; 0 mixes nothing.
+        key: the key for `random_seed`.
 
     Returns:
-        The mixed crops, and how to mix their labels; None if nothing was mixed.
+        The mixed crops, and how they were mixed (None if they were not).
 
     Source: mixup, Zhang et al. 2018, with one share per batch as in the authors' own code.
     """

@@ -59,9 +59,10 @@ def train(
         store: the artifact folder; the run gets a folder of its own in it.
         config: model, optimizer, loss, schedule, augmentation, seed.
         into: the run folder to use instead of one in `store`.
-        weights: a file of weights to begin with, instead of random ones.
-        machine: device, memory, checkpoints.
-        progress: called with (steps done, total steps); after an epoch also with a line about it.
+        weights: a file of initial weights; None for random weights.
+        machine: device, data mode, time between checkpoints, folder of the GPU locks.
+        progress: called with (steps done, total steps), and after an epoch also with a line about
+            the epoch.
 
     Returns:
         The result: run address, device, validation accuracy, speed.
@@ -69,7 +70,7 @@ def train(
     Raises:
         InputError: the run folder belongs to other settings, the model cannot be built, the GPU
             has too little memory, or training diverged.
-        StoppedError: a signal arrived; the checkpoint holds all steps done.
+        StoppedError: a signal arrived; all finished steps are saved in the checkpoint.
         TemporaryError: another process trains in the run folder, or on the GPU.
     """
     split = read_split(split_dir)
@@ -78,13 +79,13 @@ def train(
     result = _finished(run, settings, split_dir)
     if result is None:
         with locks.folder_lock(run) as lock:
-            result = _finished(run, settings, split_dir)  # another process may have finished it
+            result = _finished(run, settings, split_dir)  # another process can have finished it
             if result is None:
                 runs.claim(run, settings, split_dir)
                 files.sweep(run, locked=True)
                 job = Job(run, lock, settings, split, store, weights, machine, progress)
                 result = {**_go_on(job), "reused": False}
-    figure = "validation_accuracy"  # first, because people look for it
+    figure = "validation_accuracy"  # the first entry, because people look for it
     return {figure: result[figure], "run": str(run), **result}
 
 
@@ -111,7 +112,7 @@ def _finished(run: Path, settings: runs.RunSettings, split_dir: Path) -> dict[st
 
 
 def _go_on(job: Job) -> dict[str, Any]:
-    """Train to the end, from the newest checkpoint or the start; returns the result."""
+    """Train from the newest checkpoint, or from the start, to the end; return the result."""
     from music_genre.model import device  # loads torch
 
     with device.held(job.machine.device, job.machine.gpu_locks) as chosen:
@@ -177,11 +178,11 @@ class _Record:
         self.saved = self._reached()
         self.n_images = 0
         self.validation_seconds = 0.0
-        # An earlier process may have been killed after it saved a checkpoint, before its history.
+        # A killed process can have saved its last checkpoint without updating history.csv.
         self._write_history()
 
     def end_step(self) -> None:
-        """Count a finished step, and save if a checkpoint is due."""
+        """Count a finished step, and save a checkpoint if one is due."""
         trainer = self.trainer
         self.n_images += trainer.batch_size
         self.job.progress(trainer.step, trainer.n_steps)
@@ -189,7 +190,7 @@ class _Record:
             self.save()
 
     def end_epoch(self) -> None:
-        """Validate, and write the epoch's row to the history."""
+        """Validate the network after an epoch, and write the epoch's row to the history."""
         if self._is_due(self.validation_seconds):
             self.save()
         trainer, trained_until = self.trainer, time.monotonic()
@@ -204,7 +205,7 @@ class _Record:
         self.validation_seconds = self.epoch_began - trained_until
 
     def _is_due(self, later: float = 0.0) -> bool:
-        """Tell whether a checkpoint is due within `later` seconds and would hold anything new."""
+        """Tell whether a checkpoint is due in `later` seconds and there is anything new to save."""
         age = time.monotonic() + later - self.saved_at
         return self._reached() != self.saved and age >= self.job.machine.checkpoint_seconds
 
@@ -213,7 +214,7 @@ class _Record:
         return self.trainer.step, len(self.trainer.history)
 
     def _write_history(self) -> None:
-        """Write the history as a table for people; the checkpoints hold their own copy."""
+        """Write history.csv, a table for people; a resumed training reads the checkpoint's copy."""
         history = self.trainer.history
         if history:
             self.job.lock.check()
@@ -224,7 +225,7 @@ class _Record:
 
         Raises:
             TemporaryError: another process has taken over the run folder.
-            OSError: it cannot be written.
+            OSError: the checkpoint cannot be written.
         """
         from music_genre.model import checkpoint
 
@@ -236,7 +237,7 @@ class _Record:
         return path
 
     def heed_stop(self) -> None:
-        """End the training if a signal has arrived, after saving any unsaved steps.
+        """If a signal has arrived, save all unsaved steps and end the training.
 
         Raises:
             StoppedError: a signal arrived.
@@ -249,7 +250,7 @@ class _Record:
             )
 
     def where(self) -> str:
-        """Say how far the training is and how much of it is saved; changes nothing."""
+        """Return a phrase: the number of finished steps, and how many of them are saved."""
         step, (saved, _) = self.trainer.step, self.saved
         kept = "saved" if step == saved else f"saved up to step {saved}"
         return f"at step {step} of {self.trainer.n_steps}, {kept if saved else 'nothing saved yet'}"

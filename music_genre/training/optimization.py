@@ -1,4 +1,4 @@
-"""Parts of an update step: gradients, optimizer, loss, schedule, average of weights."""
+"""Parts of an update step: learning rate, optimizer, loss, averaged weights, gradients."""
 
 import math
 from collections.abc import Callable
@@ -13,16 +13,17 @@ from music_genre.model.network import autocast
 from music_genre.training.augmentation import Mixed
 
 WARM_UP = 0.3
-"""Share of the steps in which the learning rate rises."""
+"""Share of all steps during which the learning rate rises."""
 MOMENTUM = 0.9
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def learning_rate(step: int, n_steps: int, peak: float) -> float:
-    """Return the one-cycle rate: half a cosine from peak/25 up to peak, then one down to almost 0.
+    """Return the one-cycle rate: it rises from peak/25 to peak, then falls to almost 0.
 
-    The rate is a function of the step alone, so checkpoints need not hold the schedule.
+    Both parts are half a cosine. No rate depends on an earlier rate, so checkpoints need not
+    contain the schedule.
 
     Source: Smith & Topin 2017, with the shape of torch.optim.lr_scheduler.OneCycleLR.
     """
@@ -68,10 +69,10 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     Args:
         logits: (batch, n_genres) float32.
         labels: (batch,) int64.
-        gamma: 0 leaves cross-entropy as it is.
+        gamma: the exponent; 0 gives plain cross-entropy.
 
     Returns:
-        The mean, a scalar.
+        The mean over the batch, a scalar.
 
     Source: Lin et al. 2017.
     """
@@ -80,9 +81,9 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
 
 
 def make_average(network: nn.Module, decay: float) -> AveragedModel | None:
-    """Make a copy of a model that averages its weights and buffers; None for a decay of 0.
+    """Make the moving average of a model's weights and buffers; None if the decay is 0.
 
-    Source: Polyak & Juditsky 1992, as an exponential moving average.
+    Source: Polyak & Juditsky 1992; here the average is an exponential moving average.
     """
     if not decay:
         return None
@@ -108,10 +109,10 @@ def add_gradients(
         criterion: mean loss of logits and labels.
         crops: the batch, after mixing.
         labels: (batch,) int64.
-        mixed: how each crop was mixed with another of the batch.
+        mixed: how the crops of the batch were mixed; None if they were not.
 
     Returns:
-        The loss, a scalar, detached.
+        The loss, a scalar, detached from the graph.
     """
     network.train()
     with autocast(crops.device, network, crops.shape[-1]):

@@ -1,4 +1,4 @@
-"""The state and steps of a training; resuming it gives the same result as not stopping it."""
+"""The state and the steps of a training; interrupting a training does not change its result."""
 
 import math
 from collections.abc import Callable
@@ -23,16 +23,16 @@ class Batch(NamedTuple):
     labels: Tensor
     """(batch,) int64, on the device."""
     source: torch.Generator
-    """The step's generator, after the crops' starts were drawn from it."""
+    """The step's generator; the crops' starts have already been drawn from it."""
 
 
 class Trainer:
-    """Everything that changes during a training, one step at a time."""
+    """Holds the state of a training, and advances it by one step at a time."""
 
     def __init__(
         self, config: TrainConfig, train: Images, validation: Images, network: nn.Module
     ) -> None:
-        """Set up step 0; images and network are on the device to train on."""
+        """Prepare for step 0; images and network must be on the device to train on."""
         self.config, self.images, self.validation, self.network = config, train, validation, network
         self.optimizer = optimization.make_optimizer(network, config)
         self.criterion = optimization.make_criterion(config)
@@ -57,7 +57,7 @@ class Trainer:
         crops = self._augment(normalise(batch.crops()), batch.source)
         key = (self.config.seed, epoch, self.step)
         crops, mixed = augmentation.mix(crops, self.config.mixup, *key, 2)
-        # Dropout draws from torch's global generator, so seed it for this step.
+        # Dropout draws from torch's global generator, so seed that generator for this step.
         torch.manual_seed(augmentation.random_seed(*key, 1))
         self.epoch_loss += optimization.add_gradients(
             self.network, self.criterion, crops, batch.labels, mixed
@@ -98,7 +98,7 @@ class Trainer:
 
     @property
     def epoch_is_over(self) -> bool:
-        """Whether all steps of the epoch are done and its validation is not."""
+        """Whether all steps of the current epoch are done, but its validation is not."""
         return self.step == (len(self.history) + 1) * self.steps_per_epoch
 
     @property
@@ -107,14 +107,14 @@ class Trainer:
         return self.step == self.n_steps and not self.epoch_is_over
 
     def end_epoch(self, after_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Validate the weights that would be shipped now, and begin the next epoch.
+        """Validate the network that `finalise` returns, and begin the next epoch.
 
         Args:
             after_batch: called after each batch of validation; if it raises, the epoch counts as
                 not validated.
 
         Returns:
-            The epoch's row, which is also the last one in the history.
+            The epoch's row, which is also appended to `history`.
 
         Raises:
             InputError: the loss is no longer finite.
@@ -130,8 +130,8 @@ class Trainer:
         right = probabilities.argmax(dim=1) == labels
         train_loss = float(self.epoch_loss) / self.steps_per_epoch
         validation_loss = float(F.nll_loss(probabilities.clamp(1e-9).log(), labels))
-        # Check the validation loss at the last step only. Before that, batch normalisation's
-        # statistics may not have settled, which can make the loss NaN.
+        # Check the validation loss only after the last step. Before that, the statistics of batch
+        # normalisation can be unsettled, which can make the validation loss NaN.
         self._check_finite(train_loss if self.step < self.n_steps else train_loss + validation_loss)
         row = {
             "epoch": len(self.history) + 1,
@@ -146,7 +146,7 @@ class Trainer:
         return row
 
     def finalise(self) -> nn.Module:
-        """Return the network to ship: with averaged weights if the run averages them."""
+        """Return the trained network: its averaged copy if the run averages the weights."""
         return self.network if self.average is None else self.average.module
 
     def _check_finite(self, loss: float) -> None:
@@ -159,7 +159,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Return the state to save in a checkpoint.
 
-        It needs no schedule and no generators, because both follow from the step.
+        The state contains no schedule and no generators, because both follow from the step.
         """
         average = self.average
         return {
@@ -173,7 +173,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint, whose tensors are on the CPU."""
+        """Restore the state in a checkpoint; the checkpoint's tensors are on the CPU."""
         self.network.load_state_dict(state["weights"])
         if self.average is not None:
             self.average.module.load_state_dict(state["averaged"])

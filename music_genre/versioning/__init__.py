@@ -1,6 +1,6 @@
-"""Data and models under version control: bytes in a DVC remote, descriptions in Git.
+"""Version control of data and models: DVC stores their bytes, Git stores their descriptions.
 
-The only package that uses DVC and Git.
+No other package uses DVC or Git.
 """
 
 from music_genre.versioning.access import Access

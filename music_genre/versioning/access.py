@@ -1,4 +1,4 @@
-"""Where versions are stored, and the credentials for access."""
+"""The addresses at which versions are stored, and the credentials for these addresses."""
 
 import urllib.parse
 from dataclasses import dataclass
@@ -15,21 +15,24 @@ S3: Final = "s3://"
 class Access:
     """A Git repository, the DVC remote that stores its data, and files with Git credentials.
 
-    S3 credentials are found as Amazon's own tools find them: in the environment, a credentials
-    file, or the machine's role.
+    S3 credentials are not included. The S3 libraries look for them where Amazon's own tools do: in
+    the environment, in a credentials file and in the machine's role.
     """
 
     git: str
-    """Address of the repository; if it is a missing local folder, a repository is made there."""
+    """Address of the repository; a local folder that is missing or empty becomes a repository."""
     remote: str
-    """Address of the DVC remote, s3://bucket/folder or a local folder; used only if the repository
-    has no remote yet."""
+    """Address of the DVC remote: s3://bucket/folder or a local folder.
+
+    It is written into a repository that does not use DVC yet. Any other repository already names
+    its own remote, which is used instead.
+    """
     credentials: Path | None = None
-    """File of lines https://user:token@host, as `git credential-store` reads them."""
+    """File with lines of the form https://user:token@host, for `git credential-store`."""
     key: Path | None = None
-    """Private SSH key."""
+    """File with the private SSH key."""
     known_hosts: Path | None = None
-    """SSH keys of the repository's host."""
+    """File with the SSH keys of the repository's host."""
 
     def __post_init__(self) -> None:
         address = urllib.parse.urlsplit(self.git)

@@ -21,21 +21,21 @@ from music_genre.versioning.access import Access
 logger = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 20
-"""How many times a push is tried when others push at the same time."""
+"""How many times a push is tried if other processes push at the same time."""
 OWN: Final = f"{files.TEMPORARY}{os.uname().nodename}-"
 """Prefix of the names of this host's clones."""
 OLD_SECONDS: Final = 86_400.0
-"""A clone older than this is abandoned; no task with a clone takes this long."""
+"""A clone older than this many seconds is abandoned; no task needs its clone this long."""
 
 
 class Clone:
-    """A folder of files at one commit."""
+    """A clone of the repository, with the files of one commit."""
 
     def __init__(self, folder: Path, access: Access) -> None:
         self.folder, self._access = folder, access
 
     def git(self, *words: str) -> str:
-        """Run Git in the clone; returns what it printed."""
+        """Run Git in the clone and return its standard output."""
         return git.run(self._access, *words, folder=self.folder)
 
     @property
@@ -45,19 +45,19 @@ class Clone:
 
     @property
     def branch(self) -> str:
-        """The branch to publish to: the repository's own default."""
+        """The branch to publish to: the repository's default branch."""
         return self._read("symbolic-ref", "--short", "HEAD") or git.BRANCH
 
     def last_change(self, *paths: str) -> str:
-        """The last commit that changed one of the paths; empty if none did."""
+        """The last commit that changed one of the paths; empty if there is no such commit."""
         return self._read("log", "-1", "--format=%H", "--", *paths) if self.head else ""
 
     def trailer(self, commit: str, name: str) -> str:
-        """Read a trailer of a commit's message; empty if it has none."""
+        """Return the value of a trailer in a commit's message; empty if the trailer is missing."""
         return self._read("log", "-1", f"--format=%(trailers:key={name},valueonly)", commit)
 
     def tag_of(self, commit: str) -> str:
-        """The first tag of a commit; empty if it has none."""
+        """The first tag of a commit; empty if the commit has no tag."""
         return next(iter(self._read("tag", "--points-at", commit).split()), "")
 
     def checkout(self, revision: str) -> None:
@@ -69,10 +69,11 @@ class Clone:
         if revision.startswith("-"):
             raise InputError(f"{revision}: not a revision; give a branch, tag or commit")
         if revision:
-            self.git("checkout", "--quiet", revision, "--")  # without --, Git may see a path
+            # Without "--", Git could take the revision for a path.
+            self.git("checkout", "--quiet", revision, "--")
 
     def commit(self, path: str, message: str) -> bool:
-        """Commit a folder's contents; False if nothing has changed since the last commit."""
+        """Commit a folder's contents; return False if nothing has changed since the last commit."""
         self.git("add", "--all", "--", path)
         if not self.git("status", "--porcelain", "--", path):
             return False
@@ -80,10 +81,10 @@ class Clone:
         return True
 
     def rehearse(self) -> None:
-        """Check that the repository accepts a push, before there is work to lose.
+        """Check that the repository accepts a push, before the data are uploaded.
 
         Raises:
-            InputError: the repository refuses.
+            InputError: the repository refuses a push.
             TemporaryError: the repository cannot be reached.
         """
         local = self._access.local_git
@@ -94,17 +95,18 @@ class Clone:
             self.git("push", "--quiet", "--dry-run", "origin", f"HEAD:refs/heads/{self.branch}")
 
     def push(self, tag: str) -> str:
-        """Push the commits and a tag atomically, on top of whatever others pushed.
+        """Push the commits and a tag atomically, on top of the commits that others pushed.
 
         Args:
-            tag: the tag's name; a number is appended.
+            tag: the tag's name without its number; this method appends the next free number.
 
         Returns:
-            The tag with its number; empty if others have pushed the same contents meanwhile.
+            The tag with its number; empty if another process has already pushed the same contents.
 
         Raises:
-            TemporaryError: the repository cannot be reached, or others pushed first every time.
-            InputError: the repository refuses.
+            TemporaryError: the repository cannot be reached, another process pushed first in every
+                attempt, or another push changed the same files.
+            InputError: the repository refuses the push.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -133,8 +135,8 @@ class Clone:
         except MusicGenreError:
             self.git("tag", "--delete", named)
             raise
-        # If another process made the same commit and tag in the same second, they are identical to
-        # ours, and this push changes nothing.
+        # If another process made the same commit and tag in the same second, its commit and tag are
+        # identical to ours. Then our push changes nothing, and the tag is not new.
         is_new = any(row.startswith(("*", " ")) for row in said.splitlines() if "\t" in row)
         return named if is_new else ""
 
@@ -152,7 +154,7 @@ class Clone:
             ) from None
 
     def _read(self, *words: str) -> str:
-        """Run Git; returns what it printed, empty if Git refuses or finds nothing."""
+        """Run Git and return its output; return an empty string if Git refuses the command."""
         try:
             return self.git(*words).strip()
         except InputError:
@@ -161,7 +163,7 @@ class Clone:
 
 @contextmanager
 def cloned(access: Access, store: Path, revision: str = "") -> Iterator[Clone]:
-    """Clone the repository into a folder that is removed at the end.
+    """Clone the repository into a folder that is removed when the `with` block ends.
 
     Args:
         access: the repository and its credentials.
@@ -195,16 +197,22 @@ def make_repository(folder: Path) -> None:
         git.run(None, "init", "--quiet", "--bare", f"--initial-branch={git.BRANCH}", str(temporary))
         temporary.rename(folder)
     except OSError:
-        if not any(folder.iterdir()):  # else another process made it first
+        if not any(folder.iterdir()):  # otherwise another process made the repository
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _take(work: Path) -> tuple[Path, int]:
-    """Make a folder and lock it as in use; the lock ends with this process at the latest."""
+    """Make a folder for a clone and lock it.
+
+    Returns:
+        The folder and the lock's descriptor. The lock ends when the descriptor is closed, at the
+        latest when this process ends.
+    """
     work.mkdir(parents=True, exist_ok=True)
-    entry = _hold(work, fcntl.LOCK_EX)  # so that nobody sees a folder that is not locked yet
+    # Lock the parent folder, so that no other process sweeps the new folder before it is locked.
+    entry = _hold(work, fcntl.LOCK_EX)
     try:
         _sweep(work)
         folder = work / f"{OWN}{uuid.uuid4().hex}"
@@ -218,7 +226,7 @@ def _hold(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
     """Lock a folder; closing the returned descriptor releases the lock.
 
     Raises:
-        OSError: it is in use, or gone.
+        OSError: the folder is missing, or another process has locked it.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -230,9 +238,10 @@ def _hold(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
 
 
 def _sweep(work: Path) -> None:
-    """Remove the clones of processes that were killed; another host's clones only if they are old.
+    """Remove the clones that killed processes left behind.
 
-    On storage that hosts share, one host may not see the locks of another.
+    A clone of another host is removed only if it is old: on storage that hosts share, this host
+    might not see the other host's lock.
     """
     for folder in work.iterdir():
         try:

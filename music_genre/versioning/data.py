@@ -1,4 +1,4 @@
-"""Fetch a data set at a revision, and publish one."""
+"""Fetch a revision of a data set, and publish a data set."""
 
 import errno
 import logging
@@ -16,17 +16,17 @@ from music_genre.versioning.clone import Clone, cloned
 logger = logging.getLogger(__name__)
 
 PREFIX: Final = "dvc:"
-"""Prefix of the address of data under version control; a path in the repository follows."""
+"""Start of the address of a versioned data set; the path in the repository follows."""
 _PART = r"[A-Za-z0-9_-]+(?:\.(?!lock\b)[A-Za-z0-9_-]+)*"
 NAME: Final = re.compile(f"{_PART}(?:/{_PART})*")
-"""Names that Git accepts in a tag; see `man git-check-ref-format`."""
+"""Valid names of data sets: Git accepts them in a tag (see `man git-check-ref-format`)."""
 TRACKS: Final = "tracks.csv"
 
 
 def check(address: str, store: Path, access: Access | None, revision: str = "") -> None:
-    """Check that a data set exists, before any of it is read.
+    """Check that a data set exists, without fetching it.
 
-    Arguments and errors are those of `pull`.
+    The arguments and errors are the same as those of `pull`.
     """
     if not address.startswith(PREFIX):
         _folder(address, revision)
@@ -37,19 +37,20 @@ def check(address: str, store: Path, access: Access | None, revision: str = "") 
 
 
 def pull(address: str, store: Path, access: Access | None, revision: str = "") -> dict[str, Any]:
-    """Fetch a data set, unless it is already here.
+    """Fetch a data set, unless it is already in the artifact folder.
 
     Args:
-        address: a folder, which stays where it is; or dvc:PATH, data under version control.
-        store: the artifact folder; data are below it in folders named by content.
+        address: a folder, which is used in place, or dvc:PATH for data under version control.
+        store: the artifact folder; each data set has a folder below it, named by content key.
         access: repository and remote; needed for dvc:PATH.
         revision: branch, tag or commit; by default the newest.
 
     Returns:
-        The result: audio address and version, which is empty for a folder.
+        The result: the address of the audio, and the version. A folder has an empty version.
 
     Raises:
-        InputError: the revision has no such data, or the repository or the remote refuses.
+        InputError: the folder, data set or revision does not exist, or the repository or the
+            remote refuses access.
         TemporaryError: the repository or the remote cannot be reached.
     """
     if not address.startswith(PREFIX):
@@ -90,7 +91,7 @@ def _opened_by(access: Access | None, address: str) -> Access:
 
 
 def _tracked(clone: Clone, access: Access, address: str, revision: str) -> tuple[str, Path]:
-    """Find data in a clone; returns their name, and the .dvc file that tracks them."""
+    """Find a data set in a clone; return its name and the .dvc file that tracks it."""
     name = _check(address.removeprefix(PREFIX))
     tracked = clone.folder / f"{name}.dvc"
     if not tracked.is_file():
@@ -114,7 +115,7 @@ def _data_sets(clone: Clone) -> list[str]:
 
 
 def _settle(pulled: list[Path], folder: Path) -> None:
-    """Move a complete data set to its place, unless another process has put it there meanwhile."""
+    """Move a complete data set to `folder`, unless another process has already put it there."""
     whole = pulled[0].parent / f"{files.TEMPORARY}whole"
     whole.mkdir()
     for path in pulled:
@@ -132,16 +133,17 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
     """Put a folder of audio under version control; files published before are not uploaded again.
 
     Args:
-        folder: holds the genre folders; a tracks.csv beside it is kept in Git.
-        name: name of the data set, which is a folder of the repository.
+        folder: the folder that holds the genre folders; a tracks.csv beside it is stored in Git.
+        name: name of the data set, and of its folder in the repository.
         store: the artifact folder.
         access: repository and remote.
 
     Returns:
-        The result: address for `pull`, commit, tag; reused if nothing has changed.
+        The result: address for `pull`, commit, tag; `reused` is true if nothing has changed.
 
     Raises:
-        InputError: there is no such folder, or the repository or the remote refuses.
+        InputError: the folder or one of its files cannot be published, or the repository or the
+            remote refuses access.
         TemporaryError: the repository or the remote cannot be reached.
     """
     if not addresses.is_folder(folder) or not any(folder.iterdir()):
@@ -173,15 +175,18 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
 
 
 def _texts(name: str) -> tuple[str, str]:
-    """Return the paths of a data set that Git keeps: its .dvc file, and the table beside it."""
+    """Return the paths of a data set's files in Git: its .dvc file and its tracks.csv."""
     return f"{name}.dvc", str(Path(name).parent / TRACKS)
 
 
 def _place_all(folder: Path, into: Path) -> int:
-    """Put the audio into a clone, and its table beside it; returns the number of files.
+    """Put the audio files into a clone, and their tracks.csv beside them.
+
+    Returns:
+        The number of audio files.
 
     Raises:
-        InputError: a name is not UTF-8, or a link leads out of the folder or to a folder.
+        InputError: a file's name is not UTF-8, or a link points outside the folder or to a folder.
     """
     n_files = 0
     for parent, folders, names in os.walk(folder):

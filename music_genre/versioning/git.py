@@ -1,4 +1,4 @@
-"""Run Git, and report in one line why it fails."""
+"""Run Git; if Git fails, report the reason in one line."""
 
 import os
 import shlex
@@ -12,7 +12,7 @@ from music_genre.versioning.access import Access
 BRANCH: Final = "main"
 """First branch of a repository that has no branch yet."""
 SECONDS: Final = 300.0
-"""Longest time that one call of Git may take."""
+"""Time limit of one call of Git, in seconds."""
 NAME: Final = "music-genre"
 OURS: Final = {
     "commit.gpgsign": "false",
@@ -28,14 +28,14 @@ OVERTAKEN: Final = (
     *("[rejected]", "cannot lock ref", "failed to update ref", "incorrect old value"),
     *("reference already exists", "failed to lock", "atomic push failed"),
 )
-"""Git's messages when another push came first."""
+"""Words in Git's output if another push came first."""
 AWAY: Final = (
     *("Could not resolve host", "Connection refused", "timed out", "Connection reset"),
     *("Network is unreachable", "early EOF", "error: 5", "No route to host", "Operation too slow"),
     *("Couldn't connect", "Could not connect", "Failed to connect"),
     *("Temporary failure in name resolution", "No space left", "unexpected disconnect"),
 )
-"""Git's messages when the repository cannot be reached, or is out of space."""
+"""Words in Git's output if the repository cannot be reached or has no space left."""
 KNOWN: Final = {
     "Authentication failed": "the user or token is refused",
     "could not read Username": "the repository requires a user and a token",
@@ -55,12 +55,15 @@ KNOWN: Final = {
     "hook declined": "the repository's own rules refuse the commit",
     "protected branch": "the repository's own rules refuse the commit",
 }
-"""Git's message -> its meaning."""
+"""Words in Git's output -> the reason to report."""
 ANOTHERS: Final = {
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_PREFIX"),
 }
-"""Variables that would make Git use another repository; Git sets them for hooks, for example."""
+"""Environment variables that are not passed on: they would make Git use another repository.
+
+Git sets them for hooks, for example.
+"""
 SSH: Final = (
     *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"),
     *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=2"),
@@ -73,12 +76,12 @@ class OvertakenError(TemporaryError):
 
 
 def run(access: Access | None, *words: str, folder: Path | None = None) -> str:
-    """Run Git; returns what it printed.
+    """Run Git and return its standard output.
 
     Raises:
         OvertakenError: another push came first.
-        TemporaryError: the repository cannot be reached.
-        InputError: Git refuses; the message says why.
+        TemporaryError: the repository cannot be reached, or Git took longer than `SECONDS`.
+        InputError: Git is not installed, or refuses the command; the message says why.
     """
     command = ["git", *_settings(access), *words]
     try:
@@ -106,7 +109,8 @@ def run(access: Access | None, *words: str, folder: Path | None = None) -> str:
 def _settings(access: Access | None) -> list[str]:
     settings = [f"{name}={value}" for name, value in OURS.items()]
     if access and access.credentials:
-        # The empty value disables the user's helpers. Ours only answers "get" and stores nothing.
+        # The empty value disables the user's own credential helpers. Our helper only answers "get";
+        # it stores nothing.
         settings += [
             "credential.helper=",
             f'credential.helper=!f() {{ test "$1" != get || '
@@ -131,7 +135,7 @@ def _environment(access: Access | None) -> dict[str, str]:
 
 
 def _fault(what: str, said: str) -> MusicGenreError:
-    """Turn Git's output into an error of one line."""
+    """Turn Git's output into an error with a one-line message."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     told = [line for line in lines if "fatal:" in line or "error:" in line]
     first = (told or lines[-1:] or ["Git printed nothing"])[0]

@@ -1,4 +1,4 @@
-"""Publish a trained model: bytes to the DVC remote, then its description and origin to Git."""
+"""Publish a trained model: its bytes with DVC, then its description and origin with Git."""
 
 import hashlib
 import logging
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 FOLDER: Final = "models"
 TABLES: Final = "evaluation.tar"
-"""The run's tables and pictures, packed because small files are slow on an object store."""
+"""Archive of the run's tables and charts; an object store is slow with many small files."""
 AIRFLOW_RUN: Final = "Airflow-Run"
 SHOWN: Final = ("accuracy", "accuracy_interval", "macro_f1", "n_tracks")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A finished, measured run."""
+    """A finished and measured run, with the parts that are published."""
 
     run: Path
     settings: runs.RunSettings
@@ -35,27 +35,27 @@ class Published:
 
     @property
     def name(self) -> str:
-        """Torchvision's name of the model, and the run's key."""
+        """The published name: torchvision's name of the model, then the run's content key."""
         return f"{self.settings.config.model}-{self.settings.key}"
 
 
 def publish_run(
     run: Path, store: Path, access: Access, *, airflow_run: str = "", data_version: str = ""
 ) -> dict[str, Any]:
-    """Publish a run: add, push, verify, commit, push with a tag.
+    """Publish a run: upload its files and verify them, then push a commit and a tag to Git.
 
-    In this order no commit ever names bytes that the remote lacks. Every step can be repeated, so
-    after an interruption at any point the same call completes the work.
+    Git comes last, so that no commit ever names bytes that the remote lacks. Every step can be
+    repeated: after an interruption at any point, the same call completes the work.
 
     Args:
         run: the run folder that `train` made and `evaluate` measured.
         store: the artifact folder; clones and DVC's cache are below it.
         access: repository and remote.
-        airflow_run: Airflow's name of the run that made the model.
-        data_version: the version that `pull` printed.
+        airflow_run: name of the Airflow run that made the model.
+        data_version: version of the data, as printed by `pull`.
 
     Returns:
-        The result: name, commit, tag, metrics; reused if the repository already has all of it.
+        The result: name, commit, tag, metrics; `reused` is true if nothing new was published.
 
     Raises:
         InputError: the run is not finished or not measured, or the repository or the remote
@@ -75,7 +75,8 @@ def publish_run(
         tag = clone.push(f"model/{published.name}") if is_new else ""
         commit = clone.last_change(path)
         if not tag and airflow_run and clone.trailer(commit, AIRFLOW_RUN) == airflow_run:
-            tag = clone.tag_of(commit)  # pushed by an attempt that was killed before it reported
+            # An earlier attempt pushed this tag, but was killed before it printed its result.
+            tag = clone.tag_of(commit)
         where = {"repository": access.git, "remote": storage.address(repo)}
     if not tag:
         logger.info(
@@ -87,10 +88,10 @@ def publish_run(
 
 
 def read_run(run: Path) -> Published:
-    """Find everything that belongs to a model.
+    """Read a run's settings and metrics, and find its checkpoint and split.
 
     Raises:
-        InputError: something is missing; the message names the command that makes it.
+        InputError: one of these is missing; the message says which command to run.
     """
     settings, split = runs.read_settings(run)
     finished = runs.read_finished(run)
@@ -107,9 +108,12 @@ def read_run(run: Path) -> Published:
 
 
 def lay_out(published: Published, folder: Path) -> list[Path]:
-    """Make a model's folder: text files for Git, and files for DVC; returns the files for DVC.
+    """Write a model's folder: text files for Git, and large files for DVC.
 
-    The folder is a run folder: `predict --run` accepts it once DVC has fetched the checkpoint.
+    `predict --run` accepts this folder as a run folder once DVC has fetched the checkpoint.
+
+    Returns:
+        The files for DVC.
     """
     for old in folder.glob("*.dvc"):
         old.unlink()
@@ -127,7 +131,7 @@ def lay_out(published: Published, folder: Path) -> list[Path]:
 
 
 def pack(files: list[Path], into: Path) -> None:
-    """Pack files so that the same contents give the same bytes."""
+    """Pack files into a tar archive; the same files always give the same archive."""
     with tarfile.open(into, "w", format=tarfile.PAX_FORMAT) as tar:
         for file in files:
             info = tarfile.TarInfo(file.name)
@@ -137,7 +141,7 @@ def pack(files: list[Path], into: Path) -> None:
 
 
 def message(published: Published, origin: dict[str, str]) -> str:
-    """Write a commit's message: the model's accuracy, and its origin as trailers."""
+    """Return the commit's message: the model's accuracy, then the model's origin as trailers."""
     metrics, settings = published.metrics, published.settings
     low, high = metrics["accuracy_interval"]
     accuracy = f"accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f})"
@@ -153,7 +157,7 @@ def message(published: Published, origin: dict[str, str]) -> str:
 
 
 def code_version() -> str:
-    """Return this package's version, and a hash of the source files that are running."""
+    """Return this package's version with a hash of its source files."""
     folder = Path(__file__).resolve().parent.parent
     digest = hashlib.blake2b(digest_size=6)
     for file in sorted(folder.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Probe an S3 remote before any work, and report in one line what is wrong with it."""
+"""Test an S3 remote before any work starts, and report each S3 error in one line."""
 
 import os
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from music_genre.errors import InputError, MusicGenreError, TemporaryError
 
 PROBE: Final = ".music-genre-probe"
-"""Key of the test object: written, read and never deleted, so no delete permission is needed."""
+"""Key of the test object. It is never deleted, so that no delete permission is needed."""
 SECONDS: Final = 10
-"""How long to wait for a connection or an answer."""
+"""Time-out in seconds, for a connection and for an answer."""
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 REMEDIES: Final = {
     "NoSuchBucket": "there is no such bucket; make it, or correct the address",
@@ -50,11 +50,11 @@ SAME: Final = {
     "InvalidClientTokenId": "InvalidAccessKeyId",
     "IllegalLocationConstraintException": "AuthorizationHeaderMalformed",
 }
-"""Other codes for the same errors."""
+"""Another code for the same error -> the code in `REMEDIES`."""
 
 
 ERRORS: Final = (BotoCoreError, ClientError, ClientPayloadError)
-"""Errors of botocore, and aiohttp's for a truncated answer: no library translates that one."""
+"""Botocore's errors, and aiohttp's error for a truncated answer, which botocore leaves as it is."""
 _SILENCE: Final = (
     *(NoConnectionError, HTTPClientError, ClientPayloadError),
     *(ConnectionError, TimeoutError),
@@ -62,11 +62,13 @@ _SILENCE: Final = (
 
 
 def be_compatible() -> None:
-    """Make clients send checksums only if the service requires them, and retry a request once.
+    """Make S3 clients send checksums only if the service requires them, and retry once.
 
-    Services other than Amazon's may refuse checksums. Clients read these variables when they are
-    created. s3fs makes five attempts of its own, each with botocore's retry. Source: the release
-    notes of botocore 1.36; s3fs.core.S3FileSystem.retries.
+    Services other than Amazon's might refuse checksums. This function sets environment variables,
+    which a client reads when it is created. On top of botocore's single retry, s3fs tries each
+    request five times.
+
+    Source: the release notes of botocore 1.36; s3fs.core.S3FileSystem.retries.
     """
     os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
@@ -78,7 +80,7 @@ def probe(remote: str, *, write: bool) -> None:
 
     Args:
         remote: s3://bucket/folder.
-        write: whether there is something to push.
+        write: whether the requests of a push are tested, rather than those of a pull.
 
     Raises:
         InputError: credentials, bucket or permissions are wrong.
@@ -104,7 +106,7 @@ def probe(remote: str, *, write: bool) -> None:
 
 @contextmanager
 def faults(what: str) -> Iterator[None]:
-    """Turn botocore's errors into this package's."""
+    """Turn S3 errors into errors of this package."""
     try:
         yield
     except (*ERRORS, ValueError) as error:
@@ -112,23 +114,23 @@ def faults(what: str) -> Iterator[None]:
 
 
 def is_its(error: BaseException) -> bool:
-    """Tell whether an error comes from S3 or the connection, not from this machine's storage."""
+    """Tell whether S3 or the connection caused an error, rather than this machine's storage."""
     return any(isinstance(cause, (*ERRORS, *_SILENCE)) for cause in _causes(error))
 
 
 def is_silence(error: BaseException) -> bool:
-    """Tell whether S3 was not reached, or did not finish its answer."""
+    """Tell whether an error means that S3 was not reached or did not finish its answer."""
     causes = list(_causes(error))
     answered = any(isinstance(cause, ClientError) for cause in causes)
     return not answered and any(isinstance(cause, _SILENCE) for cause in causes)
 
 
 def in_words(what: str, error: BaseException) -> MusicGenreError:
-    """Explain an S3 error in one line, without anything secret.
+    """Explain an S3 error in one line that contains no secret.
 
     Args:
         what: the address and the operation.
-        error: an error of botocore, or an error that one of botocore caused.
+        error: an error of botocore, or an error that was caused by an error of botocore.
 
     Returns:
         The error to raise.
@@ -165,7 +167,7 @@ def _of_service(what: str, error: ClientError) -> MusicGenreError:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen = set()  # an exception that is raised again may be its own cause
+    seen = set()  # a re-raised exception can be its own cause, which would loop for ever
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error

@@ -1,11 +1,12 @@
-"""DVC's file system for S3, which gives up when S3 falls silent in the middle of a transfer.
+"""DVC's file system for S3, which gives up if S3 stops answering during a transfer.
 
-Without it the libraries wait for ever, or nearly, in three cases (aiohttp 3.14, s3fs 2026.9):
+Without this module, the libraries wait for ever or for very long in three cases (aiohttp 3.14,
+s3fs 2026.9):
 
-- A request with a body first asks S3 whether it may send the body (Expect: 100-continue), and waits
-  for the answer with no timeout.
-- aiohttp's `sock_read` timeout starts once the body is sent, so sending has no timeout.
-- When one file has failed, DVC still tries all the others, each with all its retries.
+- Before a request sends its body, it asks S3 for permission (Expect: 100-continue), and waits for
+  the answer without a timeout.
+- aiohttp's `sock_read` timeout starts only after the body is sent, so sending has no timeout.
+- After one file has failed, DVC still tries every other file, each with all retries.
 """
 
 import socket
@@ -23,17 +24,17 @@ from funcy import wrap_prop
 from music_genre.versioning import s3
 
 SECONDS: Final = 20
-"""How long S3 may be silent before a request is tried again.
+"""How long S3 can be silent before a request is tried again.
 
-If S3 accepted the request, it is tried ten times in all: five times by s3fs, each time with two
-attempts of botocore. If the request could not be sent, it is tried twice, by botocore only.
+A request that S3 accepted is tried ten times: s3fs tries it five times, and each time botocore
+makes two attempts. A request that could not be sent is tried twice, by botocore only.
 
 Source: AWS_MAX_ATTEMPTS in `s3.be_compatible`; s3fs.core.S3_RETRYABLE_ERRORS.
 """
 
 
 class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
-    """s3fs's file system; gives up if a request fails and none was answered for `SECONDS`."""
+    """s3fs's file system; gives up if a request fails and S3 was silent for `SECONDS`."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -54,12 +55,13 @@ class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
         return answer
 
     async def _put_file(self, *args: Any, **kwargs: Any) -> None:
-        self._raise_if_silent()  # before reading the file
+        self._raise_if_silent()  # fail before the file is read
         await super()._put_file(*args, **kwargs)
 
     def _raise_if_silent(self) -> None:
         if self._silence:
-            raise self._silence.with_traceback(None)  # a traceback keeps the read data alive
+            # A traceback would keep the data of the failed transfer in memory.
+            raise self._silence.with_traceback(None)
 
 
 class S3FileSystem(dvc_s3.S3FileSystem):  # type: ignore[misc] # it has no types
@@ -68,7 +70,7 @@ class S3FileSystem(dvc_s3.S3FileSystem):  # type: ignore[misc] # it has no types
     @wrap_prop(threading.Lock())  # type: ignore[untyped-decorator]
     @cached_property  # type: ignore[untyped-decorator]
     def fs(self) -> _Transfers:
-        """Connect, once for all threads."""
+        """The connected file system, which all threads share."""
         filesystem = _Transfers(**self.fs_args)
         filesystem.connect()
         return filesystem
@@ -83,9 +85,9 @@ class S3FileSystem(dvc_s3.S3FileSystem):  # type: ignore[misc] # it has no types
 
 
 def _connection(address: tuple[Any, ...]) -> socket.socket:
-    """Make a socket that fails when the peer accepts no sent data for `SECONDS`.
+    """Make a socket that fails if the peer accepts no data for `SECONDS`.
 
-    Since Linux 5.11 this includes a peer that is alive but has stopped reading (a closed window).
+    Since Linux 5.11 it also fails if the peer is alive but has stopped reading (a closed window).
 
     Source: tcp(7), TCP_USER_TIMEOUT.
     """

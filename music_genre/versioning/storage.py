@@ -1,4 +1,4 @@
-"""The bytes of versions: DVC in a clone, with a cache that all clones share."""
+"""Store and fetch the bytes of versions with DVC, in a clone; all clones share one cache."""
 
 import hashlib
 import logging
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-# dvc reads this when it is imported.
+# dvc reads this variable when it is imported, so it must be set before.
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 from dvc.config import ConfigError
 from dvc.exceptions import DvcException
@@ -39,7 +39,7 @@ def address(repo: Repo) -> str:
     """Return the address of the repository's remote.
 
     Raises:
-        InputError: it has none.
+        InputError: the repository has no default remote.
     """
     name = repo.config["core"].get("remote", "").lower()
     found = repo.config["remote"].get(name, {}).get("url")
@@ -52,12 +52,15 @@ def address(repo: Repo) -> str:
 
 
 def probe(repo: Repo, *, write: bool) -> None:
-    """Make sure that the remote can be read or, for a push, written.
+    """Check that the remote is usable, before a transfer starts.
+
+    A remote on S3 is tested with requests. A remote that is a folder is tested only before a push:
+    the folder is made if it is missing, and a test file is written.
 
     Raises:
-        InputError: it cannot; the message says why.
-        TemporaryError: it does not answer.
-        OSError: a folder cannot be written.
+        InputError: S3 refuses a request; the message says why.
+        TemporaryError: S3 does not answer.
+        OSError: the folder cannot be written.
     """
     remote = address(repo)
     if remote.startswith(S3):
@@ -69,7 +72,7 @@ def probe(repo: Repo, *, write: bool) -> None:
 
 
 class _Faults(logging.Handler):
-    """Keeps the first error that DVC logs but does not raise: why a file was not transferred."""
+    """Keeps the first error that DVC only logs, which is the reason why a transfer failed."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -82,7 +85,7 @@ class _Faults(logging.Handler):
 
 @contextmanager
 def _in_words(what: str) -> Iterator[None]:
-    """Turn errors that DVC raises or logs into this package's; keep it from printing anything."""
+    """Turn errors that DVC raises or logs into errors of this package; suppress DVC's output."""
     handler = _Faults()
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(each.handlers, each.propagate) for each in loggers]
@@ -100,18 +103,18 @@ def _in_words(what: str) -> Iterator[None]:
 
 
 def _fault(what: str, error: BaseException) -> MusicGenreError | OSError:
-    """Turn an error into one that explains itself; a disk error already does, and is returned."""
+    """Turn an error into an error of this package; return a disk error itself, with a file name."""
     if isinstance(error, OSError) and not s3.is_its(error):
         error.filename = error.filename or what
         return error
-    if isinstance(error, sqlite3.Error):  # of the database in which DVC records files
+    if isinstance(error, sqlite3.Error):  # from the database in which DVC records files
         return TemporaryError(f"{what}: {error}; is there no space left on device?")
     return s3.in_words(what, error)
 
 
 @contextmanager
 def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
-    """Open DVC in a clone; initialise it if the repository does not use it yet.
+    """Open DVC in a clone; initialise DVC first if the repository does not use DVC yet.
 
     Raises:
         InputError: DVC cannot open the repository, or the repository has no remote.
@@ -135,7 +138,10 @@ def opened(clone: Clone, store: Path, access: Access) -> Iterator[Repo]:
 
 
 def _begin(clone: Clone, access: Access) -> None:
-    """Write what `dvc init` writes; that command would need a cache outside the clone."""
+    """Write and commit the files that `dvc init` would write.
+
+    `dvc init` itself is not used, because it would need a cache outside the clone.
+    """
     (clone.folder / ".dvc").mkdir(exist_ok=True)
     (clone.folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
     (clone.folder / ".dvc" / "config").write_text(
@@ -147,7 +153,7 @@ def _begin(clone: Clone, access: Access) -> None:
 
 
 def _settle_remote(repo: Repo, access: Access) -> None:
-    """Warn that the repository's own remote is used, if another one was given."""
+    """Warn if the given remote is not the repository's own remote, which is used instead."""
     found = address(repo)
     if found != access.remote.rstrip("/"):
         logger.warning(
@@ -160,14 +166,14 @@ def place(file: Path, into: Path) -> None:
     into.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, into)
-    except OSError:  # on another file system, or on one without hard links
+    except OSError:  # the clone is on another file system, or hard links are not supported
         shutil.copyfile(file, into)
 
 
 def add(repo: Repo, paths: Sequence[Path]) -> list[str]:
-    """Make DVC track files or folders of the clone; returns their .dvc files."""
+    """Make DVC track files or folders of the clone; return the paths of their .dvc files."""
     with _in_words(f"{repo.root_dir}: dvc add"):
-        # Relinking would replace the placed file with a link to the cache's file.
+        # With relink=True, DVC would replace the placed file with a link to the cached file.
         stages = repo.add([str(path) for path in paths], relink=False)
     return [str(stage.path) for stage in stages]
 
@@ -176,8 +182,8 @@ def push(repo: Repo, tracked: Sequence[str]) -> None:
     """Upload the data of .dvc files to the remote.
 
     Raises:
-        InputError: the remote refuses.
-        TemporaryError: it does not answer.
+        InputError: the remote refuses the upload.
+        TemporaryError: the remote does not answer.
     """
     with _in_words(f"{address(repo)}: dvc push"):
         repo.push(list(tracked))
@@ -208,7 +214,10 @@ def _oids(repo: Repo, tracked: Sequence[str]) -> list[str]:
 
 
 def _missing(cache: Any, remote: Any, oids: Sequence[str]) -> list[str]:
-    """List objects that the remote lacks, or that differ there in size or, on a disk, in MD5."""
+    """List the objects that the remote lacks or holds with a wrong size.
+
+    If the remote is a folder, objects with a wrong MD5 are listed too.
+    """
     invalidate = getattr(remote.fs.fs, "invalidate_cache", lambda: None)
     invalidate()
 
@@ -233,10 +242,10 @@ def _md5(path: str) -> str:
 
 
 def checksum(repo: Repo, tracked: str) -> str:
-    """Read the MD5 of the data that a .dvc file names.
+    """Read the MD5 that a .dvc file records for its data.
 
     Raises:
-        InputError: it is damaged, or names more than one thing.
+        InputError: the .dvc file is damaged, or does not list exactly one output with a checksum.
     """
     with _in_words(f"{tracked}: reading"):
         outs = [out for stage in repo.stage.load_all(tracked) for out in stage.outs]
@@ -251,8 +260,8 @@ def pull(repo: Repo, tracked: str) -> None:
     """Fetch the data of a .dvc file into the clone.
 
     Raises:
-        InputError: the remote lacks some of it, or refuses.
-        TemporaryError: it does not answer.
+        InputError: the remote lacks some of the data, or refuses the download.
+        TemporaryError: the remote does not answer.
     """
     with _in_words(f"{address(repo)}: dvc pull"):
         repo.pull([tracked])

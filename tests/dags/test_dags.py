@@ -32,7 +32,7 @@ def dags():
 
 @pytest.fixture(scope="module")
 def commands(dags):
-    """(task, words) of every command of every DAG, mapped tasks included."""
+    """A pair (task, words) for every command of every DAG, mapped tasks included."""
     found = []
     for task in (task for dag in dags.values() for task in dag.tasks):
         if not task.is_mapped:
@@ -119,7 +119,7 @@ def test_the_stages_of_a_sweep_follow_each_other(dags):
 
 
 class Results:
-    """The results (XComs) that the tasks of a sweep have left."""
+    """A stand-in for a task instance: it returns the results (XComs) of a sweep's tasks."""
 
     def __init__(self, **left):
         self._left = left
@@ -131,7 +131,7 @@ class Results:
 
 def test_a_sweep_ends_with_a_table_whose_best_on_validation_comes_first(dags, caplog):
     compare = dags["music_genre_sweep"].get_task("compare")
-    assert compare.is_teardown  # it runs even after a failure, and does not hide it
+    assert compare.is_teardown  # a teardown runs after failures too, and does not hide them
     trained = [
         {"validation_accuracy": 0.25, "run": "/runs/a"},
         None,
@@ -163,7 +163,7 @@ def test_a_sweep_without_candidates_has_no_table(dags):
 
 
 def test_run_parameters_have_choices_and_limits(dags):
-    """The form offers the choices of the command, from which docs/cli.md is generated."""
+    """The form offers the command's own choices; docs/cli.md is generated from the command."""
     params = dags["music_genre_training"].params
     for name in ("optimizer", "criterion"):
         for choice in params.get_param(name).schema["enum"]:
@@ -180,7 +180,7 @@ def test_run_parameters_have_choices_and_limits(dags):
 
 
 def test_every_field_of_a_form_says_what_it_is_and_may_be_left_as_it_opens(dags):
-    """Airflow 3.3.2 treats an empty string as a missing value, and shows no reason."""
+    """Airflow 3.3.2 rejects an empty string as a missing value, and the form shows no reason."""
     for dag in dags.values():
         for name in dag.params:
             param = dag.params.get_param(name)
@@ -198,7 +198,7 @@ def test_forms_offer_the_models_that_the_command_knows(dags):
 
 
 def test_a_task_whose_forerunner_has_no_result_gets_an_empty_word(dags):
-    """As when a training was marked success. The command refuses an empty word without a retry."""
+    """Happens if a training was marked success. The command refuses the empty word; no retry."""
     evaluate = dags["music_genre_training"].get_task("evaluate")
     nothing = SimpleNamespace(xcom_pull=lambda *_, **__: None)
     word = evaluate.get_template_env().from_string(evaluate.command[-1]).render(ti=nothing)
@@ -206,7 +206,7 @@ def test_a_task_whose_forerunner_has_no_result_gets_an_empty_word(dags):
 
 
 def words_of(dags, dag_id, task_id, **conf):
-    """A task's command as a run with this configuration renders it."""
+    """A task's command, rendered for a run with this configuration."""
     dag = dags[dag_id]
     params = {name: dag.params.get_param(name).value for name in dag.params} | conf
     task = dag.get_task(task_id)
@@ -282,7 +282,7 @@ def test_what_is_made_has_an_asset_each(dags):
 
 
 def test_nothing_has_a_schedule_that_nobody_asked_for(dags):
-    """For DAILY=1 see tests/fleet/test_timetable.py."""
+    """The schedule of DAILY=1 is tested in tests/fleet/test_timetable.py."""
     scheduled = {name for name, dag in dags.items() if dag.timetable.can_be_scheduled}
     assert scheduled == {"music_genre_new_model"}, "which follows what was published"
 
@@ -322,7 +322,7 @@ print(seconds, sorted(heavy - {{"celery.app.task"}}))
 
 @pytest.mark.parametrize("module", [path.stem for path in DAG_FILES])
 def test_a_dag_parses_in_under_a_second_without_heavy_packages(module):
-    """Each task parses its DAG's file again. CPU seconds, because a busy machine must not count."""
+    """Each task parses its DAG's file again. CPU seconds count, so other load is left out."""
     answer = subprocess.check_output(
         [sys.executable, "-c", PARSE.format(module=module)],
         cwd=REPOSITORY / "dags",
@@ -330,5 +330,5 @@ def test_a_dag_parses_in_under_a_second_without_heavy_packages(module):
         text=True,
     )
     seconds, heavy = answer.splitlines()[-1].split(maxsplit=1)
-    assert float(seconds) < 1.0  # 0.03 to 0.3 on a quiet machine
+    assert float(seconds) < 1.0  # measured: 0.03 to 0.3 on an idle machine
     assert heavy == "[]"

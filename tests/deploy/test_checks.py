@@ -1,4 +1,4 @@
-"""Why a machine is refused; the checks ask a fake `docker` command."""
+"""The reasons to refuse a machine; a fake `docker` command answers the checks."""
 
 import json
 import os
@@ -46,7 +46,7 @@ ALL = {
         **{f"{name}-worker": {"command": ["-m", "fleet", "worker", name]} for name in queues()},
     },
 }
-"""Compose's answer for a file that sets nothing, and for the services."""
+"""Compose's output: no variable is set, and each queue has its worker service."""
 WELL = {
     "--version": "Docker version 28.2.2, build e6534b4",
     "version --format": '{"Server": {"Version": "28.2.2"}}',
@@ -87,7 +87,7 @@ def faults(given: dict[str, str] | None = None) -> dict[str, checks.Finding]:
 
 
 def of_variables(given: dict[str, str], held: set[str] = frozenset()) -> dict:
-    """Variables whose values are refused; does not call `docker`."""
+    """Findings for variables whose values are refused; does not call `docker`."""
     found = env_checks.of_variables(given, held)
     return {finding.name: finding for finding in found if finding.remedy}
 
@@ -127,7 +127,8 @@ def test_each_shortage_has_its_figure_and_its_remedy(answering, info, name, foun
 @pytest.mark.parametrize(
     "said",
     [
-        # Podman's command named `docker`, whose `info` has other fields; then Podman's service.
+        # First Podman's own command, named `docker`: its `info` has other fields.
+        # Then Docker's command, connected to Podman's service.
         {"__version": "podman version 5.4.0", "info_--format": '{"host": {}, "version": {}}'},
         {"version_--format": '{"Server": {"Components": [{"Name": "Podman Engine"}]}}'},
     ],
@@ -309,7 +310,7 @@ def test_a_gpu_wants_its_driver_and_toolkit_where_it_is_asked_for(answering, tmp
     ],
 )
 def test_what_docker_or_the_kernel_would_not_take_for_a_size_is_refused(name, text):
-    """Docker reads `6` as six bytes; a tmpfs takes a whole number and one letter."""
+    """Docker would read `6` as six bytes. A tmpfs size is a whole number and one letter."""
     fault = of_variables({name: text})[name]
     assert fault.found == f"{text!r} is not a size"
     assert f"set {name} in .env to" in fault.remedy

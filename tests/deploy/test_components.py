@@ -21,7 +21,7 @@ PLANE = {"webserver", "scheduler", "dag-processor", "triggerer"}
 WORKERS = {f"{queue}-worker" for queue in queues()}
 SECRETS = sorted(
     set().union(*(each.secrets for each in EMBEDDED.values()))
-    - {"POSTGRES_SUPERUSER_PASSWORD"}  # the embedded stack's only database user is a superuser
+    - {"POSTGRES_SUPERUSER_PASSWORD"}  # not used: the only database user is a superuser
 )
 
 
@@ -53,7 +53,7 @@ def test_the_embedded_stack_has_the_components_of_the_table(state):
 
 
 def test_whoever_can_write_to_the_database_encrypts(state):
-    """Without a Fernet key Airflow 3.3.2 stores connections in clear text and only logs that."""
+    """Without a Fernet key Airflow 3.3.2 stores connections in clear text and only logs a line."""
     for component in components().values():
         if component.rank == CONTROL:
             assert component.secrets >= METADATA or not METADATA & component.secrets
@@ -61,7 +61,7 @@ def test_whoever_can_write_to_the_database_encrypts(state):
 
 @pytest.mark.parametrize("secret", SECRETS)
 def test_each_secret_is_known_to_those_of_the_table_and_no_other(state, secret):
-    """The servers read their secrets from files that only this user can read."""
+    """Servers are left out: they read secrets from files that only the stack's user can read."""
     value = state.secrets().of(secret)
     knowing = {
         name
@@ -107,7 +107,7 @@ def test_links_begin_with_loopback_or_with_the_address_of_ones_own(state):
         found = programs(state).values()
         return {each.environment.get("AIRFLOW__API__BASE_URL", "") for each in found}
 
-    assert told() == {"", "http://127.0.0.1:1"}  # empty: Postgres and Redis
+    assert told() == {"", "http://127.0.0.1:1"}  # Postgres and Redis get no address
     state.settings_path.write_text("AIRFLOW__API__BASE_URL=https://example.org/airflow\n")
     assert told() == {"", "https://example.org/airflow"}
 
@@ -134,7 +134,7 @@ def test_the_shells_environment_stays_outside(monkeypatch):
 def test_supervisords_configuration_reads_back_and_holds_one_password(state):
     write_config(state)
     text = state.supervisor_config.read_text()
-    config = configparser.ConfigParser()  # undoes the doubled %
+    config = configparser.ConfigParser()  # reads the doubled % as one %
     config.read_string(text)
     assert config["supervisord"]["pidfile"] == str(state.supervisor_pid)
     assert config["program:scheduler"]["stdout_logfile"] == str(state.logs / "scheduler.log")

@@ -58,7 +58,7 @@ def wait_until(is_so) -> None:
 
 
 def test_a_server_that_listens_but_recovers_its_data_is_waited_for(state):
-    """A standby without hot_standby refuses connections like a server that recovers its data."""
+    """A standby without hot_standby refuses connections, like a server in recovery."""
     recovers = state.postgres / "standby.signal"
     recovers.touch()
     (state.postgres / "postgresql.auto.conf").write_text("hot_standby = off\n")
@@ -73,7 +73,7 @@ def test_a_server_that_listens_but_recovers_its_data_is_waited_for(state):
 
 
 def say(state, *lines: str) -> list[str]:
-    """The first line of Redis' answer to each line, `AUTH` lines included."""
+    """Send lines to Redis; returns the first line of each answer, also of answers to `AUTH`."""
     with socket.create_connection(("127.0.0.1", state.launch().redis), timeout=5) as connection:
         with connection.makefile("rw", newline="\r\n") as stream:
             return [_answer(stream, line) for line in lines]

@@ -20,7 +20,7 @@ FREE_PORTS = ("--web-port", "0", "--flower-port", "0")
 
 
 def hear_signals() -> None:
-    """Restore SIGINT and SIGHUP: a shell's `&` and nohup ignore them, and children inherit that."""
+    """Restore SIGINT and SIGHUP: a shell's `&` and nohup make children ignore these signals."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -38,7 +38,7 @@ def start_deploy(*words: str, within: tuple[str, ...] = (), **options) -> subpro
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with their own stacks come first: an idle shared stack beside them takes time too."""
+    """Run tests with their own stacks first: the shared stack uses CPU time even when idle."""
     items.sort(key=lambda item: "stack" in item.fixturenames)
 
 
@@ -73,9 +73,10 @@ def deploy():
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Every process that names the stack's folder, and every orphaned process of any Airflow.
+    """Processes that name the stack's folder, and orphaned processes of any Airflow.
 
-    Celery's processes overwrite their environment with their titles, so they name no folder.
+    A name counts in the arguments and in the environment. Celery's processes have no such name,
+    because their titles overwrite their environment.
     """
     found = []
     for process in psutil.process_iter():
@@ -118,7 +119,7 @@ def fake_driver(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def own_dags(tmp_path_factory) -> Path:
-    """The stack's folder of DAGs of one's own."""
+    """The shared stack's DAGS_DIR: the folder for the user's own DAGs."""
     return tmp_path_factory.mktemp("own dags")
 
 
@@ -155,7 +156,7 @@ def down_local(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def few(tmp_path_factory) -> str:
-    """The address of a few tracks, for tests that need a training, whatever it learns."""
+    """The address of a few tracks, for tests that need a training but no particular accuracy."""
     return str(write_few_tracks(tmp_path_factory.mktemp("few") / "genres"))
 
 

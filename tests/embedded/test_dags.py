@@ -1,4 +1,4 @@
-"""A DAG file that changes is in force within seconds, and one that is broken harms no run."""
+"""A changed DAG file is in force within seconds, and a broken DAG file harms no run."""
 
 import time
 
@@ -40,18 +40,18 @@ def is_in_force(stack, word: str) -> bool:
 
 
 def errors(stack) -> list[str]:
-    """The files that Airflow shows import errors for."""
+    """The files for which Airflow shows import errors."""
     return [each["filename"] for each in stack.api.get("importErrors")["import_errors"]]
 
 
 def reason_of(stack, name: str) -> str:
-    """What Airflow shows as the import error of a file; empty for none."""
+    """The import error that Airflow shows for a file; empty if there is none."""
     found = stack.api.get("importErrors")["import_errors"]
     return next((each["stack_trace"] for each in found if each["filename"] == name), "")
 
 
 def without(text: str, task: str) -> str:
-    """A DAG file without its second task, which can be imported."""
+    """The DAG file `text` without its second task; the shorter file can still be imported."""
     return text[: text.index(f'    @task(queue="cpu")\n    def {task}')] + "    waits()\n"
 
 
@@ -83,7 +83,7 @@ def test_an_edited_dag_is_in_force_within_seconds_and_a_half_one_harms_no_run(
     gate.touch()
     wait_until(lambda: run.state() == "success")
     assert run.result("says") == {"word": "first"}
-    wait_until(gate.with_name("gate-told").exists)  # the dag-processor runs it from the snapshot
+    wait_until(gate.with_name("gate-told").exists)  # the dag-processor ran the callback
 
     (own_dags / "new.py").unlink()
     file.write_text(first.replace("'first'", "'second'"))
@@ -95,4 +95,4 @@ def test_an_edited_dag_is_in_force_within_seconds_and_a_half_one_harms_no_run(
     figures["in force"] = (
         f"a new DAG after {seconds[0]:.0f} s, a changed one after {seconds[1]:.0f}"
     )
-    assert max(seconds) < 30  # 15 on a machine that does nothing else
+    assert max(seconds) < 30  # 15 on an idle machine

@@ -1,4 +1,4 @@
-"""The form of each DAG in a browser: it opens ready to submit, and refuses what is out of range."""
+"""The form of each DAG in a browser: it opens ready to submit, and refuses values out of range."""
 
 import contextlib
 from urllib.parse import quote
@@ -38,7 +38,7 @@ def submit_of(dialog):
 
 
 class Submitted:
-    """Finds the run that a form starts, and marks it failed at the end."""
+    """Finds the run that a form starts, and marks the run failed at the end."""
 
     def __init__(self, stack, dag_id):
         self.stack, self.dag_id = stack, dag_id
@@ -60,7 +60,7 @@ class Submitted:
         return found if found in ("success", "failed") else None
 
     def end(self, run):
-        """Retry until it works: Airflow answers 500 if its scheduler writes the same rows."""
+        """Retry until the run ends: Airflow answers 500 if its scheduler writes the same rows."""
         wait_until(lambda: self.ended(run))
 
     def ended(self, run):
@@ -97,11 +97,11 @@ def test_a_form_opens_ready_and_can_be_submitted_as_it_is(
 
 @pytest.mark.parametrize("dag_id", FIRST_TASKS)
 def test_what_was_submitted_as_it_opened_begins(submitted, dag_id):
-    """Runs after all forms were submitted, so that their first tasks run side by side."""
+    """By now all forms were submitted, so that the first tasks of their runs run side by side."""
     seen, run = submitted[dag_id]
     wait_until(lambda: seen.first_state(run))
     seen.end(run)
-    expected = "failed" if dag_id == "music_genre_docker" else "success"  # no audio for it here
+    expected = "failed" if dag_id == "music_genre_docker" else "success"  # it finds no audio
     assert seen.first_state(run) == expected
 
 
@@ -117,7 +117,7 @@ CHANGED = {
     },
     "music_genre_training": {**COMMON, **ADDRESS, "model": "vgg11", "seed": 5},
 }
-"""Every field except the training's queue, which has only one choice."""
+"""New values for every field except the training's queue, which has only one choice."""
 
 
 class Filled:

@@ -25,7 +25,7 @@ TAKEN_SECONDS = 3.0
 
 
 def is_gpu_worker(process: psutil.Process) -> bool:
-    """Whether it is the gpu queue's worker itself, not a process of its pool."""
+    """Whether a process is the gpu queue's worker itself, not a process of the worker's pool."""
     try:
         title = " ".join(process.cmdline())
     except psutil.Error:
@@ -65,7 +65,7 @@ def by_seed(found):
 
 
 def test_kills_of_each_kind_free_the_gpu_at_once_and_one_that_fails_ends_itself_alone(stack, five):
-    """One candidate is marked failed while it waits; for each other one a process gets kill -9."""
+    """One waiting training is marked failed. For each other training one process gets kill -9."""
     run, seeds, held = five
     lost = max({*seeds} - {each.seed for each in held})
     index = seeds.index(lost)
@@ -110,7 +110,7 @@ def test_after_kill_9_the_gpu_is_free_at_once_and_the_training_goes_on(stack, fe
 
 
 def test_a_training_whose_worker_died_before_starting_it_is_started_by_the_next(stack, few):
-    """As when a machine is lost between taking a message and starting its task."""
+    """This happens if a machine is lost after it took a message and before it started the task."""
     own = supervisord_process(stack.state).children(recursive=True)
     (worker,) = [each for each in own if is_gpu_worker(each)]
     slots = worker.children()

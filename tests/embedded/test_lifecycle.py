@@ -1,4 +1,4 @@
-"""Starting and stopping: each obstacle is one error line, and all that was started is stopped."""
+"""Starting and stopping: each obstacle gives one error line, and no started process is left."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from conftest import FREE_PORTS, assert_nothing_left
 from deploy.embedded.state import MIN_FREE_BYTES, State
 from deploy.embedded.supervisor import supervisord_process
 
-pytestmark = pytest.mark.timeout(900)  # a start alone may take minutes
+pytestmark = pytest.mark.timeout(900)  # a start alone can take minutes
 
 
 def one_error_line(process) -> str:
@@ -124,7 +124,7 @@ def test_a_demo_killed_with_9_takes_its_stack_along(deploy, interrupted):
 
 @pytest.mark.soak
 def test_a_training_that_was_interrupted_is_gone_on_with_by_the_next_demo(deploy, interrupted):
-    """A new run must not queue behind the interrupted one."""
+    """The next demo continues the interrupted run. No new run must queue behind that run."""
     for phase in (PHASES["training"], "continuing the interrupted run"):
         demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
         lines = follow(demo)
@@ -140,8 +140,8 @@ def test_a_training_that_was_interrupted_is_gone_on_with_by_the_next_demo(deploy
 def test_a_process_manager_killed_with_9_takes_its_processes_along(
     deploy, interrupted, tmp_path, phase
 ):
-    """Also processes that the manager has started but that do not run Airflow yet."""
-    if phase == "training":  # else the run of an earlier demo may train first
+    """This includes processes that the manager has started but that do not run Airflow yet."""
+    if phase == "training":  # in the shared folder an earlier demo's run might train first
         interrupted = tmp_path / "state"
     demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
     lines = follow(demo)
@@ -167,7 +167,7 @@ def follow(process) -> list[str]:
 
 
 def _collect(stream, lines: list[str]) -> None:
-    with contextlib.suppress(ValueError):  # the test's end closes the stream
+    with contextlib.suppress(ValueError):  # the stream is closed when the test ends
         lines.extend(stream)
 
 

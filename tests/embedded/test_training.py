@@ -1,4 +1,4 @@
-"""The main job on the real stack: a run through the REST API, on a few tracks."""
+"""The training DAG on the real stack: a run through the REST API, on a few tracks."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from deploy.errors import DeployError
 from deploy.places import ENVIRONMENTS, TRAINING_DAG
 from deploy.running import ask
 
-pytestmark = pytest.mark.timeout(900)  # a start alone may take minutes
+pytestmark = pytest.mark.timeout(900)  # a start alone can take minutes
 
 FAST = {"model": "squeezenet1_1", "epochs": 1, "learning_rate": 0.001, "seed": 7}
 N_GENRES = 7
@@ -47,7 +47,7 @@ def run(stack, few):
 
 
 def test_a_dag_that_can_be_parsed_adds_no_line_to_a_log(stack, run):
-    """Each DAG is parsed every half minute, and nothing deletes these logs."""
+    """Each DAG is parsed every half minute, and nothing deletes the logs of parsing."""
     logs = list((stack.state.logs / "dag-processor-files").rglob("*.py.log"))
     assert {log.name for log in logs} >= {f"{TRAINING_DAG}.py.log", "fleet_check.py.log"}
     assert [log for log in logs if "Filling up the DagBag" in log.read_text()] == []
@@ -101,7 +101,7 @@ def test_the_model_is_published_with_what_it_comes_from(stack, run):
 
 
 def test_a_dag_runs_on_the_new_model(stack, run):
-    """The DAG has no time schedule: the event of the new model alone starts it."""
+    """The DAG has no time schedule: only the event of a new model starts it."""
     address = path("dags", "music_genre_new_model", "dagRuns")
     wait_until(lambda: stack.api.get(f"{address}?state=success")["dag_runs"], 60)
     (told, *_) = stack.api.get(f"{address}?state=success&order_by=id")["dag_runs"]
@@ -153,7 +153,7 @@ def test_ten_tracks_more_are_ten_extracted(stack, few, tmp_path):
     assert first.result("scan")["n_tracks"] == n_tracks - 10
     for path_, at in zip(away, kept, strict=True):
         path_.rename(at)
-        with at.open("ab") as file:  # the same ten were extracted before; change them
+        with at.open("ab") as file:  # change the bytes: an earlier test extracted these tracks
             file.write(b"\0")
     publish(stack, music)
     second = trigger(stack, versioned)
@@ -164,7 +164,7 @@ def test_ten_tracks_more_are_ten_extracted(stack, few, tmp_path):
 
 
 def publish(stack, music: Path) -> None:
-    """Publish as a user does by hand, with the worker's own addresses."""
+    """Publish a data set as a user does by hand, but with the cpu worker's environment."""
     environment = programs(stack.state)["cpu-worker"].environment
     words = ["music-genre", "publish", "--data", str(music), "--name", "demo"]
     program = str(ENVIRONMENTS / "ml" / "bin" / words[0])
@@ -194,7 +194,7 @@ def test_wrong_input_ends_a_run_in_its_first_task_and_says_why(stack, refused, n
     states = {row.name: row.state for row in rows}
     assert states.pop("check") == "failed"
     assert set(states.values()) == {"upstream_failed"}
-    assert rows[0].seconds < 30  # 0.5 to 3.5 s were measured
+    assert rows[0].seconds < 30  # measured: 0.5 to 3.5
     address = path("dags", TRAINING_DAG, "dagRuns", run.run_id, "taskInstances", "check")
     assert stack.api.get(address)["try_number"] == 1
     log = stack.api.get(f"{address}/logs/1?full_content=true")["content"]

@@ -1,4 +1,4 @@
-"""A Docker engine that misbehaves: it cuts log streams off, and goes away for a while."""
+"""A Docker engine that misbehaves: it cuts log streams off and refuses requests."""
 
 import json
 import struct
@@ -16,13 +16,13 @@ VERSION = {"ApiVersion": "1.41", "Version": "20.10.0", "MinAPIVersion": "1.12"}
 
 @dataclass
 class Engine:
-    """What the engine answers."""
+    """The engine's scripted answers, and the requests that it got."""
 
     streams: list[list[bytes] | int]
     """The answers to requests for logs, in turn; the last one is repeated. An answer is a list of
-    entries `stamp text`, broken off at a final `CUT`, or the status code of a refusal."""
+    entries `stamp text`, or the status code of a refusal. A final `CUT` breaks a list off."""
     exit_code: int | None = 0
-    """The container's exit code, once the last stream was served; None: it never ends."""
+    """The container's exit code after the last stream; None: the container never ends."""
     address: str = ""
     asked: list[dict[str, list[str]]] = field(default_factory=list)
     """The queries of all requests for logs."""
@@ -71,7 +71,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def misbehaving(engine: Engine) -> Iterator[Engine]:
-    """Serve an engine on loopback."""
+    """Serve the engine on loopback; sets its address."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.engine = engine
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

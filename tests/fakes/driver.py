@@ -10,9 +10,9 @@ def make_driver(folder: Path, n_gpus: int, *, first: int = 1, sick: int = 0) -> 
     Args:
         folder: where to put the library.
         n_gpus: how many GPUs the driver reports: GPU-1, GPU-2 and so on.
-        first: number of the first GPU. The whole machine shares the GPUs' locks, so stacks that run
-            side by side need different GPUs.
-        sick: position, from 1, of the GPU that does not answer; 0 for none.
+        first: number of the first GPU. All stacks of a machine share the locks of GPUs, so stacks
+            that run side by side need different GPUs.
+        sick: position, from 1, of a GPU that does not answer; 0 if all answer.
     """
     numbers = {"N_GPUS": n_gpus, "FIRST": first, "SICK": sick}
     defined = [f"-D{name}={value}" for name, value in numbers.items()]

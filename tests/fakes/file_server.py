@@ -1,4 +1,4 @@
-"""A server of one file that breaks connections off, as servers of large files do."""
+"""An HTTP server for one file. It breaks connections off, as servers of large files do."""
 
 import threading
 from collections.abc import Iterator
@@ -7,17 +7,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Plan:
-    """What is served, and how."""
+    """The file to serve, the faults to make, and the requests that came."""
 
     def __init__(self, contents: bytes) -> None:
         self.contents = contents
         self.cuts: list[int] = []
-        """For each of the next requests: after how many bytes its answer is cut off."""
+        """For each of the next requests: the number of bytes after which the answer is cut off."""
         self.statuses: list[int] = []
-        """For each of the next requests: the status with which it is refused."""
+        """For each of the next requests: the status code with which the server refuses it."""
         self.knows_ranges = True
         self.starts: list[int] = []
-        """For each request: the byte from which it was served."""
+        """For each request: the offset of the first byte that was sent."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -44,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(sent[: plan.cuts.pop(0)] if plan.cuts else sent)
 
     def log_message(self, *_: object) -> None:
-        """Be silent."""
+        """Log nothing."""
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,4 +1,4 @@
-"""An S3 that gives scripted answers, which a real S3 server cannot be made to give."""
+"""A fake S3 server. It gives answers that a real server cannot be made to give."""
 
 import json
 import threading
@@ -14,22 +14,22 @@ HANG_UP = (0, "")
 SILENT = (-1, "")
 """The request is read but never answered."""
 STOPPED = (-2, "")
-"""Not even the request's body is read, and there is no answer."""
+"""The request's body is not read, and the request is never answered."""
 
 
 ROLE, ROLE_TOKEN = "/role", "token-of-the-role"
-"""The path that hands out the credentials of the machine's role, and the token among them."""
+"""The path that serves the credentials of the machine's role, and their session token."""
 
 
 class Store:
-    """What the server holds, and what it refuses."""
+    """The objects of the server, and the requests that it refuses."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.refused: dict[str, tuple[int, str]] = {}
         """Method -> status and error code of the refusal."""
         self.patience: dict[str, int] = {}
-        """Method -> how often it is served before it is refused."""
+        """Method -> number of requests that are served before one is refused."""
         self.tokens: set[str] = set()
         """Session tokens of all requests; an empty string for a request without a token."""
         self.parts: dict[str, bytes] = {}
@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_served(refused):
             return
         query = urllib.parse.urlsplit(self.path).query
-        if "partNumber=" in query:  # parts come in any order
+        if "partNumber=" in query:  # parts can arrive in any order
             number = int(urllib.parse.parse_qs(query)["partNumber"][0])
             self.server.store.parts[f"{self._key} {number:05}"] = data
         else:
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Be silent."""
+        """Log nothing."""
 
 
 class _Server(ThreadingHTTPServer):

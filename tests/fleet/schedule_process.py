@@ -1,6 +1,6 @@
-"""What Airflow's tables say about the next run of daily DAGs, after a stop and after a backfill.
+"""Read the next run of daily DAGs from Airflow's tables, after a stop and after a backfill.
 
-Run by test_timetable.py with a database of its own; prints JSON.
+test_timetable.py runs this program with a database of its own. The program prints JSON.
 """
 
 import json
@@ -79,7 +79,7 @@ def main(folders: list[str]) -> None:
         session.query(DagModel).filter(DagModel.next_dagrun.is_not(None)).update(
             {"next_dagrun": DAYS_AGO, "next_dagrun_create_after": DAYS_AGO}
         )
-    Job()  # the scheduler creates this first
+    Job()  # the scheduler's first step when it starts
     seen["when the scheduler starts"] = next_runs()
     parse(dags)
     seen["after a stop"] = next_runs()

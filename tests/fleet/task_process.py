@@ -62,7 +62,7 @@ def start_task(
 
 
 class Store(dict):
-    """The task's state store."""
+    """A stand-in for the task's state store."""
 
     set = dict.__setitem__
 
@@ -82,7 +82,7 @@ def context_of(operator: CommandOperator, state: str, store: dict | None) -> dic
 
 
 def _run(operator: CommandOperator, ready: int, report: int, context: dict) -> None:
-    """Run the operator and exit: a fork of pytest must not go on as pytest."""
+    """Run the operator and exit: a fork of pytest must not run more tests."""
     try:
         outcome = _execute(operator, ready, context)
         with open(report, "w") as file:

@@ -1,4 +1,4 @@
-"""How a worker differs from Celery's defaults, as far as this needs no broker."""
+"""How a worker differs from Celery's defaults, where no broker is needed to test it."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def test_the_old_address_of_the_settings_still_works():
 
 @pytest.fixture
 def redis():
-    """Both ends of a connection: that of this process, the worker, and that of the server."""
+    """Both ends of a connection: the worker's (this process) and the Redis server's."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         worker = socket.create_connection(server.getsockname())
         connection, _ = server.accept()
@@ -33,7 +33,7 @@ def redis():
 
 
 def test_a_process_that_takes_a_dead_ones_place_holds_no_connection_of_the_worker(redis):
-    """What Redis sends to a killed worker is lost: Redis must see at once that nobody listens."""
+    """Redis must see at once that a worker was killed: messages to a dead worker are lost."""
     worker, seen_by_redis = redis
     said, says = os.pipe()
     child = os.fork()
@@ -44,7 +44,7 @@ def test_a_process_that_takes_a_dead_ones_place_holds_no_connection_of_the_worke
     os.close(says)
     try:
         assert os.read(said, 7) == b"started"
-        worker.close()  # as the kernel does for a worker that is killed
+        worker.close()  # the kernel does the same for a killed worker
         assert seen_by_redis.recv(1) == b""
     finally:
         os.kill(child, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Names, mounts and environment of the Docker way's containers; with an engine: tests/stack."""
+"""Names, mounts and environment of the Docker way's containers; tests/stack has an engine."""
 
 from types import SimpleNamespace
 

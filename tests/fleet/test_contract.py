@@ -134,17 +134,17 @@ def test_whatever_the_contract_its_time_outs_agree(contract):
     longest = max(queue.execution_timeout for queue in contract.values())
     # No message is delivered again while its task runs.
     assert timedelta(seconds=given["VISIBILITY_TIMEOUT"]) > longest + timedelta(minutes=1)
-    # A task may wait in Redis until the one before it has ended; its token is valid that long.
+    # A task can wait in Redis until the previous task has ended; its token is valid until then.
     for queue in contract.values():
         if not queue.pool:
             limit = timedelta(seconds=given["TASK_QUEUED_TIMEOUT"])
             assert limit >= queue.execution_timeout
-    # An outage of the api-server ends no task, and no running task is taken for dead.
+    # An outage of the api-server ends no task, and no running task counts as dead.
     allowed = given["MAX_FAILED_HEARTBEATS"] * given["MIN_HEARTBEAT_INTERVAL"]
     assert OUTAGE_SECONDS <= allowed < given["TASK_INSTANCE_HEARTBEAT_TIMEOUT"]
-    # A token is renewed when a fifth of its life is left: that fifth outlasts an outage.
+    # A token is renewed when a fifth of its life is left. That fifth is longer than an outage.
     assert given["JWT_EXPIRATION_TIME"] / 5 > OUTAGE_SECONDS
-    # A stopping worker is gone before its tasks are taken for dead.
+    # A stopping worker has ended before its tasks count as dead.
     assert given["TASK_INSTANCE_HEARTBEAT_TIMEOUT"] > GRACE_SECONDS
 
 

@@ -1,4 +1,4 @@
-"""Connections as Airflow reads them, here from its own AIRFLOW_CONN_ variables."""
+"""Connections as Airflow reads them; these tests set them in AIRFLOW_CONN_ variables."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Watching containers on an engine that breaks off; tests with real engines: tests/stack."""
+"""Watching containers on an engine that cuts connections; tests/stack has a real engine."""
 
 import gc
 
@@ -41,7 +41,7 @@ def test_each_line_comes_once_however_often_the_stream_breaks():
         assert operator._container.watch()["ExitCode"] == 0
     assert lines == ["epoch=1", damaged.decode().strip(), "epoch=2", "epoch=3"]
     del operator
-    gc.collect()  # docker-py leaves the broken answer's socket open; collect its warning here
+    gc.collect()  # docker-py leaves the cut answer's socket open: its warning must come here
     assert "since" not in engine.asked[0]
     assert len({asked["since"][0] for asked in engine.asked[1:4]}) == 1
 

@@ -73,14 +73,14 @@ def test_a_worker_is_well_as_long_as_its_heartbeats_leave(tmp_path):
 
 
 def test_a_check_costs_no_import_of_airflow():
-    """Ten checks run every five seconds, on machines with two cores."""
+    """A check must be cheap: ten checks run every five seconds, also on machines with two cores."""
     heavy = "{'airflow', 'celery'} & set(sys.modules)"
     words = [sys.executable, "-c", f"import fleet.workers.health, sys; assert not {heavy}"]
     assert subprocess.run(words).returncode == 0
 
 
 def test_a_worker_keeps_the_folder_of_the_gpu_locks_from_being_tidied_away(tmp_path, monkeypatch):
-    """systemd-tmpfiles goes by the last use, of which the kernel keeps three times."""
+    """systemd-tmpfiles deletes unused folders; it looks at several of a folder's time stamps."""
     os.utime(tmp_path, (0, 0))
     monkeypatch.setattr(stopping, "GPU_LOCKS", str(tmp_path))
     stopping.touch_files()

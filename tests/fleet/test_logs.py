@@ -1,4 +1,4 @@
-"""What the webserver's log leaves out."""
+"""The lines that are left out of the webserver's log."""
 
 import inspect
 import logging

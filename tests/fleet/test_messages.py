@@ -50,13 +50,13 @@ def test_only_a_message_that_comes_again_for_nothing_is_ignored(monkeypatch, aga
         (False, httpx.ConnectError, Reject),
         (False, httpx.ConnectTimeout, Reject),
         (True, httpx.ReadTimeout, Reject),
-        (False, httpx.ReadTimeout, httpx.ReadTimeout),  # the webserver may have received it
+        (False, httpx.ReadTimeout, httpx.ReadTimeout),  # the webserver may know of it
     ],
 )
 def test_a_message_that_the_webserver_cannot_have_heard_of_goes_back(
     monkeypatch, again, error, raised
 ):
-    """While a stack starts, workers may be up before the webserver: that must spend no try."""
+    """While a stack starts, workers can be up before the webserver. This must not spend a try."""
 
     def run() -> None:
         raise error("away")

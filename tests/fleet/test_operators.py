@@ -1,7 +1,7 @@
 """CommandOperator against commands that behave badly, each in a real process tree.
 
-`task_process.py` stands in for Airflow's task process. tests/embedded tests the whole way through
-scheduler, worker and API.
+`task_process.py` stands in for Airflow's task process. tests/embedded tests a command's whole way
+through scheduler, worker and API.
 """
 
 import os
@@ -168,7 +168,7 @@ def test_a_success_without_a_json_object_fails(printed):
     ],
 )
 def test_a_result_that_cannot_be_kept_fails_in_one_try_and_is_named(printed, named):
-    """Airflow 3.3.2 would notice such a result only after the work, and repeat all the work."""
+    """Without this check, Airflow 3.3.2 would fail to store the result, and retry all the work."""
     end = run_task("printf", "%s", printed)
     assert end["raised"] == "AirflowFailException"
     assert f"cannot be stored: {named}; print" in end["message"]
@@ -282,7 +282,7 @@ while not (os.path.exists({path!r}) and open({path!r}).read()): pass
     "then", ["print('{}')", "os._exit(3)", "os.kill(os.getpid(), 9)"], ids=["ok", "exit", "kill"]
 )
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path, then):
-    """Its children keep the pipes open and start their own sessions; both defeat simple runners."""
+    """The command's children keep its pipes open and start sessions: simple runners miss them."""
     path = tmp_path / "pids"
     began = time.monotonic()
     end = run_task(*python(ORPHANS.format(path=str(path), then=then)))
@@ -294,7 +294,7 @@ def test_what_a_command_leaves_behind_ends_with_it(tmp_path, then):
 
 @pytest.mark.parametrize("victim", ["task", "supervisor"])
 def test_kill_9_of_task_or_supervisor_ends_the_command(tmp_path, victim):
-    """Airflow's supervisor is the parent of the task process; here an extra fork is."""
+    """In Airflow the supervisor is the task process's parent; here an extra fork is the parent."""
     pids, command_path = tmp_path / "pids", tmp_path / "command"
     supervisor_pid = os.fork()
     if supervisor_pid == 0:

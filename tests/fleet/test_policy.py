@@ -80,9 +80,9 @@ def test_what_a_task_says_itself_stays(parsed):
 
 
 def test_a_task_that_meets_its_queues_limit_says_whose_it_is(parsed, caplog):
-    """Otherwise a sensor that pokes for two hours ends with only `Timeout, PID: 248`."""
+    """Without the callback, the log of a sensor that timed out says only `Timeout, PID: 248`."""
     found = parsed(a='queue="gpu", execution_timeout=timedelta(hours=1)')
-    # Each has the callback twice: for a failure and for a retry.
+    # Each task has the callback twice: for a failure and for a retry.
     assert sorted(found["telling"]) == ["of_users", "of_users", "plain", "plain"]
     task = SimpleNamespace(execution_timeout="2:00:00", queue="cpu")
     policy.tell_whose_limit({"task": task, "exception": ValueError()})

@@ -1,4 +1,4 @@
-"""Snapshots of a DAG folder, and what of a change is in force."""
+"""Snapshots of a DAG folder, and which files of a change come into force."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ DEFINES = {
 
 
 def check(tree, files):
-    """What `DEFINES` says; a.py fails if lib.py is broken, and lacks task 2 if lib.py is short."""
+    """Read `DEFINES`, but a.py fails if lib.py is broken, and lacks task 2 if lib.py is short."""
     answers = {}
     lib = tree["lib.py"].content if "lib.py" in tree else b""
     for name in files:
@@ -41,7 +41,7 @@ def check(tree, files):
 
 
 def settled(new, old=OLD, **needs: str):
-    """`needs`: DAG with an unfinished run → the ids of its unfinished tasks."""
+    """Settle a change. `needs`: DAG with an unfinished run → the ids of its unfinished tasks."""
 
     def needed(dags):
         return {dag: set(tasks) for dag, tasks in needs.items() if dag in dags}

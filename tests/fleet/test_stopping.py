@@ -1,4 +1,4 @@
-"""A stopping worker stops tasks that hand themselves back, and gives others time to end."""
+"""A stopping worker stops tasks that reschedule themselves, and lets other tasks end."""
 
 import json
 import subprocess

@@ -1,7 +1,7 @@
-"""Real GPU, real command line: a small data set and the package's processes.
+"""Fixtures for a real GPU: a small data set, and the command line in real processes.
 
 Needs torch 2.11 or later with torchvision, the decoders of `.venv/ml` (soundfile, soxr), click,
-Pillow and scipy. Needs neither a network nor the lock files of this repository.
+Pillow and scipy. Needs no network and none of this repository's lock files.
 """
 
 import json

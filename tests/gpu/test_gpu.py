@@ -12,7 +12,7 @@ from conftest import REPOSITORY, environment, finish, music_genre, start
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.timeout(300)
-# Momentum, mixup and an average of the weights: all the state that a training can have.
+# With momentum, mixup and an average of the weights, a training has every kind of state.
 STATEFUL = ("--epochs", 6, "--mixup", 0.2, "--ema-decay", 0.99)
 MODELS = ("resnet18", "shufflenet_v2_x0_5")
 
@@ -27,7 +27,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same(run: Path, other: Path) -> None:
-    """Weights, their average and the optimizer's state are equal to the last bit."""
+    """Assert that weights, their average and the optimizer's state are equal bit for bit."""
     ours, theirs = weights_of(run), weights_of(other)
     for part in ("weights", "averaged"):
         for name, value in (theirs[part] or {}).items():
@@ -108,7 +108,7 @@ def test_convolutions_compute_in_bfloat16_and_channels_last():
     assert all(out.is_contiguous(memory_format=torch.channels_last) for out in seen)
 
 
-# Allows less GPU memory than the training needs, as a small GPU would.
+# Limits the GPU memory to less than the training needs, as on a small GPU.
 SMALL_GPU = """
 import sys, torch
 torch.cuda.set_per_process_memory_fraction(0.005)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from music_genre.cli import commands
 from music_genre.store import signals
 
-# The command line sets this before it loads torch: waiting threads must not slow other programs.
+# The command line sets this too before it loads torch: waiting threads must not spin for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 SAMPLE_RATE = 22_050
@@ -45,7 +45,7 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture(autouse=True)
 def _grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some tests stop trainings in this process; a busy machine must not end the process then."""
+    """Some tests stop trainings in this process: the usual grace is too short on a busy machine."""
     monkeypatch.setattr("music_genre.store.signals.GRACE", 120.0)
 
 
@@ -94,7 +94,7 @@ def music(tmp_path: Path) -> Path:
 
 
 class Prepared(NamedTuple):
-    """Everything up to a split, made once."""
+    """The outputs of all stages up to a split, made once per session."""
 
     audio: Path
     store: Path
@@ -105,7 +105,7 @@ class Prepared(NamedTuple):
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Three genres with five tracks each, scanned, extracted and split; do not change it."""
+    """Three genres with five tracks each, scanned, extracted and split; do not change them."""
     from music_genre.audio import catalogue as audio
     from music_genre.config import FeatureConfig, SplitConfig
     from music_genre.dataset import split as dataset
@@ -122,11 +122,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="session")
 def trained(prepared: Prepared) -> Path:
-    """A run that has learned the three genres, and its evaluation; tests must not change it.
+    """A run that has learned the three genres, and its evaluation; tests must not change the files.
 
-    With three seeds, each of 18 other tracks got its genre with a probability of 0.73 or more, so
-    rounding differences between CPUs decide nothing here. The checkpoints are small, because tests
-    copy and publish them.
+    Measured with three seeds: for 18 other tracks, the true genre had a probability of 0.73 or
+    more, so rounding differences between CPUs change no prediction. The checkpoints are small,
+    because tests copy and publish them.
     """
     from music_genre.config import Machine, TrainConfig
     from music_genre.evaluation import evaluation
@@ -147,7 +147,7 @@ def trained(prepared: Prepared) -> Path:
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """All files below a folder with their times and bytes."""
+    """The modification time and the bytes of every file below a folder."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in sorted(folder.rglob("*"))

@@ -1,6 +1,7 @@
-"""What our images must equal: librosa's log-mel, turned into grey levels by the project's formula.
+"""The expected images: librosa's log-mel, turned into grey levels by the project's formula.
 
-Also joins our own blocks, to compare whole waveforms and spectrograms.
+Two functions join the blocks of our own code, so that tests can compare whole waveforms and
+spectrograms.
 """
 
 import warnings
@@ -22,7 +23,7 @@ def decode(path: Path, sample_rate: int) -> np.ndarray:
 
 
 def log_mel_spectrogram(waveform: np.ndarray, config: FeatureConfig) -> np.ndarray:
-    """(n_mels, n_frames) float32 in dB relative to the maximum, as librosa_log_mel."""
+    """(n_mels, n_frames) float32 in dB relative to the maximum, like librosa_log_mel."""
     powers = MelSpectrogram(config).powers([waveform])
     decibels = to_decibels(np.concatenate([chunk.copy() for chunk in powers]))
     decibels -= decibels.max()

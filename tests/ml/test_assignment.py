@@ -189,7 +189,7 @@ def test_a_group_that_would_span_splits_is_refused(
     shutil.copytree(prepared.catalogue, catalogue)
     rows = read_table(catalogue / "catalogue.csv")
     column = {"track": "group", "artist": "artist"}[group_by]
-    for number in (2, 3):  # one in train, one in validation
+    for number in (2, 3):  # these rows are in train and in validation
         rows[number][column] = "Shared"
     text = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
     (catalogue / "catalogue.csv").write_text("\n".join(text) + "\n")

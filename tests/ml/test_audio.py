@@ -50,7 +50,7 @@ def test_any_name_is_catalogued_as_it_is(tmp_path: Path, name: str) -> None:
 def test_bytes_outside_of_the_folder_are_not_even_read(
     music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A link may lead to a file that has no end."""
+    """A link can lead to a file that has no end."""
     (music / "bass" / "endless.wav").symlink_to("/dev/zero")
     read = []
     checksum = keys.file_checksum

@@ -1,4 +1,4 @@
-"""Random crops and masks: what is drawn, and that it depends on the key alone."""
+"""Random crops and masks: the drawn values, and that these depend only on the key."""
 
 import torch
 

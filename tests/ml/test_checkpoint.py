@@ -50,7 +50,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert state is not None
     assert state["step"] == 5
     assert f"{newer}: damaged" in caplog.text
-    assert not newer.exists()  # so that it is not one of the two that are kept
+    assert not newer.exists()  # renamed, so it is not one of the two checkpoints to keep
     assert newer.with_suffix(".damaged").exists()
     older.write_bytes(b"")
     assert checkpoint.load_newest(tmp_path, "k") is None
@@ -79,7 +79,7 @@ def test_what_the_disk_cannot_read_is_damaged_and_what_may_not_be_read_is_not(
 
 
 def test_a_whole_file_that_torch_cannot_read_is_refused_and_kept(tmp_path: Path) -> None:
-    """Another version of torch may read it; resuming from an older checkpoint would discard it."""
+    """Another torch might read the file. Resuming from an older checkpoint would lose its steps."""
     save(tmp_path, 5)
     strange = b"not of torch"
     digest = hashlib.blake2b(strange, digest_size=16).hexdigest()

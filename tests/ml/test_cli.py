@@ -1,6 +1,6 @@
 """The command line: its contract with Airflow, the first program's commands, help and errors.
 
-Run as a program with --write, it writes docs/cli.md.
+`python tests/ml/test_cli.py --write` writes docs/cli.md.
 """
 
 import contextlib
@@ -81,11 +81,11 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
         began = time.perf_counter()
         assert python("-m", "music_genre", "-h").returncode == 0
         seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 1.0  # 0.2 on a quiet machine; torch alone takes 3
+    assert min(seconds) < 1.0  # 0.2 on an idle machine; importing torch takes 3
 
 
 def test_a_crash_is_told_from_bad_input() -> None:
-    """Exit 65 would mean wrong input, but a task that ran out of memory may be retried."""
+    """Exit 65 would mean wrong input and no retry. A task that ran out of memory can be retried."""
     program = (
         "import sys\nfrom music_genre import __main__\nfrom music_genre.audio import catalogue\n"
         "def crash(*_, **__): raise MemoryError('no memory')\n"
@@ -185,7 +185,7 @@ def test_the_seeds_command_lines_work_verbatim(project: Path, run: Run) -> None:
     before = contents(image_data)
     assert run(*SEED_FEATURES).result["reused"] is True
     assert contents(image_data) == before
-    # Fewer epochs than the first program's default; and an underscore instead of a hyphen.
+    # Fewer epochs than the first program's default. Options may have underscores for hyphens.
     training = run(*SEED_TRAINING, "--epochs", "1", "--batch_size", "8")
     assert training.code == 0
     assert training.result["run"] == str(project / "checkpoints")
@@ -288,7 +288,7 @@ def test_an_unknown_model_is_refused(prepared: Prepared, tmp_path: Path, run: Ru
 def test_with_standard_error_closed_nothing_is_printed_elsewhere(
     music: Path, project: Path
 ) -> None:
-    """As under cron or in a daemon, where standard error may be closed (2>&-)."""
+    """Under cron or in a daemon, standard error can be closed (2>&-)."""
     for audio, code in ((str(music), 0), ("nowhere", 65)):
         command = [sys.executable, "-m", "music_genre", "scan", "--audio", audio]
         words = shlex.join([*command, "--artifacts", str(project / "store")])
@@ -310,14 +310,14 @@ def test_a_seed_beyond_what_torch_takes_is_refused_with_its_limit(run: Run) -> N
 
 
 def on_a_terminal(*words: str, answer: bytes = b"") -> tuple[int, str]:
-    """Run a command on a terminal of 80 columns; returns its status and what was shown."""
+    """Run a command on a terminal of 80 columns; returns its exit status and its output."""
     pid, terminal = pty.fork()
     if pid == 0:
         termios.tcsetwinsize(0, (24, 80))
         os.environ["PYTHONPATH"] = str(ROOT)
         os.execv(sys.executable, [sys.executable, "-m", "music_genre", *words])
     shown = b""
-    with contextlib.suppress(OSError):  # EIO: the other end has closed
+    with contextlib.suppress(OSError):  # EIO: the command has ended
         while chunk := os.read(terminal, 65536):
             shown += chunk
             if answer and b"epoch=1 " in shown:

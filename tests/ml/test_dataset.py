@@ -99,7 +99,7 @@ def test_another_seed_deals_otherwise() -> None:
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.integers(0, 2))
 def test_a_new_track_moves_three_groups_at_most(genres: list[int], genre: int) -> None:
-    """It shifts the boundaries between the splits of its genre by one or two places."""
+    """A new track shifts the boundaries between the splits of its genre by one or two places."""
     groups = ALONE + [[genre] for genre in genres]
     before = deal(examples_of(groups))
     after = deal(examples_of([*groups, [genre]]))
@@ -176,7 +176,7 @@ def test_artists_can_be_kept_together(prepared: Prepared, tmp_path: Path) -> Non
     columns = table[0].split(",")
     rows = [line.split(",") for line in table[1:]]
     for row in rows:
-        row[columns.index("artist")] = row[0][-5:]  # the next line replaces this
+        row[columns.index("artist")] = row[0][-5:]  # overwritten by the next line
         row[columns.index("artist")] = f"artist {row[0][-5]} {row[1]}"
     (catalogue / "catalogue.csv").write_text("\n".join([table[0], *map(",".join, rows)]))
     result = dataset.split(catalogue, prepared.images, tmp_path, SplitConfig(group_by="artist"))

@@ -138,7 +138,7 @@ def test_headers_that_cannot_be_are_refused(
 
 
 def test_samples_that_leave_float32_when_squared_are_refused(tmp_path: Path) -> None:
-    wave = np.full((SAMPLE_RATE, 2), 3e38, np.float32)  # the channels' sum is infinite
+    wave = np.full((SAMPLE_RATE, 2), 3e38, np.float32)  # as float32, the channels' sum is infinite
     wave[:, 1] *= np.linspace(-1, 1, SAMPLE_RATE)
     soundfile.write(tmp_path / "x.wav", wave, SAMPLE_RATE, subtype="FLOAT")
     with pytest.raises(AudioError, match="finite"):
@@ -149,7 +149,7 @@ def test_samples_that_leave_float32_when_squared_are_refused(tmp_path: Path) -> 
 
 
 def test_an_mp3_whose_length_is_a_guess_is_read_to_its_end(tmp_path: Path) -> None:
-    """The first frame tells the length; without it libsndfile guesses from the first bit rate."""
+    """The first frame has the length. Without it, libsndfile guesses the length from a bit rate."""
     path = tmp_path / "x.mp3"
     wave = np.concatenate([tone("bass", 1, 8.0) * 0.01, tone("noise", 1, 8.0)])
     soundfile.write(path, wave, SAMPLE_RATE)

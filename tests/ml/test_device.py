@@ -1,4 +1,4 @@
-"""The device and its lock, with a GPU where there is one."""
+"""The device and its lock; some tests use a GPU if the machine has one."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images: drawn by the formula, made once, shard by shard, one per good track."""
+"""Images: one per usable track, drawn by the formula, each made once, shard by shard."""
 
 import faulthandler
 import os
@@ -54,7 +54,7 @@ def test_an_image_equals_librosas_of_any_format(
 
 
 def golden_image(folder: Path) -> np.ndarray:
-    """The image of a stereo 44.1 kHz file whose samples are made from integers alone."""
+    """The image of a stereo 44.1 kHz file whose samples are computed with integers only."""
     state, samples = 1, np.empty(2 * 3 * 44_100, np.int16)
     for index in range(len(samples)):
         state = state * 1_103_515_245 + 12_345 & 0x7FFFFFFF
@@ -157,7 +157,7 @@ def test_audio_that_changed_since_the_scan_is_refused(prepared: Prepared, tmp_pa
 def test_audio_that_changed_and_kept_its_size_and_time_is_refused_too(
     prepared: Prepared, tmp_path: Path
 ) -> None:
-    """Otherwise the new audio's image would be found under the old audio's name for ever."""
+    """Otherwise the image of the new audio would be kept for ever as that of the old audio."""
     music, store = tmp_path / "music", tmp_path / "store"
     shutil.copytree(prepared.audio, music)
     catalogue = Path(audio.scan(music, store)["catalogue"])
@@ -236,7 +236,7 @@ def test_any_name_goes_all_the_way(tmp_path: Path) -> None:
                 soundfile.write(file, wave, SAMPLE_RATE, format="WAV")
     catalogue = Path(audio.scan(tmp_path / "in", tmp_path)["catalogue"])
     extracted = features.extract(catalogue, tmp_path, CONFIG)
-    assert extracted["n_extracted"] == 2 * len(NAMES) - 2  # the name ..dots is a hidden file
+    assert extracted["n_extracted"] == 2 * len(NAMES) - 2  # ..dots counts as a hidden file
     split = dataset.split(catalogue, Path(extracted["images"]), tmp_path, SplitConfig())
     assert Path(split["split"]).is_dir()
 

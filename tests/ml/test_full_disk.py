@@ -25,7 +25,7 @@ TRAINING = [
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small, real file system of its own."""
+    """A small, real file system, mounted for one test."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     place = tmp_path / "disk"
@@ -49,7 +49,7 @@ def fill(disk: Path, left: int) -> Path:
 
 
 def stages(prepared: Prepared, store: Path) -> dict[str, list[str | Path]]:
-    """Commands that write; extract is in test_storage, evaluate needs a finished run."""
+    """Commands that write. test_storage tests extract; evaluate needs a finished run."""
     chosen = ["--artifacts", store]
     listed = ["--catalogue", prepared.catalogue, *chosen]
     return {
@@ -64,7 +64,7 @@ def stages(prepared: Prepared, store: Path) -> dict[str, list[str | Path]]:
 
 
 def try_with_ever_more_room(disk: Path, attempt: Callable[[], tuple[int, str]]) -> int:
-    """Run a command with ever more room; returns how often the disk was too full for it."""
+    """Run a command with more free space each time; returns how often the disk was too full."""
     n_refused = 0
     for left in LEFT:
         ballast = fill(disk, left)
@@ -77,7 +77,7 @@ def try_with_ever_more_room(disk: Path, attempt: Callable[[], tuple[int, str]]) 
         after = contents(disk)
         assert not [name for name in after if ".tmp-" in name]
         for name, (_, data) in before.items():
-            # A retry writes its own lock, and its own times into the history.
+            # Each attempt writes its own lock, and its own times into the history.
             if Path(name).name not in ("ballast", ".lock", "history.csv"):
                 assert after[name][1] == data, name
         n_refused += 1

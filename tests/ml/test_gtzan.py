@@ -1,4 +1,4 @@
-"""Fetching GTZAN: cut downloads resume, archives are checked, no file lands outside the folder."""
+"""Fetching GTZAN: broken downloads resume, archives are checked, all files stay in the folder."""
 
 import hashlib
 import io
@@ -192,7 +192,7 @@ def test_a_damaged_archive_leaves_nothing(run: Run, archive: Path, tmp_path: Pat
 def test_any_damage_of_an_archive_is_found_and_it_is_fetched_again(
     run: Run, archive: Path, tmp_path: Path
 ) -> None:
-    """If no checksum is given, the archive's own check sums find the damage."""
+    """Without a given checksum, the archive's own checksums find the damage."""
     whole = archive.read_bytes()
     random = np.random.default_rng(0)
     for number, place in enumerate(random.integers(10, len(whole), 40)):

@@ -1,4 +1,4 @@
-"""Headers that our own code reads: a file cut short is detected before it is decoded."""
+"""Headers that our own code reads: a truncated file is detected before it is decoded."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, however it dies and on whichever host the next one runs."""
+"""Locks: one holder at a time, however a holder ends and on whichever host the next runs."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_gpus_are_held_one_by_one(tmp_path: Path) -> None:
 
 
 def write_lease(folder: Path, age: float) -> Path:
-    """Leave the lock file of a holder on another host."""
+    """Write the lock file that a holder on another host would leave."""
     record = {"holder": "x", "host": "elsewhere", "pid": 7, "boot": "other", "since": "noon"}
     path = folder / ".lock"
     path.write_text(
@@ -80,7 +80,7 @@ def write_lease(folder: Path, age: float) -> Path:
 
 
 def test_another_hosts_lease_is_believed_until_it_is_old(tmp_path: Path) -> None:
-    """The other host's flock may not be visible here; only its lease is."""
+    """The other host's flock might not be visible on this host, so only its lease counts."""
     write_lease(tmp_path, age=5)
     with pytest.raises(TemporaryError, match="in use by process 7 on elsewhere since noon UTC"):
         with locks.folder_lock(tmp_path):
@@ -106,7 +106,7 @@ def test_who_stood_still_while_another_took_over_notices(tmp_path: Path) -> None
         path = write_lease(tmp_path, age=0)
         with pytest.raises(TemporaryError, match=r"process 7 on elsewhere .* took it over"):
             lock.check()
-    assert json.loads(path.read_text())["host"] == "elsewhere"  # only our own lock is released
+    assert json.loads(path.read_text())["host"] == "elsewhere"  # not ours, so it is kept
 
 
 def test_storage_without_locks_is_held_by_leases(
@@ -133,7 +133,7 @@ time.sleep(600)
 
 def test_a_gpus_holder_that_lost_its_supervisor_is_ended(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, HOLD, "gpu", str(tmp_path)]
-    # The tests may run under nohup, which ignores SIGHUP.
+    # If the tests run under nohup, their children ignore SIGHUP.
     heed = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731
     supervisor = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed)
     assert supervisor.stdout
@@ -170,7 +170,7 @@ def test_an_innocent_process_with_the_number_of_a_dead_holder_is_left_alone(
     record = json.loads(path.read_text())
     innocent = subprocess.Popen(["sleep", "600"])
     try:
-        # As if the pid was reused: the record names an innocent process, another holds the lock.
+        # As if the pid was reused: the record names an unrelated process; `holder` has the lock.
         path.write_text(json.dumps({**record, "pid": innocent.pid, "supervisor": 1}))
         with pytest.raises(TemporaryError, match="in use by"):
             with locks.gpu_lock("GPU-1", tmp_path):

@@ -1,4 +1,4 @@
-"""Damaged files: each is drawn as librosa would draw it or set aside with its reason."""
+"""Damaged files: each is either drawn as librosa would draw it, or rejected with a reason."""
 
 import os
 import struct
@@ -102,7 +102,7 @@ MUTATIONS: list[Mutate] = [
 
 
 def write_bases(folder: Path) -> dict[str, bytes]:
-    """The same music in every format, 2 s."""
+    """Write 2 s of the same music in every format; returns the bytes of each file by name."""
     random = np.random.default_rng(5)
     bases = {}
     for name, (container, subtype, rate, channels) in BASES.items():
@@ -129,7 +129,7 @@ def write_odd(folder: Path, outside: Path) -> None:
 
 
 def write_mutants(folder: Path, bases: dict[str, bytes], n_mutants: int) -> None:
-    """Damage every base in every way in turn; every seventh file gets another file's suffix."""
+    """Damage every base in every way in turn; every seventh file gets a random base's suffix."""
     random = np.random.default_rng(1486 + n_mutants)
     names = list(bases)
     for number in range(n_mutants):
@@ -146,7 +146,7 @@ def write_mutants(folder: Path, bases: dict[str, bytes], n_mutants: int) -> None
 def drawn(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[Path, Path, dict[str, str]]:
-    """The audio folder, the images folder and the reasons by path; no file has taken long."""
+    """The audio folder, the images folder and the reasons by path; asserts that no file is slow."""
     root = tmp_path_factory.mktemp("mutants")
     bases, music = root / "bases", root / "music"
     bases.mkdir()

@@ -18,10 +18,10 @@ from music_genre.features import extraction as features
     [
         ("abc", "123", "abc"),
         ("abc", "121", "aba"),
-        ("aabbcc", "123425", "aabbaa"),  # a copy of one file joins its whole group
+        ("aabbcc", "123425", "aabbaa"),  # one file's copy joins both groups
         ("cba", "111", "aaa"),
         ("abcd", "1221", "abba"),
-        ("ddccbbaa", "12233445", "aaaaaaaa"),  # a chain of copies joins all
+        ("ddccbbaa", "12233445", "aaaaaaaa"),  # a chain of copies joins all groups
     ],
 )
 def test_groups_that_hold_copies_are_one(groups: str, checksums: str, joined: str) -> None:

@@ -23,7 +23,7 @@ FAST = ("--model=shufflenet_v2_x0_5", "--epochs=1", "--crop-frames=32", "--devic
 
 
 class Dealt(NamedTuple):
-    """A split, without the parts that differ between audio and its pictures."""
+    """The parts of a split that must be equal for audio and for its pictures."""
 
     groups: set[frozenset[str]]
     rejections: dict[str, str]
@@ -49,7 +49,7 @@ class Drawn(NamedTuple):
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> Drawn:
-    """Music with clips of one recording, a copy and a silent file; split as audio."""
+    """Images of music with clips of one recording, a copy and a silent file; the audio's split."""
     music, store = write_music(tmp_path / "music", n_tracks=8), tmp_path / "store"
     rows = [
         {"path": f"bass/bass.{number:05}.wav", "track_id": f"session {number // 2}", "artist": ""}

@@ -26,7 +26,7 @@ def test_any_reader_reads_what_was_written(tmp_path: Path, shape: tuple[int, int
 
 
 def test_the_picture_of_a_day_is_read_without_a_warning(tmp_path: Path) -> None:
-    """Pillow takes more than 90 million pixels for a decompression bomb; 5 hours have as many."""
+    """Above 90 million pixels Pillow warns of a decompression bomb; 5 hours have as many."""
     shape = (128, 710_000)
     rows = (np.full((1, shape[1]), row, np.uint8) for row in range(shape[0]))
     pictures.write_picture(tmp_path / "x.png", shape, rows)

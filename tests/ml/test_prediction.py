@@ -52,7 +52,7 @@ def test_music_of_any_length_has_a_genre(trained: Path, tmp_path: Path, seconds:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """A folder of good and bad files, some in folders below it."""
+    """A folder of good and bad files, some of them in subfolders."""
     folder = tmp_path / "mixed"
     (folder / "b" / "deep").mkdir(parents=True)
     (folder / ".hidden").mkdir()
@@ -132,7 +132,7 @@ def test_each_line_is_printed_as_soon_as_it_is_known(trained: Path, tmp_path: Pa
 
 
 def write_silence(path: Path, hours: int) -> None:
-    """Write a WAV file that takes no room on the disk."""
+    """Write a silent WAV file as a sparse file, which uses almost no disk space."""
     n_bytes = hours * 3600 * SAMPLE_RATE * 2
     with path.open("wb") as file:
         file.write(b"RIFF" + struct.pack("<I", 36 + n_bytes) + b"WAVEfmt ")

@@ -1,4 +1,4 @@
-"""Run folders: which settings they belong to, and what can be read there without torch."""
+"""Run folders: the settings that they belong to, and the data that can be read without torch."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What `make same` reports: nothing for copies, each planted change, and what it refuses."""
+"""`make same` reports nothing for copies, reports each planted change, and refuses wrong input."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from tests import same
 
 @pytest.fixture
 def stores(prepared: Prepared, trained: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """The artifacts of a whole pipeline, twice."""
+    """Two equal artifact folders of a whole pipeline."""
     both = (tmp_path / "base", tmp_path / "head")
     for store in both:
         for folder in (prepared.catalogue, prepared.images, prepared.split, trained):

@@ -11,7 +11,7 @@ import pytest
 
 from music_genre.store import signals
 
-GRACE = signals.GRACE  # in processes started here; this process has a longer one
+GRACE = signals.GRACE  # for started processes; conftest.py sets a longer one for this process
 
 STEPS = """
 import sys, time

@@ -15,7 +15,7 @@ CONFIG = FeatureConfig()
 
 
 def chords(seconds: float = 8.0) -> np.ndarray:
-    """Decaying chords over faint noise: the dynamic range and the onsets of music."""
+    """Decaying chords over faint noise, with the dynamic range and the onsets of music."""
     random = np.random.default_rng(7)
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     wave = random.normal(0, 1e-3, len(time))

@@ -1,4 +1,4 @@
-"""The spool: a track of any length becomes rows, and its file leaves no trace."""
+"""The spool: a track of any length becomes rows of pixels, and the spool's file is removed."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_tiles_change_nothing(
     decibels = spectrogram.to_decibels(track.copy())
     expected = spectrogram.to_pixels(decibels, float(decibels.max()), CONFIG).T[::-1]
     tiled = spool.Spool(CONFIG, tmp_path)
-    for _ in range(2):  # the second track finds nothing of the first
+    for _ in range(2):  # the second track must not get data of the first
         chunks = (track[first : first + chunk] for first in range(0, n_frames, chunk))
         assert tiled.fill(chunks) == (128, n_frames)
         assert np.array_equal(np.concatenate(list(tiled.bands())), expected)

@@ -1,4 +1,4 @@
-"""A full disk: extract says so in one line, keeps what is done, and goes on when there is space."""
+"""A full disk: extract reports it in one line, keeps its images, and continues after a clean-up."""
 
 import os
 import re
@@ -12,7 +12,8 @@ from PIL import Image
 
 from music_genre.audio import catalogue as audio
 
-# Runs in a mount namespace of its own: fills a small disk, looks at it, makes space, runs again.
+# Runs in a mount namespace of its own. Extracts to a disk that is too small, lists the files,
+# enlarges the disk, and extracts again.
 SCRIPT = """
 set -eu
 mount -t tmpfs -o size=$SIZE tmpfs "$DISK"
@@ -37,7 +38,7 @@ def may_mount(folder: Path) -> bool:
 
 
 def extract_on_a_small_disk(catalogue: Path, folder: Path, size: str) -> str:
-    """Run SCRIPT; returns all that was printed."""
+    """Run SCRIPT; returns its whole output."""
     (folder / "disk").mkdir()
     if not may_mount(folder / "disk"):
         pytest.skip("this machine does not allow mounting a small disk")
@@ -75,7 +76,7 @@ def test_a_full_disk_ends_the_batch_and_spoils_nothing(
 
 
 def test_a_long_track_that_does_not_fit_leaves_no_trace(tmp_path: Path) -> None:
-    """It is first written to an unnamed file, which is larger than its image."""
+    """The track is first written to an unnamed file, which is larger than the final image."""
     music = write_music(tmp_path / "music", n_tracks=1, seconds=400)
     catalogue = Path(audio.scan(music, tmp_path / "store")["catalogue"])
     printed = extract_on_a_small_disk(catalogue, tmp_path, "4m")

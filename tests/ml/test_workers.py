@@ -1,4 +1,4 @@
-"""Workers: one task's death is that task's failure alone."""
+"""Workers: if a task kills its worker process, only that task fails."""
 
 import ctypes
 import faulthandler
@@ -60,7 +60,7 @@ VERBS = {
 
 
 def work(task: str) -> str:
-    """Do as the task says."""
+    """Call the function that the task names; returns the task in upper case."""
     verb, _, argument = task.partition(" ")
     VERBS.get(verb, str)(argument)
     return task.upper()
@@ -113,7 +113,7 @@ def test_a_hang_is_ended_and_a_wait_is_not() -> None:
 
 
 def test_a_task_has_its_time_for_itself() -> None:
-    """The limit counts from the task's beginning, not from the worker's."""
+    """A task's time limit counts from the start of the task, not of the worker."""
 
     def busy(_: int) -> float:
         until = time.process_time() + 0.4

@@ -8,7 +8,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 BANNED = (
-    r"\bmend(s|ed|ing)?\b",  # write fix or correct
+    r"\bmend(s|ed|ing)?\b",  # write "fix" or "correct" instead
     r"who has none",
     r"fits? to it",
     r"is no NAME",

@@ -1,4 +1,4 @@
-"""Suites keep to their budgets, skip nothing in CI, and leave tests marked `soak` to a soak."""
+"""Suites keep to their budgets, skip nothing in CI, and run tests marked `soak` only in a soak."""
 
 import json
 import os

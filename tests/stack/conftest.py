@@ -1,7 +1,7 @@
 """One stack of containers for all tests, beside any other stack on this machine.
 
-It is started once, with both profiles and `stack.yml`, because a start takes a minute; the last
-tests start it again, from the plain files.
+The stack is started once, with both profiles and `stack.yml`, because a start takes a minute. Only
+the last tests start it again, from the plain files.
 """
 
 import json
@@ -25,7 +25,7 @@ from tests.music import write_few_tracks
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NAME = "music-genre-test"
 GPUS = ("GPU-11", "GPU-12", "GPU-13", "GPU-14")
-"""Not the numbers of the embedded stack's GPUs: its tests may run beside these."""
+"""The embedded stack's GPUs have other numbers, because its tests can run at the same time."""
 
 
 def free_port() -> int:
@@ -82,7 +82,7 @@ def project(plain: Project, driver: str) -> Project:
 @pytest.fixture(scope="session")
 def stack(project: Project) -> ComposeStack:
     down = ("down", "--project", NAME, "--volumes", "--yes")
-    deploy(*down)  # remove what a killed test left
+    deploy(*down)  # remove the stack of a killed test run
     try:
         words = ("up", "--project", NAME, "--env-file", str(project.env_file))
         up = deploy(*words, "--s3", "--docker")
@@ -101,7 +101,7 @@ def stack(project: Project) -> ComposeStack:
 
 @pytest.fixture(scope="session")
 def few(stack, tmp_path_factory) -> str:
-    """The address of a few tracks, for tests that need a training, whatever it learns."""
+    """The address of a few tracks, for tests that need a training but no particular accuracy."""
     folder = write_few_tracks(tmp_path_factory.mktemp("few") / "genres")
     tar = subprocess.run(["tar", "-C", str(folder), "-c", "."], capture_output=True, check=True)
     unpack = "mkdir -p /artifacts/few && tar -C /artifacts/few -x --no-same-owner"

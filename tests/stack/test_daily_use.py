@@ -33,7 +33,7 @@ def wheels(stack, tmp_path_factory) -> None:
 
 @pytest.fixture(scope="module")
 def used(stack, wheels):
-    """One run of the DAG of_users; the log of a running task is read meanwhile."""
+    """One run of the DAG of_users; one task's log is read while the task runs."""
     run = trigger(stack, {}, "of_users")
     watched = path("dags", "of_users", "dagRuns", run.run_id, "taskInstances", "is_watched")
     wait_until(lambda: stack.api.get(watched)["state"] == "running")
@@ -81,7 +81,7 @@ WRITERS = sorted(
 
 @pytest.fixture(scope="module")
 def stored(stack, project) -> dict[str, tuple[bool, str]]:
-    """Container → whether the connection that was added in it is encrypted, and its password."""
+    """Service → whether the connection added in its container is encrypted, and its password."""
     adding = {service: add_connection(service, project) for service in WRITERS}
     for service, process in adding.items():
         assert process.wait(120) == 0, service

@@ -1,6 +1,6 @@
-"""The `.env` file: what is generated, kept, refused, and that Compose itself reads it.
+"""The `.env` file: values are generated, kept or refused, and Compose itself reads the file.
 
-These tests need the docker command with Compose, but no engine.
+These tests need the docker command and Compose, but no engine.
 """
 
 import json

@@ -31,7 +31,7 @@ from tests.gpu_trainings import (
 pytestmark = pytest.mark.timeout(1800)
 QUEUED_SECONDS = 30
 """`task_queued_timeout` in stack.yml, which is also the lifetime of a message's token."""
-LEASE_AND_RENEWAL_SECONDS = 40  # fleet.workers.messages: 30 + 5, and a margin
+LEASE_AND_RENEWAL_SECONDS = 40  # 30 + 5 in fleet.workers.messages, plus a margin
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def sync_pools(project: Project) -> None:
 
 
 def start(project: Project, n_workers: int, gpus: tuple[str, ...] = GPUS) -> None:
-    """Start one worker with these GPUs, or one with two of them and one with the rest."""
+    """Start one worker with all GPUs, or two workers: one with two GPUs, one with the others."""
     text = project.env_file.read_text().partition("FIRST_GPUS=")[0]
     first = gpus if n_workers == 1 else gpus[:2]
     given = f"FIRST_GPUS={','.join(first)}\nSECOND_GPUS={','.join(gpus[2:])}\n"
@@ -111,14 +111,15 @@ def n_received(run, map_index: int) -> int:
 
 
 HELD, LATER = range(1010, 1012), range(1012, 1014)
-"""Seeds of two suspended trainings, and of two that are requested after them."""
+"""Seeds of two suspended trainings, and of two trainings that are requested later."""
 
 
 @pytest.fixture(scope="module")
 def two(with_gpus, few):
     """Two trainings suspended on two of the three GPUs; a slot is free.
 
-    The first one's message was redelivered as soon as it ran, while its token was valid.
+    The first training's message was redelivered as soon as the training ran. The message's token
+    was still valid.
     """
     run = sweep(with_gpus, HELD, epochs=4, audio=few)
     wait_until(lambda: (0, "running") in states_of(with_gpus, run), 180)
@@ -139,9 +140,10 @@ def held_at(seeds: range, number: int) -> Iterator[None]:
 
 
 def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, two):
-    """Workers redeliver messages like this after a lease; a token lives for `task_queued_timeout`.
+    """Workers redeliver a message after its lease. A token lives for `task_queued_timeout`.
 
-    One training gets its message again while its token is valid, the other after it has expired.
+    One training's message comes again while its token is valid, the other's after its token has
+    expired.
     """
     held = trainings(HELD)
     wait_until(lambda: "already running elsewhere" in since_start(two))
@@ -239,7 +241,7 @@ def share(stack, run, seeds, urgent) -> tuple[list[float], float]:
 
 
 def gaps_of(stack, run, instances) -> list[float]:
-    """Seconds between two trainings of a GPU, in which it was idle or ran `fleet_check`."""
+    """Seconds between two trainings of a GPU; meanwhile the GPU was idle or ran `fleet_check`."""
     by_gpu: dict[str, list[tuple[datetime, datetime]]] = {}
     for each in instances:
         log = log_of(stack, run, each["map_index"], 1)

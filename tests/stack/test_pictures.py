@@ -28,7 +28,7 @@ def test_the_grid_of_a_run(page, stack, run, folder):
     page.goto(f"{stack.web_address}/dags/{run.dag_id}/runs/{run.run_id}")
     for task in TASKS:
         page.get_by_text(task, exact=True).first.wait_for()
-    page.wait_for_timeout(1500)  # until the bars have grown
+    page.wait_for_timeout(1500)  # until the animation of the bars has ended
     page.screenshot(path=folder / "training-run.png")
     assert (folder / "training-run.png").stat().st_size > 30_000
 
@@ -56,7 +56,7 @@ def test_flower_shows_the_workers(browser, stack, project, run, folder):
     for queue in ("cpu", "gpu"):
         page.get_by_text(f"{queue}@").first.wait_for()
     page.wait_for_timeout(1000)
-    # The GPU tests have replaced workers; Flower has forgotten the old ones.
+    # The GPU tests replaced workers; Flower must not list the old workers.
     assert page.locator("#workers-table tbody tr").count() == len(stack.online_workers())
     page.screenshot(path=folder / "flower.png")
     assert (folder / "flower.png").stat().st_size > 10_000

@@ -23,7 +23,7 @@ LASTING = sorted(name for name, each in TABLE.items() if each.is_lasting and not
 
 
 WITH_S3 = {"webserver", "triggerer", "cpu-worker", "gpu-worker"}
-"""Who knows S3's key if the stack has its own S3, as here; see docs/least-privilege.md."""
+"""Services that know S3's key if the stack has its own S3, as here; see docs/least-privilege.md."""
 
 
 def known_to(service: str) -> set[str]:
@@ -170,7 +170,7 @@ FORBIDDEN += ["CLIENT LIST", "BGREWRITEAOF", "REPLICAOF localhost 1", "MODULE LI
 
 
 def allowed_by_redis(service: str, *commands: str) -> set[str]:
-    """Which of these commands the service's user may run."""
+    """The commands that Redis allows to the user of this service."""
     ended = inside(service, "python", "-c", REDIS, *commands)
     assert ended.returncode == 0, ended.stderr
     return {command for command, is_refused in json.loads(ended.stdout).items() if not is_refused}
@@ -237,7 +237,7 @@ def status_of(address: str, method: str = "GET", login: str = "") -> int:
 
 
 def location_of(address: str) -> str:
-    """Where an address redirects a request without a login; empty if it does not redirect."""
+    """The address to which a request without a login is redirected; empty if it is not."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Staying)
     try:
         with opener.open(address, timeout=20):
@@ -277,7 +277,7 @@ def test_the_page_names_what_needs_no_login():
 
 
 def test_addresses_of_the_pages_exist(stack):
-    """Except what Flower serves: its routes have a test of their own."""
+    """Flower's addresses are left out: they have a test of their own."""
     texts = [PAGE, (REPOSITORY / "docs" / "settings.md").read_text()]
     named = {path for text in texts for path in re.findall(r"`(/[a-z0-9/_.-]+)`", text)}
     named -= {"/metrics", "/tmp"}

@@ -1,4 +1,4 @@
-"""The whole way through the containers: music in, model and logs out."""
+"""A whole run in the containers: from music to a model and logs."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ def test_flower_shows_no_arguments_of_tasks(stack, run, project):
     assert {word.strip("'") for pair in words for word in pair if word} == {"hidden"}
     assert "execute_workload" in shown
     for text in (json.dumps(tasks), shown):
-        assert "eyJ" not in text  # how every JSON web token begins
+        assert "eyJ" not in text  # every JSON web token begins so
         assert "token" not in text.lower().replace("csrf", "").replace("_xsrf", "")
 
 
@@ -69,12 +69,12 @@ def test_more_workers_share_the_shards_and_nothing_is_done_twice(stack, project)
     assert {each["try_number"] for each in tries["task_instances"]} == {1}
     assert len(containers_of("cpu-worker")) == 3
     assert len(containers_of("scheduler")) == 2
-    # One of each is enough for the following tests; `make up` would keep the others.
+    # One worker and one scheduler are enough for the following tests; `make up` would keep all.
     project.compose("up", "-d", "--no-build", "--scale", "cpu-worker=1", "--scale", "scheduler=1")
 
 
 def test_the_first_programs_command_line_runs_in_its_image(stack, run, tmp_path):
-    """The first program's `--images_path` is any folder of genre folders with PNG pictures."""
+    """`--images_path` takes a folder with one folder of PNG pictures for each genre."""
     images = tmp_path / "images"
     images.mkdir()
     source = run.result("extract", 0)["images"]

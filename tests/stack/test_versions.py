@@ -33,7 +33,7 @@ def git(*words: str) -> str:
 
 
 def test_a_clean_clone_elsewhere_predicts_the_same(stack, run, project):
-    """With `git clone`, `dvc pull` and `predict`, in a container outside the stack."""
+    """Runs `git clone`, `dvc pull` and `predict` in a container outside the stack."""
     published = run.result("publish")
     assert published["remote"] == "s3://music-genre/dvc"
     values = environment.read(project.env_file)

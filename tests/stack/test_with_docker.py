@@ -40,10 +40,10 @@ def start(stack: ComposeStack, epochs: int, seed: int = 0) -> Run:
 
 
 def containers(*, running: bool = False) -> list[dict]:
-    """What `docker inspect` shows of the containers of this stack's tasks."""
+    """The output of `docker inspect` for the containers of this stack's tasks."""
     words = ["docker", "ps", "-q", "--no-trunc", "--filter", OURS, *([] if running else ["-a"])]
     found = subprocess.check_output(words, text=True).split()
-    # Without check=True: a container that was removed since is left out.
+    # No check=True: a container that was removed meanwhile is left out.
     told = subprocess.run(["docker", "inspect", *found], capture_output=True)
     return json.loads(told.stdout) if found else []
 
@@ -155,7 +155,7 @@ def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim
         run = start(with_docker, epochs=3, seed=100 * (1 + (victim == "worker")) + kill)
         found = wait_for_training(run)
         name = found["Name"].lstrip("/")
-        signal_trainer(name, "STOP")  # until the worker's loss is noticed
+        signal_trainer(name, "STOP")  # suspended until the kill is noticed
         kill_9(victim)
         following = f"following container {name}"
         wait_until(lambda: following in log_of(with_docker, run, TRAIN, 2), 240)  # noqa: B023
@@ -170,7 +170,7 @@ def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim
 
 
 def signal_trainer(name: str, signal: str) -> None:
-    """Signal all processes of a container from outside: inside, its first process ignores STOP."""
+    """Signal a container's processes from outside; sent inside, its first process ignores STOP."""
     pids = subprocess.check_output(["docker", "top", name, "-eo", "pid"], text=True).split()[1:]
     subprocess.run(["kill", f"-{signal}", *pids], check=True)
 

@@ -1,6 +1,6 @@
 """Runs last: the same project as a new user starts it, without the tests' files or a profile.
 
-This also shows what becomes of the data when every container is replaced.
+These tests also show that data outlive the containers: every container is replaced.
 """
 
 import json
@@ -38,8 +38,8 @@ class Going(NamedTuple):
 
 @pytest.fixture(scope="module")
 def rolled_out(stack, left, few, plain) -> Going:
-    """Replace the stack with the one of the plain files while two runs are going on."""
-    # Models now go to the volume. They need a new repository: an old one keeps its remote on S3.
+    """Replace the stack with one from the plain files while two runs are in progress."""
+    # The new stack publishes to the volume. The old repository must go: its remote is on S3.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
     long = {**FAST, "epochs": 300, "seed": 9, "audio": few}
     going = Going(trigger(stack, long), trigger(stack, {}, "short"))
@@ -49,13 +49,13 @@ def rolled_out(stack, left, few, plain) -> Going:
 
 
 def test_a_roll_out_spends_no_try(rolled_out, plain):
-    """The new files lack the DAG of the short tasks; it is held back until its run has ended."""
+    """The new files lack the DAG of the short tasks; its removal waits until its run has ended."""
     new = ComposeStack(plain)
     training, short = rolled_out
     wait_until(
         lambda: re.search(r"resuming at step [1-9].*epoch=", log_of(new, training, "train"), re.S)
     )
-    # The log before it is on the S3 service that the new files do not use.
+    # Earlier lines of the log are on the S3 service, which the new files do not use.
     assert "epoch=1 " not in log_of(new, training, "train")
     assert finish(short) == "success", short.rows()
     for run in rolled_out:
@@ -65,7 +65,7 @@ def test_a_roll_out_spends_no_try(rolled_out, plain):
 
 @pytest.fixture(scope="module")
 def started(rolled_out, plain) -> ComposeStack:
-    """After a second `make up`, which changes only the schedule."""
+    """The stack after a second `make up`, which changes only the schedule."""
     stack = ComposeStack(plain)
     address = path("dags", TRAINING_DAG, "dagRuns", rolled_out.training.run_id)
     stack.api.patch(address, {"state": "failed"})
@@ -81,7 +81,7 @@ def started(rolled_out, plain) -> ComposeStack:
 
 
 def processes() -> dict[str, tuple[str, int]]:
-    """Each lasting service's container and the process that runs in it."""
+    """The id of each lasting service's container, and the id of its main process."""
     found = {name: inspect(name) for name in LASTING}
     return {name: (its["Id"], its["State"]["Pid"]) for name, its in found.items()}
 

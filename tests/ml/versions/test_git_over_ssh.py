@@ -23,7 +23,7 @@ case "$SSH_ORIGINAL_COMMAND" in git-receive-pack*)
 esac
 exec sh -c "$SSH_ORIGINAL_COMMAND"
 """
-"""How a well-known host answers a deploy key without the right to write."""
+"""The answer of a well-known Git host to a push with a deploy key that may only read."""
 
 
 class Host(NamedTuple):
@@ -117,8 +117,9 @@ def test_a_key_that_does_not_open_it_is_one_line_before_any_work(
 def test_a_key_that_this_user_may_not_read_is_named(
     run: Run, trained: Path, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a secret's file does not belong to the container's user."""
-    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests' user may read every file
+    """This happens if the file of a secret does not belong to the container's user."""
+    # The tests may run as root, whom no file mode stops.
+    monkeypatch.setattr(os, "access", lambda *_: False)
     refused = run("publish", "--run", trained, *host.options())
     assert refused.code == 64
     assert f"{host.folder / 'key'} is not readable by user {os.getuid()}" in refused.stderr

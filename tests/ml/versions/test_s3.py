@@ -1,4 +1,4 @@
-"""A fault of S3 is one error line before any work; a push that breaks off commits nothing."""
+"""A fault of S3 gives one error line before any work; an interrupted push commits nothing."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ KEY, SECRET, TOKEN = "AKIATESTKEY0000", "test+very/secret", "test-session-token"
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
-    """A scripted S3, which this process speaks to."""
+    """A fake S3 server; the environment makes this process use it."""
     for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
@@ -94,7 +94,7 @@ def test_every_remedy_has_a_code_that_services_answer() -> None:
 
 
 def test_the_docs_list_every_refusal() -> None:
-    """The page must have the first words of each error line, which say what is wrong."""
+    """docs/versions.md must have the first words of each error line; they name the fault."""
     docs = (REPOSITORY / "docs" / "versions.md").read_text(encoding="utf-8")
     said = {text.partition(";")[0] for text in s3.REMEDIES.values()} | set(git.KNOWN.values())
     said |= {"no credentials were found", "does not answer", "the service reports a problem"}
@@ -148,7 +148,7 @@ def test_an_s3_that_hangs_up_after_the_probe_is_one_line(
 
 @pytest.mark.parametrize(
     ("fault", "n_files", "n_bytes"),
-    [(SILENT, 20 * SIDE_BY_SIDE, 0), (STOPPED, 2, 16 << 20)],  # more than a socket can buffer
+    [(SILENT, 20 * SIDE_BY_SIDE, 0), (STOPPED, 2, 16 << 20)],  # 16 MiB: more than a socket buffers
     ids=["silent", "stopped"],
 )
 def test_a_push_to_an_s3_that_falls_silent_ends_and_asks_little_more(
@@ -197,7 +197,7 @@ TOO_SLOW = ClientError({"Error": {"Code": "RequestTimeout"}}, "PutObject")
     [
         (caused(OSError(), by=TIMED_OUT), True),
         (ClientPayloadError("it broke off"), True),
-        (caused(TimeoutError(), by=TOO_SLOW), False),  # as s3fs translates it
+        (caused(TimeoutError(), by=TOO_SLOW), False),  # s3fs raises this
         (FileNotFoundError(), False),
     ],
     ids=["no answer", "broken off", "answer of a time-out", "not there"],
@@ -208,7 +208,7 @@ def test_an_answer_is_no_silence(error: BaseException, silent: bool) -> None:
 
 def test_an_answer_that_broke_off_is_worth_another_try() -> None:
     broken = ClientPayloadError("it broke off")
-    assert isinstance(broken, s3.ERRORS)  # so it becomes an error line
+    assert isinstance(broken, s3.ERRORS)  # so the program prints it as an error line
     assert isinstance(s3.in_words("s3://b/dvc: dvc pull", broken), TemporaryError)
 
 
@@ -236,13 +236,13 @@ def test_nothing_secret_is_written_anywhere(
         for file in (path for path in tmp_path.rglob("*") if path.is_file()):
             assert secret.encode() not in file.read_bytes(), file
     assert not any(each.encode() in b"".join(store.objects.values()) for each in (SECRET, TOKEN))
-    assert store.tokens == {TOKEN}  # every request carried it
+    assert store.tokens == {TOKEN}  # every request had the token
 
 
 def test_a_role_of_the_machine_opens_it(
     run: Run, store: Store, publish: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on an instance or in a task at Amazon: a local service hands out the credentials."""
+    """On an instance or in a task at Amazon, a local service hands out the credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     address = f"{os.environ['AWS_ENDPOINT_URL']}{ROLE}"

@@ -13,7 +13,7 @@ TUTORIAL = (REPOSITORY / "docs" / "tutorial.md").read_text()
 
 
 def blocks() -> list[str]:
-    """The page's command blocks except the first, which makes the environment of this test."""
+    """The tutorial's command blocks, without the first: it makes the environment of this test."""
     found = re.findall(r"^```\n(.*?)^```", TUTORIAL, re.M | re.S)
     assert found[0].startswith("make setup\n")
     return found[1:]

@@ -1,4 +1,4 @@
-"""Publishing and pulling: what is committed is on the remote, whatever happens on the way."""
+"""Publishing and pulling: the remote has every committed object, even after interruptions."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 class Versions(NamedTuple):
-    """A place to publish to."""
+    """The repository, the remote and the artifact folder of one test."""
 
     git: Path
     remote: Path
@@ -75,7 +75,7 @@ def _assert_object(remote: Path, key: str) -> None:
 
 @pytest.fixture
 def copies(trained: Path, tmp_path: Path) -> list[Path]:
-    """Four runs that differ in their seed, without training four times."""
+    """Four copies of one run, with different seeds in their settings."""
     runs = []
     for seed in range(4):
         run = tmp_path / "runs" / f"run{seed}"
@@ -136,7 +136,7 @@ def test_the_same_bytes_make_no_commit(run: Run, trained: Path, versions: Versio
     again = run("publish", "--run", trained, "--airflow-run", "another", *versions.options)
     assert (first.result["reused"], again.result["reused"]) == (False, True)
     assert again.result["commit"] == first.result["commit"]
-    assert len(versions.commits()) == 2  # DVC's first commit, and the model's
+    assert len(versions.commits()) == 2  # DVC's first commit and the model's commit
     assert list((versions.store / "versions" / "clones").iterdir()) == []
 
 
@@ -145,7 +145,7 @@ def test_a_published_run_stays_as_it_is(run: Run, trained: Path, versions: Versi
     assert run("publish", "--run", trained, *versions.options).code == 0
     assert {path: path.stat().st_mode for path in trained.rglob("*")} == before
     checkpoint = next(trained.glob("checkpoint-*.pt"))
-    assert checkpoint.stat().st_nlink == 1  # the cache has a copy, not a link
+    assert checkpoint.stat().st_nlink == 1  # DVC's cache has a copy, not a hard link
 
 
 def test_four_that_publish_at_once_lose_nothing(copies: list[Path], versions: Versions) -> None:
@@ -178,7 +178,7 @@ main()
 def test_a_try_that_was_killed_before_it_could_say_so_has_published(
     run: Run, trained: Path, versions: Versions
 ) -> None:
-    """The event of a new model belongs to the run that made it, whichever try reports it."""
+    """The event of a new model belongs to its Airflow run, even if a later try reports it."""
     command = ["publish", "--run", trained, *versions.options, "--airflow-run"]
     assert finish(start("_push", *command, "dag/first", driver=KILLED)).code == -signal.SIGKILL
     again, later = run(*command, "dag/first"), run(*command, "dag/second")
@@ -197,7 +197,7 @@ def test_the_same_run_published_twice_at_once_is_one_commit(
     monkeypatch: pytest.MonkeyPatch,
     date: str,
 ) -> None:
-    """Also within one second, when all of them create identical commit and tag objects."""
+    """This holds also within one second: all publishers then create identical commits and tags."""
     if date:
         monkeypatch.setenv("GIT_AUTHOR_DATE", date)
         monkeypatch.setenv("GIT_COMMITTER_DATE", date)
@@ -479,7 +479,7 @@ def test_a_folder_is_pulled_by_leaving_it_where_it_is(run: Run, music: Path) -> 
         (["--data", "dvc:../x"], "not a valid data set name"),
         (["--data", ".", "--revision", "v1"], "a folder has no revision"),
         (["--data", "dvc:set", "--revision", "v9"], "v9"),
-        (["--data", "dvc:set", "--revision", "models"], "models"),  # a path is no revision
+        (["--data", "dvc:set", "--revision", "models"], "models"),  # a path, not a revision
         (["--data", "dvc:set", "--revision=--help"], "--help: not a revision"),
     ],
 )

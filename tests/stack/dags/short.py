@@ -1,4 +1,4 @@
-"""Twenty short tasks without retries: whichever is lost fails."""
+"""Twenty short tasks without retries: a task that is lost fails."""
 
 import time
 
