@@ -120,9 +120,9 @@ def open_sound(path: Path) -> Iterator[Sound]:
 def _open(path: Path) -> int:
     """Open a regular file that is not empty, and return its descriptor.
 
-    soundfile gets the descriptor instead of the path, because it cannot open names that are not
-    UTF-8. Besides, os.open raises OSError if the file cannot be opened. Without O_NONBLOCK, opening
-    a pipe could block forever.
+    soundfile gets the descriptor, not the path, for two reasons: soundfile cannot open names that
+    are not UTF-8, and os.open raises OSError where soundfile would raise an error of its own.
+    Without O_NONBLOCK, opening a pipe could block forever.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     found = os.fstat(descriptor)

@@ -24,7 +24,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 QUEUED = 2
-"""Tasks per worker while many wait: the current task and the next, which then starts at once."""
+"""Maximum number of tasks given to a worker: the one it is running, and the one that follows."""
 TRIES = 2
 
 

@@ -20,7 +20,7 @@ BAND_SIZE = 2500
 need an eighth of the multiplications that one matrix of all filters needs. They are too small for
 BLAS to start threads, which would slow down other workers."""
 FLOOR = 1e-10
-"""Lower powers are raised to this value, as in librosa.power_to_db."""
+"""Minimum power; a smaller power is replaced by this value, as in librosa.power_to_db."""
 DECIBELS = np.float32(10.0 / np.log(10.0))
 """The natural logarithm of a power, times this factor, is the power in decibels."""
 

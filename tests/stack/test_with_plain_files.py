@@ -55,7 +55,7 @@ def test_a_roll_out_spends_no_try(rolled_out, plain):
     wait_until(
         lambda: re.search(r"resuming at step [1-9].*epoch=", log_of(new, training, "train"), re.S)
     )
-    # Earlier lines of the log are on the S3 service, which the new files do not use.
+    # The earlier lines are on the old stack's S3 service. The plain stack does not use S3.
     assert "epoch=1 " not in log_of(new, training, "train")
     assert finish(short) == "success", short.rows()
     for run in rolled_out:
