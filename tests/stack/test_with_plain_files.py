@@ -45,7 +45,8 @@ def rolled_out(stack, left, few, plain) -> Going:
     going = Going(trigger(stack, long), trigger(stack, {}, "short"))
     wait_until(lambda: "epoch=1 " in log_of(stack, going.training, "train"))
     rollout.start(plain)
-    return going
+    new = ComposeStack(plain)  # at another address: below no path
+    return Going(*(Run(new, each.dag_id, each.run_id) for each in going))
 
 
 def test_a_roll_out_spends_no_try(rolled_out, plain):
