@@ -36,6 +36,10 @@ STACK_LABEL = "music-genre.stack"
 """Label on a task's container: the Compose project that it belongs to."""
 GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
 """The folder of the GPU locks of `music-genre` by default, on the host and in every container."""
+FINISH_SECONDS = 20.0
+"""Time that a stopping worker leaves to tasks that are not rescheduled on SIGTERM. The time is
+shorter than a lease, because a stopping worker renews no lease, and shorter than the stop time-out
+of both stacks."""
 PUBLISHING_POOL = "publishing"
 """A pool with one slot: one task at a time pushes to the Git repository of published versions."""
 

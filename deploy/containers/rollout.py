@@ -148,11 +148,11 @@ def _replace_redis(project: Project) -> None:
     """
     mounted = ("compose/redis-start.sh", "redis-users.sh", "queues.toml")
     changed = max((REPOSITORY / "deploy" / name).stat().st_mtime for name in mounted)
-    for container in project.containers():
-        if container["Service"] == "redis" and container["State"] == "running":
+    for container in project.running():
+        if container["Service"] == "redis":
             began = docker("inspect", "--format", "{{.State.StartedAt}}", container["Name"])
             if datetime.fromisoformat(began[:19] + "+00:00").timestamp() < changed:
-                project.compose("up", "-d", "--no-build", "--force-recreate", "--no-deps", "redis")
+                project.compose(*_UP, "--force-recreate", "--no-deps", "redis")
 
 
 def _close_the_engine(project: Project) -> None:

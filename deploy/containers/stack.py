@@ -25,8 +25,6 @@ IMAGES = ("webserver", "cpu-worker", "gpu-worker", "music-genre-classif")
 OWN_CHOICE = "docker-compose.yml:docker-compose.override.yml:docker-compose.override.yaml"
 """The files that Compose reads if COMPOSE_FILE is not set."""
 
-STOP_SECONDS = 60
-"""`stop_grace_period` of docker-compose.yml: the time from SIGTERM to SIGKILL."""
 CONTENTS = {
     "artifacts": "images, trained models that are not published, checkpoints",
     "dag-snapshots": "copies of DAG files",
@@ -125,7 +123,7 @@ class Project:
         ]
         workers = [name for name, words in zip(names, commands, strict=True) if queue_of(words)]
         if workers:  # `docker compose stop` fails if a service that a worker depends on is gone
-            _run(["docker", "stop", "--time", str(STOP_SECONDS), *workers], Path("/"))
+            _run(["docker", "stop", *workers], Path("/"))
 
     def containers(self) -> list[dict[str, Any]]:
         """List the project's containers, including those that have ended."""

@@ -16,15 +16,14 @@ from deploy.components import SERVERS, WORKERS, Component, components
 from deploy.embedded.state import State
 from deploy.files import read_env_file, write_private
 from deploy.places import ADMIN, AIRFLOW_PYTHON, DEMO_MUSIC, ENVIRONMENTS, REPOSITORY
-from fleet.contract import CONTRACT_PATH, queues, settings
+from fleet.contract import CONTRACT_PATH, FINISH_SECONDS, queues, settings
 
 _KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "USER"),
     *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
 )
-WORKER_STOP_SECONDS = 35
-"""Longer than a stopping worker waits for its tasks: `FINISH_SECONDS` of
-fleet/workers/stopping.py."""
+WORKER_STOP_SECONDS = int(FINISH_SECONDS) + 15
+"""Longer than a stopping worker waits for its tasks."""
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,11 @@ from typing import Any
 import psutil
 from celery import signals
 
-from fleet.contract import GPU_LOCKS
+from fleet.contract import FINISH_SECONDS, GPU_LOCKS
 from fleet.kernel import HANDS_BACK
 
 ALIVE_VARIABLE = "FLEET_ALIVE_FILE"
 """The environment variable that names the file that a worker touches after each heartbeat."""
-FINISH_SECONDS = 20.0
-"""Time that a stopping worker leaves to tasks that are not rescheduled on SIGTERM. The time is
-shorter than a lease, because a stopping worker renews no lease, and shorter than the stop time-out
-of both stacks."""
 
 
 @signals.worker_shutting_down.connect

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from fleet.dag_check import dags_of, discovered
-from fleet.settling import Rules, settle, without_stubs
-from fleet.snapshots import MAX_BYTES, File, Snapshots, read_tree, state_of
+from fleet.bundles import imports
+from fleet.bundles.changes import Rules, settle, without_stubs
+from fleet.bundles.imports import Imports, UnfinishedError, dags_of, discovered
+from fleet.bundles.snapshots import MAX_BYTES, File, Snapshots, read_tree, state_of
 
 
 def tree(**files: str) -> dict[str, File]:
@@ -202,3 +203,17 @@ def test_a_folder_that_is_no_dag_folder_is_refused(tmp_path):
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(OSError, match="holds more than 64 MiB; move what is no DAG file"):
         read_tree(tmp_path)
+
+
+def test_a_round_that_is_too_short_decides_nothing_and_the_next_one_goes_on(tmp_path, monkeypatch):
+    """Files that are not imported yet must not count as broken, nor as unchanged in their fault."""
+    monkeypatch.setattr(imports, "ROUND_SECONDS", 0.0)
+    found = Imports("dags-folder", tmp_path)
+    names = {f"{name}.py": File(GOOD.replace("good", name).encode()) for name in "abc"}
+    files = names | {"helper.py": File(b'QUEUE = "cpu"\n')}
+    for _ in range(2):
+        with pytest.raises(UnfinishedError), found.round() as check:
+            check(files, list(names))
+    with found.round() as check:
+        answers = check(files, list(names))
+    assert answers == {f"{name}.py": {name: ["work"]} for name in "abc"}

@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+from fleet.contract import FINISH_SECONDS
+from fleet.operators.process import TERM_GRACE_SECONDS
+from fleet.workers.messages import LEASE_SECONDS
+
 WORKER = """
 import json, os, signal, sys, time
 from celery import signals
@@ -48,3 +52,7 @@ def test_a_task_that_hands_itself_back_is_stopped_at_once_and_others_may_end():
         "long": 15,
     }
     assert ended["hands back"][0] < ended["short"][0] < 3.0 <= ended["long"][0]
+
+
+def test_a_stopping_worker_is_gone_before_its_leases_end():
+    assert FINISH_SECONDS + TERM_GRACE_SECONDS < LEASE_SECONDS

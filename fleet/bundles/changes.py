@@ -7,7 +7,7 @@ old version stays in force.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fleet.snapshots import File, Tree
+from fleet.bundles.snapshots import File, Tree
 
 HELD_BACK = "held_back"
 """Folder in a snapshot with one stub for each file whose change is held back. Importing the stub

@@ -10,7 +10,6 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,15 +23,14 @@ from airflow.utils.state import State
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from fleet.bundles.changes import Rules, settle, without_stubs
+from fleet.bundles.imports import Imports, UnfinishedError
+from fleet.bundles.snapshots import Snapshots, Tree, read_tree, state_of
 from fleet.contract import queues
-from fleet.settling import Answer, Rules, settle, without_stubs
-from fleet.snapshots import Snapshots, Tree, read_tree, state_of, written
 
 AGAIN_SECONDS = 30.0
 """Seconds until a change that is held back is checked again. By then, the run that needed the old
 version might have ended, or an error whose cause is outside the file might be fixed."""
-CHECK_SECONDS = 12.0
-"""After this many seconds a refresh imports no further file; the next refresh continues."""
 log = logging.getLogger(__name__)
 
 
@@ -55,7 +53,7 @@ class SnapshotBundle(BaseDagBundle):
         self._seen: object = None
         self._again_at = math.inf
         self._changed_at = datetime.now(UTC)
-        self._checks = Checks(self.name, self.base_dir)
+        self._imports = Imports(self.name, self.base_dir)
         self._fault = ""
 
     def initialize(self) -> None:
@@ -88,12 +86,13 @@ class SnapshotBundle(BaseDagBundle):
             elif time.monotonic() < self._again_at:
                 return
             is_settled = self._take(*(read_tree(Path(self._folder)) if self._folder else ({}, {})))
+            wait = math.inf if is_settled else AGAIN_SECONDS
+        except UnfinishedError:
+            wait = 0.0
         except OSError as error:
             self._say_once(f"error: DAG folder: {error}; its DAGs stay as they were")
             return
-        self._fault, self._seen = "", state
-        wait = math.inf if is_settled else AGAIN_SECONDS
-        self._again_at = 0.0 if self._checks.is_unfinished else time.monotonic() + wait
+        self._fault, self._seen, self._again_at = "", state, time.monotonic() + wait
 
     def _say_once(self, fault: str) -> None:
         if fault != self._fault:
@@ -111,9 +110,9 @@ class SnapshotBundle(BaseDagBundle):
             current = self._snapshots.tree()
             old = without_stubs(current)
             new |= {name: old[name] for name in faults if name in old}
-            self._checks.begin()
             needs = partial(needed, before=self._changed_at)
-            settled = settle(new, old, Rules(in_force(self.name), self._checks.check, needs))
+            with self._imports.round() as check:
+                settled = settle(new, old, Rules(in_force(self.name), check, needs))
             settled.reasons |= faults
             self._path = self._snapshots.current
             if self._path is None or settled.files() != current:
@@ -123,43 +122,6 @@ class SnapshotBundle(BaseDagBundle):
             longest = max(queue.execution_timeout for queue in queues().values())
             self._snapshots.prune(longest.total_seconds())
             return not settled.reasons
-
-
-class Checks:
-    """Imports DAG files, to learn which DAGs they define, and keeps the answers.
-
-    One refresh imports only as many files as fit into `CHECK_SECONDS`, because the dag-processor
-    parses nothing meanwhile: after 50 s Airflow would treat the DAGs of all files as deleted.
-    """
-
-    def __init__(self, bundle: str, folder: Path) -> None:
-        self._bundle, self._folder = bundle, folder
-        self._answers: dict[int, dict[str, Answer]] = {}
-        self._give_up_at = 0.0
-        self.is_unfinished = False
-
-    def begin(self) -> None:
-        """Start a new round of checks; keep old answers only if the last round ran out of time."""
-        if not self.is_unfinished:
-            self._answers.clear()
-        self._give_up_at = time.monotonic() + CHECK_SECONDS
-        self.is_unfinished = False
-
-    def check(self, tree: Tree, files: list[str]) -> Mapping[str, Answer]:
-        """Return each file's DAGs or import error; no DAGs if Airflow would not import the file."""
-        answers = self._answers.setdefault(hash(frozenset(tree.items())), {})
-        missing = [file for file in files if file not in answers]
-        if missing:
-            from fleet.dag_check import dags_of, discovered  # workers do not need it
-
-            with written(tree, self._folder, like=Snapshots(self._folder).current) as folder:
-                known = discovered(folder)
-                for file in missing:
-                    if time.monotonic() > self._give_up_at:
-                        self.is_unfinished = True
-                        break
-                    answers[file] = dags_of(folder, self._bundle, file) if file in known else {}
-        return {file: answers.get(file, "it is not checked yet") for file in files}
 
 
 @provide_session

@@ -3,19 +3,71 @@
 import multiprocessing
 import os
 import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from airflow import settings
 from airflow.configuration import conf
-from airflow.dag_processing.dagbag import BundleDagBag
-from airflow.serialization.serialized_objects import DagSerialization
 from airflow.utils.file import list_py_file_paths
 
-from fleet.settling import Answer
+from fleet.bundles.changes import Answer
+from fleet.bundles.snapshots import Snapshots, Tree, written
 
 SECONDS = 35.0
 """Time limit for importing one file; Airflow's own limit is 30 s."""
+ROUND_SECONDS = 12.0
+"""After this many seconds a round imports no further file; the next round continues."""
+
+
+class UnfinishedError(Exception):
+    """A round ended before all files were imported."""
+
+
+class Imports:
+    """Imports DAG files, to learn which DAGs they define, in rounds of limited length.
+
+    The dag-processor parses nothing during a round: after 50 s Airflow would treat the DAGs of all
+    files as deleted.
+
+    Args:
+        bundle: name of the bundle.
+        folder: the folder of its snapshots, where trees are written to import their files.
+    """
+
+    def __init__(self, bundle: str, folder: Path) -> None:
+        self._bundle, self._folder = bundle, folder
+        self._answers: dict[int, dict[str, Answer]] = {}
+        self._give_up_at = 0.0
+
+    @contextmanager
+    def round(self) -> Iterator[Callable[[Tree, list[str]], Mapping[str, Answer]]]:
+        """Give the function that imports files of a tree.
+
+        A finished round forgets the answers, because an error can have a cause outside the files.
+        An unfinished round keeps them for the next one.
+
+        Raises:
+            UnfinishedError: by the function, if `ROUND_SECONDS` are over.
+        """
+        self._give_up_at = time.monotonic() + ROUND_SECONDS
+        yield self._check
+        self._answers.clear()
+
+    def _check(self, tree: Tree, files: list[str]) -> Mapping[str, Answer]:
+        """Return each file's DAGs or import error; no DAGs if Airflow would not import the file."""
+        answers = self._answers.setdefault(hash(frozenset(tree.items())), {})
+        missing = [file for file in files if file not in answers]
+        if missing:
+            with written(tree, self._folder, like=Snapshots(self._folder).current) as folder:
+                known = discovered(folder)
+                for number, file in enumerate(missing, start=1):
+                    answers[file] = dags_of(folder, self._bundle, file) if file in known else {}
+                    if number < len(missing) and time.monotonic() > self._give_up_at:
+                        raise UnfinishedError
+        return {file: answers[file] for file in files}
 
 
 def discovered(folder: Path) -> set[str]:
@@ -60,6 +112,10 @@ def _answer(sender: Connection, folder: Path, bundle: str, file: str) -> None:
     with open(os.devnull, "w") as nothing:
         for descriptor in (1, 2):
             os.dup2(nothing.fileno(), descriptor)
+    # Imported here, because workers load this module too and do not need these two.
+    from airflow.dag_processing.dagbag import BundleDagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+
     bag = BundleDagBag(str(folder / file), bundle_path=folder, bundle_name=bundle)
     if bag.import_errors:
         sender.send(str(next(iter(bag.import_errors.values()))))

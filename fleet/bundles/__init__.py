@@ -1,0 +1,1 @@
+"""DAG files: snapshots of the folders that people edit, and which changes may be in force."""
