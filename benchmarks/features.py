@@ -33,17 +33,17 @@ N_SONGS = 40
 ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA", "BLIS")
 }
-"""Set for every pipeline: more BLAS threads would cost CPU time and make no pipeline faster."""
+"""Limits each pipeline to one BLAS thread: more would cost CPU time and make no pipeline faster."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process and its children used."""
+    """The time and memory that a process and its children used."""
 
     cpu: float
     """Seconds of user and system time."""
     wall: float
-    """Seconds."""
+    """Elapsed seconds."""
     rss: float
     """Peak of the largest process, in MiB."""
     pss: float
@@ -100,7 +100,7 @@ class Memory:
 
 
 def kilobytes(file: Path, name: str) -> int:
-    """Read a line of /proc; 0 for a process that has ended but was not yet waited for."""
+    """Read a number of kB from a file in /proc; 0 if the line is missing, as for a zombie."""
     found = [line for line in file.read_text().splitlines() if line.startswith(name)]
     return int(found[0].split()[1]) if found else 0
 
@@ -173,10 +173,12 @@ def rival(name: str, audio: Path, output: Path) -> Cost:
 
 
 def check_agreement(audio: Path, folder: Path) -> str:
-    """Compare our images with librosa's. All one-time compiling and loading happens here too.
+    """Compare our images with librosa's.
+
+    This also does all one-time compiling and loading, so that no measured run includes it.
 
     Returns:
-        How well they agree, in words.
+        How well the images agree, in words.
     """
     rival("librosa_matplotlib", audio, folder)
     with emptied(folder / "theirs") as theirs, emptied(folder / "ours") as store:
@@ -210,7 +212,10 @@ def one_round(audio: Path, folder: Path) -> dict[str, Cost]:
 
 
 def compare(audio: Path, folder: Path, n_tracks: int, n_rounds: int) -> None:
-    """Print one format's rows: each pipeline's best round, because noise only adds cost."""
+    """Print one row per pipeline, for one audio format.
+
+    A row shows the round with the least CPU time, because noise only adds to the cost.
+    """
     rounds = [one_round(audio, folder) for _ in range(n_rounds)]
     costs = {
         name: min((each[name] for each in rounds), key=lambda cost: cost.cpu) for name in rounds[0]

@@ -28,7 +28,7 @@ from training import DEMO_MUSIC, ROOT, prepare
 from music_genre.model import checkpoint
 
 START_SECONDS = 15.0
-"""Longest time from a start to its signal; until then a process imports, loads or trains."""
+"""Longest time from the start of a process to its signal; meanwhile it imports, loads or trains."""
 SAVE_SECONDS = 2.0
 
 
@@ -131,7 +131,7 @@ def try_signal(
         if not interrupt(process, run, number, delay, tally, after_checkpoint=counted):
             raise SystemExit(f"{number.name}: the training ended too soon; give more --epochs")
         _, stderr = process.communicate()
-        if turn and "resuming" in stderr:  # not the first start, and the training resumed
+        if turn and "resuming" in stderr:  # the signal can come before this line is logged
             tally.resumed_at.append(resumed_at(stderr))
     process = start(split, run, given)
     _, stderr = process.communicate()

@@ -2,10 +2,10 @@
 
     .venv/ml/bin/python benchmarks/streaming.py --times 100
 
-The small set has 1,000 generated images, as many as GTZAN. Each is as large as a 30 s track's. The
-large set has --times as many: the same images under more names. The trainer runs some epochs on
-the small set, once resident and once streamed. It then trains on the large set, streamed, for
---seconds while its memory is sampled.
+The small set has 1,000 generated images, as many as GTZAN. Each image is as large as that of a 30 s
+track. The large set has --times as many images: each image is hard-linked under --times names.
+The trainer runs some epochs on the small set, once resident and once streamed. It then trains on
+the large set, streamed, for --seconds while its memory is sampled.
 """
 
 import argparse
@@ -36,7 +36,7 @@ EPOCHS = 8
 
 
 def write_images(folder: Path, times: int) -> None:
-    """Write the images once and link them under other names."""
+    """Write each image once, then hard-link it until it has `times` names."""
     noise = np.random.default_rng(0)
     for number in range(N_TRACKS):
         genre = folder / f"genre{number % N_GENRES}"
@@ -98,7 +98,7 @@ def train_large(split: Path, store: Path, given: argparse.Namespace) -> tuple[li
 
 
 def main() -> None:
-    """Generate, train, print."""
+    """Generate the images, train on both sets, print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--seconds", type=int, default=120)

@@ -4,9 +4,10 @@
 
 Both train the same model on the same tracks, with the same batch and crop size, and see the same
 number of images per epoch: for torchvision's loop each track's image is cut into pieces, as scripts
-for GTZAN do. Accuracy is per track, on the same test split. "No data" repeats our steps on a batch
-in memory. On a GPU the last column is the share of the process's time in which the GPU computed,
-according to `nvidia-smi`; the process's time includes the start of Python and of CUDA.
+for GTZAN do. Accuracy is per track, on the same test split. For the row "no data" our update steps
+are repeated on one batch in memory. On a GPU the last column is the share of the process's time in
+which the GPU computed, according to `nvidia-smi`; the process's time includes the start of Python
+and of CUDA.
 """
 
 import argparse

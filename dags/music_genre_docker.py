@@ -61,7 +61,7 @@ with DAG(
     "music_genre_docker",
     schedule=daily(),
     is_paused_upon_creation=True,
-    max_active_runs=1,  # all runs use the same folder of images
+    max_active_runs=1,  # all runs write to the same folder of images
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params=parameters(),
     doc_md=__doc__,

@@ -3,8 +3,8 @@
 The tasks up to `split` are the same as in `music_genre_training`, and each of the two DAGs reuses
 the artifacts that the other has made. `plan` lists the trainings. `train` and `evaluate` are mapped
 over that list. Each training takes one GPU slot; if no slot is free, the training waits in the
-pool. If a task fails, only its own candidate fails. In the grid, each mapped task is labelled with
-its model and seed.
+pool. If a mapped task fails, only its own candidate fails. In the grid, each mapped task is
+labelled with its model and seed.
 
 All candidates are evaluated on the same split. The last task, `compare`, logs one line for each
 candidate, the best validation accuracy first, and returns these lines as a table. Choose by

@@ -19,12 +19,12 @@ LEFT = {
     "up": "what was started keeps running; run `make up` again, or `make down`",
     "up-local": "what was started keeps running; run `make up-local` again, or `make down-local`",
 }
-"""Command → what is left of the stack if the command is interrupted. Commands that are not listed
-change no stack."""
+"""Command → the sentence that describes the stack after an interruption of the command. Commands
+that are not listed change no stack."""
 
 
 class _Commands(click.Group):
-    """Reports an error in one line and exits with status 1; exits with 130 if interrupted."""
+    """A group that reports a command's error in one line: exit status 1, or 130 if interrupted."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -1,4 +1,4 @@
-"""The table of components: what each runs, and which secrets, networks and volumes it gets.
+"""The table of components: the command, secrets, networks and volumes of each component.
 
 No component gets more than it needs. The embedded stack starts its processes from this table.
 `docker-compose.yml` is written by hand, and its comments give the reasons; tests compare the file
@@ -158,7 +158,8 @@ _FLOWER = Component(
     networks=_names("work"),
     memory="512m",
     settings={
-        # Flower gets its own Redis keys for these, so that it cannot touch the messages of tasks.
+        # kombu keeps unacknowledged messages under these Redis keys. Flower gets keys of its own,
+        # so that it cannot touch the messages of tasks.
         **{
             f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__{key.upper()}_KEY": f"flower.{key}"
             for key in ("unacked", "unacked_index", "unacked_mutex")

@@ -75,7 +75,7 @@ class Run:
             return None
         try:
             return json.loads(value)
-        except (TypeError, ValueError):  # not text, or not JSON
+        except (TypeError, ValueError):  # the value is not JSON text: return it as it is
             return value
 
     def _row(self, instance: dict[str, Any]) -> TaskRow:
@@ -101,7 +101,7 @@ class Run:
 
 
 def _order(task_id: str) -> tuple[int, str]:
-    """Sort key: the tasks of the pipeline in its order, then all others by name."""
+    """Sort key: first the pipeline's tasks in pipeline order, then all other tasks by name."""
     return TASK_ORDER.index(task_id) if task_id in TASK_ORDER else len(TASK_ORDER), task_id
 
 
@@ -109,14 +109,14 @@ def trigger(stack: Stack, parameters: dict[str, Any], dag_id: str = TRAINING_DAG
     """Start a run.
 
     Raises:
-        DeployError: the parameters are refused, or the stack does not stay up.
+        DeployError: Airflow refuses the parameters, or the stack does not stay up.
     """
     _wait_for_dag(stack, dag_id)
     run_id = f"on-demand__{datetime.now(UTC).isoformat(timespec='microseconds')}"
     body = {"dag_run_id": run_id, "logical_date": None, "conf": parameters}
 
     def post() -> None:
-        # A conflict means that an earlier POST created the run, but its answer was lost.
+        # A conflict means that an earlier try of this POST created the run; its answer was lost.
         with contextlib.suppress(ConflictError):
             stack.api.post(path("dags", dag_id, "dagRuns"), body)
 

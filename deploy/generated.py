@@ -38,7 +38,7 @@ def gpu_file() -> str:
 
 
 def page() -> str:
-    """The text of docs/least-privilege.md, with the current table between its two marks."""
+    """The text of docs/least-privilege.md, with the current table between `BEGIN` and `END`."""
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -1,4 +1,4 @@
-"""What the commands print: progress on standard error, addresses on standard output."""
+"""The output of the commands: progress on standard error, addresses on standard output."""
 
 import contextlib
 import sys
@@ -21,7 +21,7 @@ def report(line: str) -> None:
 
 
 def print_lines(lines: dict[str, str], console: Console) -> None:
-    """Print names and values in two columns, without breaking long addresses."""
+    """Print names and values in two columns, without wrapping long addresses."""
     for name, value in lines.items():
         console.print(f"{name + ':':<15}{value}", markup=False, highlight=False, soft_wrap=True)
 
@@ -50,7 +50,7 @@ def tell_schedule(stack: Stack, daily: bool) -> None:
 
 
 def _scheduled_dag(stack: Stack) -> dict[str, Any]:
-    """Poll the training DAG until it is paused or has a next run; empty after `PARSE_SECONDS`."""
+    """Wait until the training DAG is paused or has a next run; return {} after `PARSE_SECONDS`."""
     give_up_at = time.monotonic() + PARSE_SECONDS
     while time.monotonic() < give_up_at:
         with contextlib.suppress(OSError, DeployError):

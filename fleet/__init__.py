@@ -1,1 +1,1 @@
-"""The part that runs on Airflow: the queue contract, the operators, the workers."""
+"""The part of the project that runs on Airflow: the queue contract, the operators, the workers."""

@@ -7,7 +7,7 @@ from fleet.contract import ContractError, queues
 
 
 def main() -> None:
-    """Run one subcommand; an error prints one line to standard error and exits with status 1."""
+    """Run one subcommand; if it fails, it prints one error line and exits with status 1."""
     parser = argparse.ArgumentParser(prog="python -m fleet", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("init", help="migrate the metadata database and create the admin user")

@@ -19,29 +19,30 @@ _RESOURCES = ("cpu", "gpu")
 _COUNTED = ("cores", "gpus")
 
 GRACE_SECONDS = 60
-"""Time between SIGTERM and SIGKILL for a worker, which ends its tasks within seconds of
+"""Time between SIGTERM and SIGKILL for a worker. The worker stops its tasks within seconds of
 SIGTERM."""
 HEARTBEAT_SECONDS = 2
-"""A supervisor can take one interval to notice that its task has ended; until then the slot stays
-busy (measured)."""
+"""Shortest interval between two heartbeats of a task. A supervisor can take one interval to
+notice that its task has ended; until then the slot stays busy (measured)."""
 OUTAGE_SECONDS = 240
 """A running task survives an api-server outage of this length."""
 MARGIN_SECONDS = 3600
 """Time between the end of the longest possible task and the redelivery of its message."""
 LEAST_QUEUED_SECONDS = 600
-"""Airflow's own default of `task_queued_timeout`."""
+"""Airflow's own default of `task_queued_timeout`; our value is never lower."""
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 """The environment variable that names the GPU that a task computes on."""
 STACK_LABEL = "music-genre.stack"
-"""Label on a task's container: the Compose project that it belongs to."""
+"""Label on a task's container. Its value is the Compose project of the task's worker."""
 GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
-"""The folder of the GPU locks of `music-genre` by default, on the host and in every container."""
+"""The default folder of `music-genre`'s GPU locks, on the host and in every container."""
 FINISH_SECONDS = 20.0
-"""Time that a stopping worker leaves to tasks that are not rescheduled on SIGTERM. The time is
+"""A stopping worker gives tasks this time to finish if they are not rescheduled on SIGTERM. It is
 shorter than a lease, because a stopping worker renews no lease, and shorter than the stop time-out
 of both stacks."""
 PUBLISHING_POOL = "publishing"
-"""A pool with one slot: one task at a time pushes to the Git repository of published versions."""
+"""The pool of tasks that push to the Git repository of versions. Its one slot lets only one task
+push at a time."""
 
 
 class ContractError(ValueError):
@@ -55,19 +56,19 @@ class Queue:
     name: str
     """The value of a task's `queue=`; also the name of the Redis list."""
     purpose: str
-    """The work of its tasks, in a few words."""
+    """The work of the queue's tasks, in a few words."""
     resource: str
-    """`cpu` or `gpu`. With `gpu` its tasks compute on a GPU, or on the CPU if there is no GPU."""
+    """`cpu` or `gpu`. With `gpu` the tasks compute on a GPU, or on the CPU if there is no GPU."""
     slots: int | str
-    """Tasks that a worker runs at a time: a number, or as many as it has `cores` or `gpus`."""
+    """Tasks that a worker runs at a time: a number, or `cores` or `gpus` for its number of them."""
     memory_gib: float
     """Memory of one slot; a worker has only as many slots as fit into its memory."""
     longest_run_minutes: int
     """Time limit of a task; a task that runs longer is stopped."""
     pool: str
-    """The Airflow pool in which its tasks wait; empty for none."""
+    """The Airflow pool in which the queue's tasks wait; empty if they use no pool."""
     priority: int
-    """Priority weight of its tasks, unless a task sets its own."""
+    """Priority weight of the queue's tasks, unless a task sets its own weight."""
     larger: str = ""
     """The queue with larger GPUs, for tasks too large for this queue's GPUs; empty for none."""
 
@@ -136,10 +137,11 @@ def settings(contract: Mapping[str, Queue]) -> Mapping[str, str]:
     - A message is redelivered after `visibility_timeout`, which is longer than any task can run.
     - A task without a pool waits in Redis while other tasks run. `task_queued_timeout` is so long
       that Airflow does not treat the waiting task as lost. (A task with a pool waits in the pool.)
-      The token in the task's message has the same lifetime.
-    - A task survives an api-server outage of `OUTAGE_SECONDS`. It can miss all heartbeats of that
-      time before Airflow declares it dead. The task's token does not expire either: Airflow renews
-      a token when a fifth of its lifetime is left, and that fifth is longer than the outage.
+      The token in the task's message also stays valid for `task_queued_timeout`.
+    - A task survives an api-server outage of `OUTAGE_SECONDS`. Airflow does not declare the task
+      dead, even if it misses all heartbeats during the outage. The task's token does not expire
+      either: Airflow renews a token when a fifth of its lifetime is left, and that fifth is longer
+      than the outage.
     """
     longest = max(queue.longest_run_minutes for queue in contract.values()) * 60
     in_redis = [q.longest_run_minutes * 60 for q in contract.values() if not q.pool]

@@ -15,10 +15,10 @@ PACKAGES = ("apache-airflow", "apache-airflow-providers-fab")
 
 
 def initialise() -> None:
-    """Prepare the database unless this was already done for these versions and pools.
+    """Prepare the database, unless this was done before with the same packages and pools.
 
-    The check asks the database without Airflow, which takes a tenth of a second. Importing Airflow
-    takes seconds, and at a start all components compete for the CPU.
+    The check queries the database without importing Airflow, and takes a tenth of a second. An
+    import of Airflow takes seconds, and while a stack starts, all components compete for the CPU.
 
     Raises:
         SystemExit: the password is not set, or the user could not be created.

@@ -1,4 +1,4 @@
-"""Attributes of this process that Linux sets by prctl(2)."""
+"""Set attributes of this process with prctl(2), a system call of Linux."""
 
 import ctypes
 import os

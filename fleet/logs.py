@@ -1,4 +1,4 @@
-"""Hide an expected error from the webserver's log: our workers serve no logs, on purpose."""
+"""Hide an expected error in the webserver's log: workers do not serve logs, by design."""
 
 import logging
 
@@ -10,8 +10,8 @@ def drop_served_logs() -> None:
     """Drop the traceback that is logged whenever somebody opens a running task's log.
 
     Airflow 3.3.2 reads such a log from the shared folder, and then also requests the log from the
-    worker. The setting `namespace_levels` has no effect on this logger, which is not a structlog
-    logger.
+    worker, which fails. A filter drops the traceback, because the setting `namespace_levels` has no
+    effect on this logger: it is not a structlog logger.
     """
     logging.getLogger(READER).addFilter(_says_more)
 

@@ -21,11 +21,11 @@ PUBLISHED_MODEL = Asset("music_genre_model")
 S3_CONNECTION = "music_genre_s3"
 """Airflow connection with the DVC remote's credentials; if it is not defined, the worker's own
 credentials apply."""
-N_SHARDS = 4  # number of `extract` tasks; more tasks than CPU slots would only wait
+N_SHARDS = 4  # number of `extract` tasks; tasks beyond the number of CPU slots would only wait
 GPU_QUEUES = [queue.name for queue in queues().values() if queue.resource == "gpu"]
 MODELS = Path(__file__).parent.parent / "music_genre" / "torchvision_models.txt"
-"""File of the model names that the forms offer. `music-genre check` also reads the file, to suggest
-similar names."""
+"""File with the model names that the DAGs' trigger forms offer. `music-genre check` also reads the
+file, to suggest similar names."""
 MODEL: dict[str, Any] = {"pattern": "^[a-z0-9_]+$"}
 SEED: dict[str, Any] = {"minimum": 0, "maximum": 999_999_999}
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
@@ -83,7 +83,7 @@ def training_parameters(optimizers: Sequence[str] = OPTIMIZERS) -> dict[str, Par
 
 
 def parameters(**own: Param) -> dict[str, Param]:
-    """Build the run parameters: the data, then a DAG's own, then those of every training.
+    """Build the run parameters of the data, of one DAG (`own`) and of every training.
 
     Optional fields default to null, because Airflow's form treats an empty string as a missing
     value.
@@ -121,7 +121,7 @@ def parameters(**own: Param) -> dict[str, Param]:
 
 
 def given(name: str, then: str = "") -> str:
-    """Return a template that inserts a run parameter; `then` is appended to its expression."""
+    """Return a template that inserts a run parameter; `then` extends the Jinja expression."""
     return f"{{{{ params.{name}{then} }}}}"
 
 
@@ -133,7 +133,8 @@ def whole(name: str) -> str:
 def result_of(task_id: str, key: str, more: str = "") -> str:
     """Return a template that inserts a value from an earlier task's result.
 
-    The value is empty if the task has no result, as when somebody marked the task as successful.
+    The value is empty if the task has no result, for example because somebody marked the task as
+    successful.
     """
     return f"{{{{ (ti.xcom_pull('{task_id}'{more}) or {{}}).get('{key}', '') }}}}"
 

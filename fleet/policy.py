@@ -21,7 +21,7 @@ GPU_QUEUE = "gpu_queue"
 
 
 def task_policy(task: Any) -> None:
-    """Refuse a task with an unknown queue; give others their queue's pool, priority and time limit.
+    """Refuse an unknown queue; give the task its queue's pool, priority and time limit.
 
     No worker serves an unknown queue. Without this check, the task would wait until Airflow's
     queued time-out and then fail without a reason.

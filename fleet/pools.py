@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 30.0
 
 
 def sync_pools() -> None:
-    """Give each pool as many slots as its answering workers have, and print the pool.
+    """Give each pool as many slots as its answering workers have, and print its description.
 
     Raises:
         SystemExit: no worker of a pool answers; that pool is not changed.
@@ -71,12 +71,12 @@ def make_missing_pools() -> None:
 def describe(its_queues: list[Queue], workers: Mapping[str, Mapping[str, Any]]) -> tuple[int, str]:
     """Count and describe a pool's slots.
 
-    CPU slots are labelled. A GPU that two workers report counts once.
+    The description names workers without a GPU. A GPU that two workers report counts once.
 
     Args:
         its_queues: the queues of the pool.
-        workers: live worker's Celery name, `queue@host` → the number of the worker's `slots`, and
-            the UUIDs of their `gpus`.
+        workers: live worker's Celery name, `queue@host` → its answer: the number of its `slots`,
+            and the UUIDs of its `gpus`.
     """
     names = {queue.name for queue in its_queues}
     mine = {name: workers[name] for name in sorted(workers) if name.partition("@")[0] in names}

@@ -14,8 +14,8 @@ from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction
 from airflow.timetables.trigger import CronTriggerTimetable
 
 GRACE = timedelta(minutes=10)
-"""A run is dropped if it is late by more than this. The dag-processor recomputes the next run every
-half minute, so without this tolerance it would drop a run if the scheduler is a second late."""
+"""A run is dropped if it is late by more than this time. The dag-processor recomputes the next run
+every half minute. With no tolerance it would drop a run if the scheduler were a second late."""
 
 
 class UpcomingCronTimetable(CronTriggerTimetable):
@@ -50,8 +50,8 @@ def on_starting(component: Any) -> None:
     """Drop runs that fell due while the stack was down, before the scheduler can start them.
 
     Airflow calls this hook before a component of the control plane starts its loop. Airflow also
-    calls it in each task's process, where nothing is done: that process has no access to the
-    database.
+    calls the hook in each task's process. There the hook does nothing, because a task's process has
+    no access to the database.
     """
     if hasattr(component, "job_type"):
         give_up_what_was_missed()

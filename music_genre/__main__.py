@@ -13,7 +13,7 @@ EXIT_CRASH = 70
 """Exit code of a crash, EX_SOFTWARE of sysexits.h; a retry might succeed.
 
 The cause is a bug, a memory error or a driver error. Python's own exit code for a crash is 1, which
-does not tell the caller what to do.
+does not tell the caller whether to try again.
 """
 
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Open /dev/null as each closed standard stream, so that no file gets descriptor 0, 1 or 2."""
+    """Open /dev/null for each closed standard stream, so that no other file gets its descriptor."""
     for number in range(3):
         try:
             os.fstat(number)

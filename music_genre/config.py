@@ -152,7 +152,7 @@ class TrainConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} {value}: not a finite number; give one")
-        if self.optimizer == "sdg":  # a misspelling that early command lines contain
+        if self.optimizer == "sdg":  # old command lines contain this misspelling
             object.__setattr__(self, "optimizer", "sgd")
         if not self.learning_rate:
             object.__setattr__(self, "learning_rate", OPTIMIZERS[self.optimizer])

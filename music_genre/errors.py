@@ -3,7 +3,7 @@
 MusicGenreError
 ├── InputError        fix your input: exit code 65
 │   ├── AudioError    one file cannot be used: it becomes a row in rejected.csv
-│   └── PictureError  one picture cannot be used; a catalogue rejects it
+│   └── PictureError  one picture cannot be used: `scan` lists it in rejected.csv
 └── TemporaryError    try again: exit code 75
     └── StoppedError  a signal asked this process to end; finished work is saved
 
@@ -26,11 +26,11 @@ class InputError(MusicGenreError):
 
 
 class AudioError(InputError):
-    """One audio file cannot be used; the batch goes on without it."""
+    """One audio file cannot be used; the stage goes on with the other files."""
 
 
 class PictureError(InputError):
-    """One picture cannot be used; a catalogue goes on without it.
+    """One picture cannot be used; `scan` rejects it and goes on with the other pictures.
 
     Args:
         path: the picture.
@@ -46,7 +46,7 @@ class PictureError(InputError):
 
 
 class TemporaryError(MusicGenreError):
-    """Nothing is wrong with the input; the same command may succeed later."""
+    """Nothing is wrong with the input; the same command can succeed later."""
 
     exit_code: int = 75  # EX_TEMPFAIL
 

@@ -11,4 +11,4 @@ class Progress(Protocol):
 
 
 def silent(_done: int, _total: int, _note: str = "", /) -> None:
-    """Ignore the report."""
+    """Ignore the progress report."""

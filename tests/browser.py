@@ -38,7 +38,7 @@ def logged_in(browser, stack, admin_password):
 
 @pytest.fixture
 def page(browser, logged_in):
-    """A page of Airflow. It is closed at the end, because an open page uses a quarter of a core."""
+    """A page of Airflow, closed after the test, because an open page uses a quarter of a core."""
     viewport = {"width": 1400, "height": 850}
     context = browser.new_context(viewport=viewport, storage_state=logged_in)
     context.set_default_timeout(60_000)

@@ -135,7 +135,7 @@ class Kills:
     hits: Counter[int] = field(default_factory=Counter)
     """Seed → how often a kill ended its training. Killing a worker ends all of its trainings."""
     took_others: bool = False
-    """Whether a kill might have ended tasks before their commands began. `hits` omits those."""
+    """Whether a kill might have ended tasks before their commands ran; `hits` omits these tasks."""
 
     def figures(self, kinds: Mapping[int, str]) -> dict[str, str]:
         """The outcome for each kind of victim, as text."""
@@ -173,7 +173,7 @@ def kill_each_once(run: Run, seeds: range, kinds: Mapping[int, str]) -> Kills:
 
 
 def _would_fail(run: Run, kind: str) -> bool:
-    """Whether a kill could end a task's last try. A killed worker also ends starting tasks."""
+    """Whether a kill could end a task's last try: killing a worker also ends starting tasks."""
     if kind != "worker":
         return False
     listed = run._get("/taskInstances?limit=100")["task_instances"]
@@ -206,7 +206,8 @@ def assert_all_resumed(
     """Assert that every training succeeded, and that killed trainings resumed at a step > 0.
 
     Args:
-        lost: seed of a training that was marked failed. The run then fails, but no other training.
+        lost: seed of a training that was marked failed. Then the run fails, but all other trainings
+            succeed.
     """
     assert run.state() == ("success" if lost is None else "failed"), run.rows()
     for instance in train_instances(stack, run):

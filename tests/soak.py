@@ -1,4 +1,4 @@
-"""Write the table of a soak from the suites' lines; of each test the last line counts.
+"""Write the table of a soak from the suites' lines; the last line of each test counts.
 
 python tests/soak.py .soak.jsonl docs/soak.md
 """

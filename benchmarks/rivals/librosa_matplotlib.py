@@ -1,4 +1,4 @@
-"""Draw 432 x 288 pictures like those of GTZAN and of most tutorials: FOLDER of audio, OUTPUT.
+"""Draw the audio in FOLDER as 432 x 288 pictures in OUTPUT, in the style of GTZAN and tutorials.
 
 One figure serves all tracks: a new figure for each, as in tutorials, takes more time and memory.
 """
@@ -18,7 +18,8 @@ folder, output = map(Path, sys.argv[1:])
 figure = plt.figure(figsize=(4.32, 2.88), dpi=100)
 for path in sorted(each for each in folder.rglob("*") if each.is_file()):
     waveform, _ = librosa.load(path, sr=22_050)
-    power = librosa.feature.melspectrogram(y=waveform, sr=22_050)  # n_fft 2048, hop 512, 128 bands
+    # librosa's defaults: n_fft 2048, hop 512, 128 bands
+    power = librosa.feature.melspectrogram(y=waveform, sr=22_050)
     axes = figure.add_subplot()
     librosa.display.specshow(librosa.power_to_db(power, ref=np.max), sr=22_050, ax=axes)
     axes.set_axis_off()

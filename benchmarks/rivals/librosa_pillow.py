@@ -1,4 +1,4 @@
-"""Draw log-mel images with librosa and Pillow: FOLDER of audio, OUTPUT folder."""
+"""Draw the audio in FOLDER as log-mel images in OUTPUT, with librosa and Pillow."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,8 @@ from PIL import Image
 folder, output = map(Path, sys.argv[1:])
 for path in sorted(each for each in folder.rglob("*") if each.is_file()):
     waveform, _ = librosa.load(path, sr=22_050)
-    power = librosa.feature.melspectrogram(y=waveform, sr=22_050)  # n_fft 2048, hop 512, 128 bands
+    # librosa's defaults: n_fft 2048, hop 512, 128 bands
+    power = librosa.feature.melspectrogram(y=waveform, sr=22_050)
     decibels = librosa.power_to_db(power, ref=np.max)
     pixels = np.rint((decibels[::-1] + 80) * 255 / 80).astype(np.uint8)
     Image.fromarray(pixels).save(output / f"{path.stem}.png")

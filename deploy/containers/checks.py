@@ -21,7 +21,7 @@ MIN_CORES, MIN_MEMORY_GIB, MIN_DISK_GIB, MIN_DISK_GIB_BUILT = 2, 6, 25, 3
 images take 9 GiB of disk; `MIN_DISK_GIB_BUILT` applies if they are already built."""
 LARGEST_IMAGE = "music-genre/gpu-worker"
 MAX_SKEW_SECONDS = 5
-"""Airflow refuses tokens if the two clocks differ by 10 s."""
+"""Airflow refuses a token if the clocks of its issuer and its reader differ by 10 s."""
 
 
 def check(
@@ -97,7 +97,7 @@ def _at_least(name: str, found: float, least: float, unit: str) -> Finding:
 
 
 def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
-    # Docker Desktop has this folder in its virtual machine, so it does not exist on this machine.
+    # Docker Desktop has this folder in its virtual machine; then check this machine's disk instead.
     looked_at = folder if folder.exists() else REPOSITORY
     free = shutil.disk_usage(looked_at).free / GIB
     built = docker("image", "ls", "-q", f"{LARGEST_IMAGE}:{environment.get('TAG') or 'latest'}")
@@ -118,7 +118,7 @@ def _clock(engine_time: str) -> Finding:
 
 
 def _scripts() -> Finding:
-    """Check that other users can read the mounted files; a checkout with umask 077 forbids it."""
+    """Check that other users can read the mounted files; a checkout with umask 077 prevents it."""
     folder = REPOSITORY / "deploy"
     mounted = [*(folder / "compose").iterdir(), folder / "redis-users.sh", folder / "queues.toml"]
     dags = REPOSITORY / "dags"

@@ -118,7 +118,7 @@ def _check(project: Project, profiles: Sequence[str], chosen: Mapping[str, str])
     Raises:
         DeployError: a check found a fault.
     """
-    with tempfile.TemporaryDirectory() as folder:  # only this user can read the folder
+    with tempfile.TemporaryDirectory() as folder:  # only this user can read the secrets in it
         findings = checks.check(
             functools.partial(_settings_planned, project, profiles, chosen, Path(folder)),
             project.held_ports,
@@ -212,7 +212,7 @@ def _ask_for_deletion(project: Project) -> None:
     """
     for volume in project.volumes():
         report(f"{volume:<32}{compose.CONTENTS.get(volume.removeprefix(f'{project.name}_'), '')}")
-    with contextlib.suppress(click.Abort):  # no terminal, or Ctrl-C
+    with contextlib.suppress(click.Abort):  # raised by Ctrl-C, or without a terminal
         if click.confirm("Delete these volumes?", err=True):
             return
     raise DeployError("nothing was deleted; answer y, or give YES=1 (--yes) to delete the data")

@@ -27,16 +27,16 @@ _MEMORY = r"(?:[1-9]\d{6,}|[1-9]\d*(?:\.\d+)?\s?[kmgt](?:i?b)?)"
 
 
 class Finding(NamedTuple):
-    """What one check found."""
+    """The result of one check."""
 
     name: str
     found: str
     remedy: str = ""
-    """What to do about it; empty if nothing is wrong."""
+    """How the user can fix the fault; empty if nothing is wrong."""
 
 
 def of_variables(environment: Mapping[str, str], held: set[str]) -> list[Finding]:
-    """Check the variables of .env; a check that has nothing to report returns no finding.
+    """Check the variables of .env; returns the findings that have something to report.
 
     Args:
         environment: the variables.
@@ -56,7 +56,7 @@ def of_variables(environment: Mapping[str, str], held: set[str]) -> list[Finding
 def _audio(environment: Mapping[str, str]) -> Finding:
     """Check that the music is arranged by genre, and that the containers can read it.
 
-    The containers' user has no account on this machine, so the permissions of other users count.
+    The containers' user has no account on this machine, so the file permissions for others apply.
     """
     folder = Path(environment.get("AUDIO_DIR") or DEMO_MUSIC)
     remedy = "set AUDIO_DIR in .env to the absolute path of a folder with one subfolder per genre"
@@ -127,7 +127,7 @@ def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
 def _schedule(environment: Mapping[str, str]) -> Finding:
     """Report when the training runs, and refuse a DAILY that is neither 1 nor 0.
 
-    Such a value would silently mean 0.
+    Without this check, any other value would silently mean 0.
     """
     text = environment.get("DAILY", "")
     if text not in ("", "0", "1"):
@@ -196,7 +196,7 @@ def of_services(services: Mapping[str, Any]) -> list[Finding]:
 
 
 def workers(services: Mapping[str, Any]) -> list[Finding]:
-    """Check that each queue of the contract has a service, and workers serve no other queue."""
+    """Check that each queue of the contract has a service, and that no worker serves another."""
     served = {queue for service in services.values() if (queue := queue_of(service.get("command")))}
     missing = [
         Finding(

@@ -81,7 +81,7 @@ def _of_service(answer: str, service: str) -> dict[str, str]:
     """The environment of a service as `docker compose config --format json` prints it.
 
     Raises:
-        DeployError: the answer is not JSON; Compose 2.25.0 prints none.
+        DeployError: the answer is not JSON, for example because Compose 2.25.0 prints no JSON.
     """
     try:
         return dict(json.loads(answer)["services"][service]["environment"])
@@ -112,7 +112,7 @@ def _text(path: Path) -> str:
     """Read the file as text.
 
     Raises:
-        DeployError: it is not UTF-8.
+        DeployError: the file is not UTF-8.
     """
     raw = path.read_bytes()
     try:
@@ -136,8 +136,8 @@ def ensure(
         profiles: the Compose profiles to add to those in the file. `s3` also makes the stack use
             its own S3 service.
         chosen: variables to set; they replace the values in the file.
-        has_data: returns whether the stack has a database. The secrets in `BOUND_TO_DATA` must
-            then stay the same. Called only if one of them is missing or unusable.
+        has_data: returns whether the stack has a database. If so, the secrets in `BOUND_TO_DATA`
+            must stay the same. Called only if one of these secrets is missing or unusable.
 
     Returns:
         The names of the generated secrets.
@@ -196,7 +196,7 @@ def profiles_of(found: Mapping[str, str]) -> list[str]:
 
 
 def with_profiles(found: Mapping[str, str], profiles: Sequence[str]) -> dict[str, str]:
-    """COMPOSE_PROFILES with these profiles added; empty if it already contains them all."""
+    """COMPOSE_PROFILES with these profiles added; no variable if it already contains them all."""
     named = profiles_of(found)
     wanted = [*named, *(name for name in profiles if name not in named)]
     return {"COMPOSE_PROFILES": ",".join(wanted)} if wanted != named else {}

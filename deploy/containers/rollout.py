@@ -1,7 +1,8 @@
 """Start the stack, or update a running stack so that no task loses a try.
 
-`docker compose up` alone would remove the webserver first. Workers that stop after it could not
-hand their tasks back. If the new webserver is slow, Compose would not start the new workers at all.
+`docker compose up` alone would remove the webserver first. Workers that stop after the webserver
+could not hand their tasks back. If the new webserver started too slowly, Compose would not start
+the new workers at all.
 """
 
 import contextlib
@@ -70,12 +71,12 @@ def _workers_started(
     """Start the workers again if the code under `with` fails or is interrupted.
 
     Raises:
-        DeployError: the code raised a DeployError; this one adds a remedy.
+        DeployError: the code raised a DeployError; the new error adds a remedy.
     """
     try:
         yield
     except BaseException as error:
-        with contextlib.suppress(DeployError):  # `error`, raised below, says more
+        with contextlib.suppress(DeployError):  # report only `error`, the cause
             project.compose(*_UP, "--no-deps", *_of(scale, workers), *workers)
             report(f"still outdated: {', '.join(_outdated(project)) or 'nothing'}")
         if not isinstance(error, DeployError):
@@ -87,7 +88,7 @@ def _outdated(project: Project) -> list[str]:
     """The services that `up` would replace because their own settings or image changed.
 
     Compose's dry run also lists services that merely depend on a changed service. Compose does not
-    replace those if the changed service is replaced first, by a separate command.
+    replace these dependent services if a separate command replaces the changed service first.
     """
     if not (running := project.running()):
         return []
@@ -136,12 +137,12 @@ def _of(scale: Mapping[str, int], services: list[str]) -> list[str]:
 
 
 def _words(scale: Mapping[str, int]) -> list[str]:
-    """The options that keep these numbers of containers."""
+    """The `--scale` options for these numbers of containers."""
     return [word for name, n in scale.items() for word in ("--scale", f"{name}={n}")]
 
 
 def _replace_redis(project: Project) -> None:
-    """Recreate Redis if one of its mounted files has changed since it started.
+    """Recreate Redis if one of its mounted files has changed since Redis started.
 
     Compose does not notice such a change, because it compares only the paths of mounts. Postgres
     needs no such check, because it reads its script only when its data is first created.
@@ -173,7 +174,7 @@ def _make_gpu_locks() -> None:
     """
     folder = Path(GPU_LOCKS)
     folder.mkdir(exist_ok=True)
-    with contextlib.suppress(PermissionError):  # another user owns the folder
+    with contextlib.suppress(PermissionError):  # another user owns it; its mode may be right
         folder.chmod(0o1777)
     if folder.stat().st_mode & 0o777 != 0o777:
         raise DeployError(f"{folder} is not open to all users; run `sudo chmod 1777 {folder}`")

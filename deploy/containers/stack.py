@@ -56,7 +56,8 @@ class Project:
         """The services as Compose reads them from its files.
 
         Args:
-            profiles: include services of these profiles, besides the profiles in `.env`; `*`: all.
+            profiles: also include the services of these profiles, not only of those in `.env`; `*`
+                includes the services of all profiles.
 
         Raises:
             DeployError: Compose refuses the files, or `.env` lacks a secret.
@@ -108,7 +109,7 @@ class Project:
         _run(["docker", "compose", "-p", self.name, *words], Path("/"))
 
     def stop_workers(self, services: Sequence[str] | None = None) -> None:
-        """Stop running workers, all at the same time; each one hands its tasks back.
+        """Stop running workers, all at the same time; each worker hands its tasks back.
 
         Args:
             services: stop only workers of these services; by default all workers.
@@ -122,7 +123,8 @@ class Project:
             json.loads(docker("inspect", "-f", "{{json .Config.Cmd}}", name)) for name in names
         ]
         workers = [name for name, words in zip(names, commands, strict=True) if queue_of(words)]
-        if workers:  # `docker compose stop` fails if a service that a worker depends on is gone
+        if workers:
+            # `docker compose stop` would fail if a service that a worker depends on is gone.
             _run(["docker", "stop", *workers], Path("/"))
 
     def containers(self) -> list[dict[str, Any]]:

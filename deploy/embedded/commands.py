@@ -109,7 +109,7 @@ def down_local(folder: Path) -> None:
     if embedded.stop(state, report):
         report("unfinished runs continue at the next `make up-local`")
         return
-    with state.lock():  # fails while a demo or a start is in progress
+    with state.lock():  # raises an error while a demo or a start is in progress
         report(f"no stack is running in {state.folder}")
 
 
@@ -136,7 +136,8 @@ def status_local(folder: Path) -> None:
     "airflow",
     context_settings={
         "ignore_unknown_options": True,
-        "allow_interspersed_args": False,  # Airflow gets the rest, even --state, --help
+        # All options after the first word belong to Airflow, even --state and --help.
+        "allow_interspersed_args": False,
         "help_option_names": ["-h"],
     },
 )

@@ -23,7 +23,7 @@ _KEPT_VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
 )
 WORKER_STOP_SECONDS = int(FINISH_SECONDS) + 15
-"""Longer than a stopping worker waits for its tasks."""
+"""The time that a worker has to stop, seconds: longer than it waits for its tasks to end."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Program:
     def death_signal(self) -> str:
         """The signal that the kernel sends this process when the process manager dies.
 
-        A server gets its stop signal, so that it can save its data. The others get SIGKILL:
-        on SIGTERM a worker would wait for its tasks to end. When a worker is killed, its pool
-        processes, their tasks and their commands die too.
+        A server gets its stop signal, so that it can save its data. Every other process gets
+        SIGKILL: on SIGTERM a worker would wait for its tasks to end. When a worker is killed, its
+        pool processes, their tasks and their commands die too.
         """
         return self.stop_signal if self.rank == SERVERS else "KILL"
 
@@ -73,7 +73,7 @@ def _program(name: str, component: Component, state: State) -> Program:
 
 
 def sync_pools_command(state: State) -> tuple[list[str], dict[str, str]]:
-    """The command that sets Airflow's pools to the live workers' slots, and its environment."""
+    """The command, with its environment, that sets Airflow's pools to the live workers' slots."""
     scheduler = _environment(components()["scheduler"], state)
     return [str(AIRFLOW_PYTHON), "-m", "fleet", "sync-pools"], scheduler
 
@@ -89,7 +89,7 @@ def airflow_command(state: State, words: Sequence[str]) -> tuple[list[str], dict
 
 
 def init_command(state: State) -> tuple[list[str], dict[str, str]]:
-    """The command that prepares the metadata database, and its environment."""
+    """The command, with its environment, that prepares the metadata database."""
     program = _program("init", components()["init"], state)
     return list(program.command), dict(program.environment)
 
@@ -109,8 +109,8 @@ def postgres_program(name: str) -> list[str]:
 def leashed(command: Sequence[str], death_signal: str) -> list[str]:
     """Wrap a command so that the kernel sends it a signal when its parent dies.
 
-    Entering a user namespace drops this setting. So in `unshare … -- PROGRAM` the wrapper `setpriv`
-    comes after the `--`, where it runs inside the namespace.
+    The setting is lost when a process enters a user namespace. So in `unshare … -- PROGRAM` the
+    wrapper `setpriv` comes after the `--`, where it runs inside the namespace.
     """
     words = list(command)
     at = words.index("--") + 1 if "--" in words else 0
@@ -118,7 +118,7 @@ def leashed(command: Sequence[str], death_signal: str) -> list[str]:
 
 
 def base_environment() -> dict[str, str]:
-    """The part of this shell's environment that any process of the stack may see."""
+    """The variables for every process of the stack: `_KEPT_VARIABLES`, and two for Python."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     folders = (REPOSITORY, REPOSITORY / "fleet" / "config")
     path = os.pathsep.join(map(str, folders))
@@ -137,8 +137,8 @@ def _postgres(state: State) -> Program:
 def write_redis_config(state: State) -> None:
     """Write Redis's configuration and its users to files that only the owner can read.
 
-    As command-line arguments they would show in the process list. The users and their rights are
-    the same as in the stack of containers.
+    As command-line arguments, users and password hashes would show in the process list. The users
+    and their rights are the same as in the stack of containers.
     """
     keys = {name: state.secrets().of(name) for name in components()["redis"].secrets}
     script = REPOSITORY / "deploy" / "redis-users.sh"
@@ -153,7 +153,7 @@ def write_redis_config(state: State) -> None:
         "port": state.launch().redis,
         "dir": f'"{state.redis}"',
         "aclfile": f'"{state.redis}/users.acl"',
-        "appendonly": "yes",  # a queued task survives a crash of Redis
+        "appendonly": "yes",  # so that queued tasks survive a crash of Redis
         "save": '""',
         "maxmemory-policy": "noeviction",  # a queue must never be evicted
     }
@@ -174,7 +174,7 @@ _SERVERS = {"postgres": _postgres, "redis": _redis}
 
 
 def _environment(component: Component, state: State) -> dict[str, str]:
-    """A component's environment: common variables, those of its rank, its own, and its secrets."""
+    """A component's environment: Airflow's variables, its rank's, its own settings, its secrets."""
     of_rank = _worker_environment if component.rank == WORKERS else _control_environment
     carrying = _carrying(state)
     secrets = (carrying[name] for name in sorted(component.secrets))
@@ -204,7 +204,7 @@ def _airflow_environment(state: State) -> dict[str, str]:
 
 
 def _carrying(state: State) -> dict[str, dict[str, str]]:
-    """Secret → the environment variables that pass it to a process."""
+    """Map each secret to the environment variables that pass the secret to a process."""
     keys, launch = state.secrets(), state.launch()
     database = f"airflow:{keys.postgres_password}@127.0.0.1:{launch.postgres}/postgres"
     carried = {

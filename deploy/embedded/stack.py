@@ -64,9 +64,9 @@ def start(
 
     Args:
         ports: the ports of Airflow and Flower.
-        is_leashed: whether the stack ends when this process ends. If so, DAGs run only on demand,
-            so that no other run interferes.
-        daily: whether the training also runs by itself, at midnight UTC.
+        is_leashed: whether the stack ends when this process ends. If so, DAGs run only on demand:
+            schedules and assets start no runs.
+        daily: whether the training DAG also runs every day at midnight UTC.
 
     Raises:
         DeployError: the stack runs already, a port is taken, the disk is full or a component dies.
@@ -102,7 +102,11 @@ def _bring_up(state: State, report: Report) -> LocalStack:
 
 
 def stop(state: State, report: Report) -> bool:
-    """Ignore interruptions from now on, and stop the stack if it runs; returns whether it ran."""
+    """Stop the stack if it runs; returns whether it ran.
+
+    From now on this process ignores SIGINT, SIGTERM and SIGHUP, so that nothing interrupts the
+    stop.
+    """
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     if supervisor.supervisord_process(state) is None:
@@ -117,8 +121,8 @@ def stop(state: State, report: Report) -> bool:
 def _ensure_database(state: State, report: Report) -> None:
     """Create PostgreSQL's data folder if it is missing.
 
-    The folder is created under another name and then renamed, so an attempt that is killed leaves
-    no incomplete data folder.
+    The folder is created under another name and then renamed. So the data folder is complete or
+    missing, even if this process is killed.
     """
     if state.postgres.exists():
         return
@@ -162,8 +166,8 @@ def _run_once(command: list[str], environment: dict[str, str], state: State, nam
 def _launch(state: State, is_leashed: bool) -> None:
     """Start supervisord and wait until it answers.
 
-    It runs in its own session, so signals from the terminal, such as Ctrl-C, reach only this
-    process.
+    Supervisord runs in its own session, so signals from the terminal, such as Ctrl-C, reach only
+    this process.
     """
     command = [sys.executable, "-m", "deploy", "supervise", "--state", str(state.folder)]
     if is_leashed:
@@ -197,7 +201,7 @@ def _launch(state: State, is_leashed: bool) -> None:
 def servers_answer(state: State) -> bool:
     """Whether PostgreSQL and Redis accept clients.
 
-    While they recover data, they listen on their ports but refuse clients.
+    An open port is not enough: while a server recovers data, it listens but refuses clients.
 
     Raises:
         OSError: Redis does not listen yet.

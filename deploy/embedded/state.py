@@ -16,11 +16,12 @@ from deploy.errors import DeployError
 from deploy.files import read_env_file, write_private
 
 MIN_FREE_BYTES = 2 * 1024**3
-"""A new stack with the demo's artifacts takes about 0.2 GiB. Postgres needs more to recover."""
+"""The free space that a start requires. A new stack with the demo's artifacts takes about 0.2 GiB;
+PostgreSQL needs more space when it recovers after a crash."""
 
 
 _OF_REDIS = tuple(f"redis_{user}_password" for user in ("scheduler", "worker", "flower"))
-"""The secrets file of an older stack has a single `redis_password` instead of these."""
+"""The passwords of Redis's users. An older stack has one secret instead: `redis_password`."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ class Launch:
     scheduled: bool
     """Whether schedules and assets start runs."""
     daily: bool = False
-    """Whether the training has a schedule."""
+    """Whether the training DAG runs every day at midnight UTC."""
 
 
 class State:
     """The folder of one embedded stack.
 
     Args:
-        folder: created with mode 0700 if it is missing.
+        folder: its path; `lock` creates the folder with mode 0700 if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,7 +101,7 @@ class State:
             self.folder.chmod(0o700)
             for folder in (self.task_logs, self.artifacts, self.airflow_home, self.redis):
                 folder.mkdir(parents=True, exist_ok=True)
-            # If the file exists, Airflow does not write its defaults and its own keys there.
+            # Airflow would write its defaults and generated keys to a missing airflow.cfg.
             (self.airflow_home / "airflow.cfg").touch(mode=0o600)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -175,7 +176,7 @@ class State:
         """Lock the folder, so that only one command at a time uses it; create it if it is missing.
 
         Raises:
-            DeployError: another command has locked the folder, or it cannot be created.
+            DeployError: another command has locked the folder, or the folder cannot be created.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -218,7 +219,8 @@ def choose_ports(web: int, flower: int) -> dict[str, int]:
 
 def _bind(name: str, port: int) -> socket.socket:
     listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the servers set this too
+    # The servers set SO_REUSEADDR too. Without it, a port that was just closed would look taken.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
         listener.listen()

@@ -113,14 +113,17 @@ def log_path(state: State, component: str) -> Path:
 
 
 def exec_supervisord(state: State) -> None:
-    """Replace this process by supervisord, the new parent of the stack's orphans (subreaper)."""
+    """Replace this process with supervisord, as the child subreaper of the stack.
+
+    Orphaned processes of the stack become children of supervisord, so a stop finds them.
+    """
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     words = [sys.executable, "-m", "supervisor.supervisord", "-c", str(state.supervisor_config)]
     os.execve(words[0], words, base_environment())
 
 
 def exec_component(state: State, name: str) -> None:
-    """Replace this process by a component that the kernel signals when supervisord dies.
+    """Replace this process with a component, which the kernel signals when supervisord dies.
 
     Raises:
         DeployError: supervisord died before the parent-death signal was set.
@@ -171,7 +174,11 @@ class Supervisor:
             self._call("startProcessGroup", rank, False)
 
     def processes(self) -> list[Process]:
-        """The current state of every component; raises the same errors as `start_all`."""
+        """The current state of every component.
+
+        Raises:
+            DeployError: supervisord does not answer.
+        """
         infos = self._call("getAllProcessInfo")
         return [
             Process(info["name"], info["statename"], info["pid"], info["start"]) for info in infos

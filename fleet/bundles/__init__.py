@@ -1,1 +1,1 @@
-"""DAG files: snapshots of the folders that people edit, and which changes may be in force."""
+"""Snapshots of the DAG folders that people edit, and the rules for which changes take effect."""

@@ -143,9 +143,9 @@ def needed(
 ) -> dict[str, set[str]]:
     """Return id of each DAG with unfinished runs → ids of the unfinished tasks of these runs.
 
-    Paused DAGs are left out, because they start no more tasks. Runs that were not created before
-    the time `before` are left out too, because otherwise a DAG that always has an unfinished run
-    could never change.
+    Paused DAGs are left out, because they start no more tasks. Runs created at or after the time
+    `before` (the folder's last change) are left out too. Otherwise a DAG that always has an
+    unfinished run could never change.
     """
     if not dags:
         return {}

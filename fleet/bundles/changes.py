@@ -1,7 +1,7 @@
 """Decide which version of each DAG file is in force, so that a changed folder breaks no run.
 
-The version in force is the one in the current snapshot. A change of a file is held back while the
-old version stays in force.
+The version in force is the version in the current snapshot. While a change of a file is held back,
+the file's old version stays in force.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from fleet.bundles.snapshots import File, Tree
 
 HELD_BACK = "held_back"
-"""Folder in a snapshot with one stub for each file whose change is held back. Importing the stub
-raises the reason, so Airflow shows the reason among the import errors."""
+"""Folder in a snapshot with one stub for each file whose change is held back. Importing a stub
+raises an error with the reason, so Airflow shows the reason among the import errors."""
 Answer = dict[str, list[str]] | str
 """Result of importing a file: DAG id → task ids of the DAG; or the text of the import error."""
 _REMEDY = "let the run end, mark it failed, or pause the DAG"
@@ -76,7 +76,8 @@ def settle(new: Tree, old: Tree, rules: Rules) -> Settled:
     answers |= rules.check(tree, sorted(reasons))
     if not _reasons(tree, old, answers, rules):
         return Settled(tree, reasons)
-    # A file that is held back works only with the old versions of other files: keep all of them.
+    # A run would still break, because a kept old file can need old versions of further files. So
+    # keep the old versions of all files.
     waiting = f"it waits for {', '.join(sorted(reasons))}"
     return Settled(dict(old), dict.fromkeys(sorted(changed), waiting) | reasons)
 
@@ -85,7 +86,7 @@ def _to_check(changed: set[str], new: Tree, in_force: Mapping[str, set[str]]) ->
     """List the files whose import can have another result because of the change."""
     names = {name for name in changed if name.endswith((".py", ".zip"))}
     if not changed <= in_force.keys():
-        names |= in_force.keys()  # DAG files can read or import other changed files
+        names |= in_force.keys()  # a DAG file can read or import any other changed file
     return sorted(names & new.keys())
 
 

@@ -17,7 +17,7 @@ from fleet.bundles.changes import Answer
 from fleet.bundles.snapshots import Snapshots, Tree, written
 
 SECONDS = 35.0
-"""Time limit for importing one file; Airflow's own limit is 30 s."""
+"""Time limit for importing one file; a little longer than Airflow's own limit of 30 s."""
 ROUND_SECONDS = 12.0
 """After this many seconds a round imports no further file; the next round continues."""
 
@@ -29,12 +29,13 @@ class UnfinishedError(Exception):
 class Imports:
     """Imports DAG files, to learn which DAGs they define, in rounds of limited length.
 
-    The dag-processor parses nothing during a round: after 50 s Airflow would treat the DAGs of all
-    files as deleted.
+    The dag-processor parses nothing during a round. If a round lasted 50 s, Airflow would treat the
+    DAGs of all files as deleted.
 
     Args:
         bundle: name of the bundle.
-        folder: the folder of its snapshots, where trees are written to import their files.
+        folder: the folder of the bundle's snapshots. Each tree is written into a new subfolder, and
+            its files are imported from there.
     """
 
     def __init__(self, bundle: str, folder: Path) -> None:
@@ -44,13 +45,13 @@ class Imports:
 
     @contextmanager
     def round(self) -> Iterator[Callable[[Tree, list[str]], Mapping[str, Answer]]]:
-        """Give the function that imports files of a tree.
+        """Begin a round; yields the function that imports files of a tree.
 
-        A finished round forgets the answers, because an error can have a cause outside the files.
-        An unfinished round keeps them for the next one.
+        A finished round forgets its answers, because the cause of an import error can lie outside
+        the files. An unfinished round keeps its answers for the next round.
 
         Raises:
-            UnfinishedError: by the function, if `ROUND_SECONDS` are over.
+            UnfinishedError: the function raises it if `ROUND_SECONDS` are over and files are left.
         """
         self._give_up_at = time.monotonic() + ROUND_SECONDS
         yield self._check
@@ -112,7 +113,7 @@ def _answer(sender: Connection, folder: Path, bundle: str, file: str) -> None:
     with open(os.devnull, "w") as nothing:
         for descriptor in (1, 2):
             os.dup2(nothing.fileno(), descriptor)
-    # Imported here, because workers load this module too and do not need these two.
+    # Imported here, because workers also load this file but do not need these two modules.
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -124,7 +125,7 @@ def _answer(sender: Connection, folder: Path, bundle: str, file: str) -> None:
         for dag in bag.dags.values():
             DagSerialization.to_dict(dag)
         sender.send({dag.dag_id: sorted(dag.task_ids) for dag in bag.dags.values()})
-    except Exception as error:  # a DAG's own objects can raise anything
+    except Exception as error:  # a DAG's own objects can raise any exception
         sender.send(f"{type(error).__name__}: {error}")
 
 

@@ -41,7 +41,7 @@ def files_of(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder or a subfolder cannot be listed.
     """
-    seen = set()  # real paths: a link can lead back to a parent folder
+    seen = set()  # real paths, because a link can lead back to a parent folder
     for top, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
         if (real := os.path.realpath(top)) in seen:
@@ -75,7 +75,7 @@ def read_tree(folder: Path) -> tuple[Tree, dict[str, str]]:
     """Read a folder's files.
 
     Returns:
-        The files that can be read; and file that cannot be read → the reason.
+        Two dicts: the files that can be read; and file that cannot be read → the reason.
 
     Raises:
         OSError: the folder or a subfolder cannot be listed, or the files exceed `MAX_BYTES`.
@@ -114,8 +114,8 @@ def written(tree: Mapping[str, File], beside: Path, like: Path | None = None) ->
         tree: the files.
         beside: the folder in which the new folder is made.
         like: an earlier folder, such as the current snapshot. A file that has not changed since is
-            hard-linked, so it keeps its modification time. Airflow decides by this time which file
-            to parse first.
+            hard-linked, so it keeps its modification time. Airflow uses this time to decide which
+            file to parse first.
     """
     beside.mkdir(parents=True, exist_ok=True)
     before = read_tree(like)[0] if like else {}
@@ -143,12 +143,12 @@ class Snapshots:
 
     @property
     def current(self) -> Path | None:
-        """The current snapshot's folder; None before the first one."""
+        """The current snapshot's folder; None before the first snapshot."""
         link = self._folder / CURRENT
         return link.resolve() if link.exists() else None
 
     def tree(self) -> Tree:
-        """The files of the current snapshot; empty before the first one."""
+        """The files of the current snapshot; empty before the first snapshot."""
         return read_tree(self.current)[0] if self.current else {}
 
     def publish(self, tree: Mapping[str, File]) -> Path:

@@ -77,7 +77,7 @@ class CommandOperator(BaseOperator):
                 invalid, or the connection has no credentials.
             AirflowRescheduleException: exit status 75, or the worker stops.
             AirflowTaskTerminated, AirflowSkipException: the command was stopped because its task
-                was marked, was cleared or timed out.
+                was marked with a final state, was cleared, or timed out.
             AirflowException: the command ended in any other way.
         """
         become_task_of_a_command()
@@ -133,6 +133,6 @@ def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def worker_name() -> str:
     """Name the Celery worker of this task, such as `gpu@host`; outside Celery, name the host."""
-    from celery import current_task  # not imported while DAGs are parsed
+    from celery import current_task  # here, so that parsing a DAG does not import celery
 
     return str(current_task.request.hostname) if current_task else os.uname().nodename

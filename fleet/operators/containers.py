@@ -26,13 +26,13 @@ ENGINE_AWAY_SECONDS = 120.0
 try fails."""
 LOOK_AGAIN_SECONDS = 1.0
 EXIT_REMOVED = 137
-"""Exit status that is reported for a removed container: removing a container kills it."""
+"""Exit status reported for a container that was removed while it ran: 128 + 9, for SIGKILL."""
 ENGINE_AWAY = (RequestException, HTTPError, struct.error)
 LABEL = "music-genre"
 _OF_THE_COMMAND = ("MUSIC_GENRE_", "OMP_NUM_THREADS", VISIBLE_VARIABLE)
 """Name prefixes of the worker's variables that a command needs. No credential has such a name."""
 _STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
-"""A time stamp in the log. Its width is fixed, so stamps are compared as byte strings."""
+"""A time stamp in the log. Its width is fixed, so stamps can be compared as bytes."""
 _WAITED_FOR = {
     *("deferred", "queued", "restarting", "running", "scheduled"),
     *("up_for_reschedule", "up_for_retry"),
@@ -92,7 +92,7 @@ def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[
 
 
 def container_environment(worker: Mapping[str, str], *given: Mapping[str, str]) -> dict[str, str]:
-    """Build a container's environment: the worker's variables for commands, then `given`."""
+    """Build a container's environment: worker variables for commands, overridden by `given`."""
     kept = {name: value for name, value in worker.items() if name.startswith(_OF_THE_COMMAND)}
     for each in given:
         kept.update(each)
@@ -100,7 +100,7 @@ def container_environment(worker: Mapping[str, str], *given: Mapping[str, str]) 
 
 
 def is_worth_following(found: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a container runs exactly this command, or has run it successfully."""
+    """Whether a container runs the command named in `labels`, or has run it successfully."""
     state, command = found["State"], f"{LABEL}.command"
     if found["Config"]["Labels"].get(command) != labels[command]:
         return False
@@ -118,13 +118,13 @@ def is_waited_for(ti: Any, labels: Mapping[str, str]) -> bool:
 
 
 def slot_device() -> list[DeviceRequest] | None:
-    """Request this slot's GPU; None if the slot computes on the CPU."""
+    """Build the request for this slot's GPU; None if the slot computes on the CPU."""
     gpu = os.environ.get(VISIBLE_VARIABLE)
     return [DeviceRequest(device_ids=[gpu], capabilities=[["gpu"]])] if gpu else None
 
 
 class LogFollower:
-    """Reads a container's log as it grows. After a broken stream no line is passed on twice."""
+    """Reads a container's log as it grows; passes on no line twice, even if the stream breaks."""
 
     def __init__(self, engine: Any, name: str, sink: LineSink) -> None:
         self._engine, self._name = engine, name
@@ -137,7 +137,7 @@ class LogFollower:
         since = _seconds(seen)
         for entry in self._engine.logs(self._name, stream=True, timestamps=True, since=since):
             stamp, _, text = entry.partition(b" ")
-            if not _STAMP.fullmatch(stamp):  # the engine reports that the log is damaged
+            if not _STAMP.fullmatch(stamp):  # the engine's own report of a damaged log
                 self._lines.feed(entry)
             elif stamp > seen:
                 self._seen = max(self._seen, stamp)

@@ -1,7 +1,7 @@
 """The S3 credentials of an Airflow connection, as environment variables for a command.
 
-The environment is used, because only a process's own user can read it. Everybody can read the
-process's command line and Airflow's rendered fields.
+The command gets the credentials in its environment, because only the user of a process can read the
+environment. Other users can read the process's command line and Airflow's rendered fields.
 """
 
 from airflow.sdk import Connection
@@ -26,14 +26,14 @@ def with_s3_connection(environment: dict[str, str], connection_id: str) -> dict[
         The new environment; `environment` itself if there is no such connection.
 
     Raises:
-        AirflowFailException: the connection holds no credentials and none are found elsewhere,
-            or its role is refused.
+        AirflowFailException: neither the connection nor another source that boto3 searches has
+            credentials, or the connection's role is refused.
     """
     try:
         Connection.get(connection_id)
     except AirflowNotFoundException:
         return environment
-    # This import costs a second, and most tasks have no connection.
+    # Imported here, because the import takes a second and is needed only if there is a connection.
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
     from botocore.exceptions import ClientError
 

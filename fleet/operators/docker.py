@@ -1,8 +1,8 @@
 """The Docker way: a task runs one command in a container of its own.
 
 When a worker dies, the provider's DockerOperator leaves its container behind, and the retry starts
-a second container. Here the container's name is derived from the task, so the engine refuses to
-create a second container. The retry follows the existing container.
+a second container. This operator derives the container's name from the task, so the engine refuses
+to create a second container. The retry follows the existing container.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ _DECIDED_HERE = {
     *("log_opts_max_file", "log_opts_max_size", "mount_tmp_dir", "port_bindings", "privileged"),
     *("retrieve_output", "retrieve_output_path", "skip_on_exit_code", "tmp_dir", "tty", "xcom_all"),
 }
-"""Arguments of DockerOperator that this operator refuses: they have no use or would do harm."""
+"""Arguments of DockerOperator that this operator refuses, because they are useless or harmful."""
 
 
 class ResumableDockerOperator(DockerOperator):
@@ -62,8 +62,8 @@ class ResumableDockerOperator(DockerOperator):
     The container gets the worker's mounts that `volumes` names, the worker's memory limits, the
     slot's GPU, and no network unless `network_mode` is given. A retry looks for the container of
     the previous try: it follows a running container, takes the result of a container that has
-    succeeded, and replaces any other container. SIGTERM stops the container, which has some seconds
-    to save a checkpoint. For exit statuses see `CommandOperator`.
+    succeeded, and replaces any other container. If the task gets SIGTERM, its container is stopped;
+    the command then has some seconds to save a checkpoint. For exit statuses see `CommandOperator`.
 
     Args:
         command: program and arguments, templated; no shell.
@@ -103,11 +103,11 @@ class ResumableDockerOperator(DockerOperator):
         """Start or follow the task's container, and wait until it ends.
 
         Raises:
-            AirflowFailException: the exit status excludes a retry, the result of exit status 0 is
-                invalid, or the container can never start.
-            AirflowRescheduleException: exit status 75, or the worker stops.
+            AirflowFailException: the exit status is in `outcome.EXITS_FINAL`, the command succeeded
+                but its result is invalid, or the container can never start.
+            AirflowRescheduleException: the exit status is 75, or the worker stops.
             AirflowTaskTerminated, AirflowSkipException: the container was stopped because its task
-                was marked, was cleared or timed out.
+                was marked with another state, was cleared or timed out.
             AirflowException: the container ended in any other way, or the engine does not answer.
         """
         become_task_of_a_command()
@@ -133,10 +133,11 @@ class ResumableDockerOperator(DockerOperator):
         """Run the task's container until it ends; returns its state."""
         try:
             self._ensure(container, words, context, worker)
-            if self._must_end:  # SIGTERM came before the container existed
+            if self._must_end:  # SIGTERM came too early for `on_kill` to stop the container
                 container.stop()
             return container.watch()
-        except AirflowTaskTimeout:  # the thread of `on_kill` might stop it too late
+        except AirflowTaskTimeout:
+            # This process might end before the thread of `on_kill` has stopped the container.
             container.stop()
             container.remove()
             raise
@@ -234,7 +235,7 @@ class ResumableDockerOperator(DockerOperator):
             ) from error
 
     def _host_settings(self, worker: Any) -> dict[str, Any]:
-        """Build the host settings; the worker's memory limits apply unless arguments set others."""
+        """Build the host settings; the operator's memory limits override those of the worker."""
         self._normalize_mounts()
         limits = worker["HostConfig"]
         return {
@@ -244,7 +245,7 @@ class ResumableDockerOperator(DockerOperator):
             "dns_search": self.dns_search,
             "extra_hosts": self.extra_hosts,
             "ipc_mode": self.ipc_mode,
-            "cpu_shares": round(self.cpus * 1024),  # 1.0 CPU is 1024 shares, as in `docker run`
+            "cpu_shares": round(self.cpus * 1024),  # `cpus=1.0` gives Docker's default of 1024
             "mem_limit": self.mem_limit or limits["Memory"],
             "shm_size": self.shm_size or limits["ShmSize"],
             "ulimits": self.ulimits,

@@ -22,11 +22,12 @@ logger = logging.getLogger(__name__)
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 EXITS_FINAL = {2, 64, 65}
 """Exit statuses after which a retry would not help: EX_USAGE and EX_DATAERR of sysexits.h, and 2,
-which most programs use for a usage error. 1 is not among them: a Python exception or a failed
-shell command exits with 1, for example after a lost connection, and a retry can then help."""
+which most programs use for a usage error. Status 1 is not in the set, because a retry can help: a
+Python exception or a failed shell command, for example after a lost connection, exits with 1."""
 TRY_AGAIN_AFTER = timedelta(seconds=10)
 TRY_AGAIN_FOR = timedelta(hours=1)
-"""If a command still exits with 75 after this time, for example on a full disk, the try fails."""
+"""Time limit, counted from a try's first exit 75. If the command exits with 75 after this time, for
+example on a disk that is still full, the try fails."""
 _OVER = {"failed", "removed", "skipped", "success", "upstream_failed"}
 FIRST_ASKED = "first asked to be tried again"
 MAX_RESULT_BYTES = 48 * 1024
@@ -35,7 +36,7 @@ addresses, not data."""
 
 
 class Told:
-    """Writes a command's lines to the log; keeps the last line, if it is an error, as the reason.
+    """Writes a command's lines to the log; keeps a final error line as the reason of the failure.
 
     Args:
         log: the task's logger.
@@ -54,7 +55,10 @@ class Told:
         self._write(text)
 
     def output(self, text: str) -> None:
-        """Log a line of standard output. It can arrive late, so it does not change the reason."""
+        """Log a line of standard output, but keep the reason.
+
+        Standard output can arrive after a later error line, and must not clear the reason.
+        """
         self._write(text)
 
     def _write(self, text: str) -> None:
@@ -147,8 +151,8 @@ def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
 def _unfit(value: Any, key: str) -> Iterator[tuple[str, str]]:
     """Yield the key and text of each value that JSON, Postgres or Airflow's client would refuse.
 
-    Airflow 3.3.2 refuses such a value only after the work is done, and the retry then does all the
-    work again (observed).
+    Without this check, Airflow 3.3.2 would refuse the value and retry the task, and the retry would
+    do all the work again (observed).
     """
     if isinstance(value, dict):
         for name, each in value.items():
@@ -184,8 +188,8 @@ def _may_try_again(context: Context) -> bool:
     """Whether the first exit 75 of this try is less than `TRY_AGAIN_FOR` ago.
 
     The time of the first exit 75 is kept in the task's state store, because XComs are cleared at
-    each start. A reschedule by a stopping worker is not an exit 75. If Airflow does not answer,
-    the result is True.
+    each start. A reschedule because the worker stops does not count as an exit 75. If Airflow does
+    not answer, the result is True.
     """
     store, this_try, now = context["task_state_store"], context["ti"].try_number, datetime.now(UTC)
     try:

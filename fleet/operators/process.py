@@ -1,9 +1,10 @@
 """Run one command so that the command and its descendants cannot outlive the task's process.
 
 The reasons for this design, measured on Airflow 3.3.2: Airflow kills a task by SIGTERM, then by
-SIGKILL after five seconds. A child in its own session survives both. After `kill -9` of a task's
-supervisor, the task's processes live on. So the command gets its own session and a parent-death
-signal. The task's process adopts the command's orphans (child subreaper), to be able to kill them.
+SIGKILL after five seconds. A child in its own session, such as the command, survives both signals.
+After `kill -9` of a task's supervisor, the task's processes live on. So the task's process and the
+command each get a parent-death signal. The task's process also adopts the command's orphans (child
+subreaper), so that it can kill them.
 """
 
 import contextlib
@@ -83,8 +84,8 @@ def _text(line: bytes) -> str:
 def become_task_of_a_command() -> None:
     """Have this process killed when its parent dies, and make it adopt orphaned descendants.
 
-    The process also takes the name `HANDS_BACK`. From this name a stopping worker knows that the
-    process's task is rescheduled on SIGTERM.
+    The process also takes the name `HANDS_BACK`. The name tells a stopping worker that the task of
+    this process is rescheduled on SIGTERM.
 
     Raises:
         OSError: the kernel refused (prctl(2)).
@@ -165,7 +166,7 @@ class CommandProcess:
             time.sleep(0.01)
 
     def _living(self) -> list[psutil.Process]:
-        """List this process's running descendants, except those that are older than the command.
+        """List this process's running descendants, except any that existed before the command.
 
         Ended descendants are not reaped here: `subprocess` must reap the command, to get its exit
         status.
@@ -198,7 +199,7 @@ class _Pipes:
         self._selector.register(fd, selectors.EVENT_READ)
 
     def read_ready(self, timeout: float, until: int) -> bool:
-        """Read the data that arrives within the timeout; returns whether `until` is ready."""
+        """Read what arrives within the timeout; returns whether the descriptor `until` is ready."""
         ended = False
         for key, _ in self._selector.select(timeout):
             if key.fd == until:

@@ -1,6 +1,6 @@
 """The plugin file that Airflow loads; the plugin's code is in `fleet/timetable.py`.
 
-Airflow loads this file as a top-level module, so its name must not be that of a package.
+Airflow loads this file as a top-level module, so the file must not have the name of a package.
 """
 
 from airflow.plugins_manager import AirflowPlugin

@@ -17,7 +17,7 @@ LOGIN_VARIABLE = "AIRFLOW__CELERY__FLOWER_BASIC_AUTH"
 
 
 class Refusal(tornado.web.RequestHandler):
-    """Answers every request without the login with status 401."""
+    """Refuses every request that lacks the login; the status is 401."""
 
     def check_xsrf_cookie(self) -> None:
         """Skip the check: this handler refuses every request, so a forged request does no harm."""

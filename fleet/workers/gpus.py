@@ -1,7 +1,7 @@
 """The NVIDIA GPUs of this machine, listed by the driver (NVML) without loading CUDA.
 
-A worker never loads CUDA, because processes forked afterwards could not use CUDA (a limit of CUDA,
-seen as "Cannot re-initialize CUDA in forked subprocess").
+A worker never loads CUDA, because processes forked afterwards could not use CUDA. In such a process
+CUDA fails with "Cannot re-initialize CUDA in forked subprocess".
 """
 
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as the driver names it."""
+    """One GPU: its UUID and its name, as the driver reports them."""
 
     uuid: str
     name: str
@@ -32,8 +32,8 @@ GPUS_VARIABLE = "FLEET_GPUS"
 def list_gpus() -> list[Gpu]:
     """List the GPUs that this process may use, in the driver's order; none without a driver.
 
-    If `CUDA_VISIBLE_DEVICES` is set, only the GPUs that it names are listed. It names a GPU by UUID
-    or by the driver's number.
+    If `CUDA_VISIBLE_DEVICES` is set, only the GPUs that it names are listed. The variable names a
+    GPU by UUID or by the driver's number.
     """
     try:
         pynvml.nvmlInit()

@@ -7,9 +7,9 @@ than its time-out.
 Arguments of `python -m fleet.workers.health`, and the condition that each check tests:
 
     http PORT PATH [STATUS]   the server answers with STATUS, by default 200
-    webserver PORT            Airflow's API for workers answers, below the path of its base URL
-    job TYPE                  this host's Airflow job of that type sends heartbeats
-    alive                     this worker has sent a heartbeat to the broker
+    webserver PORT            Airflow's API for workers, below Airflow's base URL, answers
+    job TYPE                  this host's Airflow job of type TYPE sends heartbeats
+    alive                     this worker sends heartbeats to the broker
 """
 
 import os
@@ -43,7 +43,7 @@ def webserver(port: str) -> str:
 
 def job(kind: str) -> str:
     """Check the age of the job's heartbeat in the metadata database, like `airflow jobs check`."""
-    import psycopg2  # not needed by workers: they cannot access the database
+    import psycopg2  # only this check needs it; workers cannot access the database
 
     address = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
     query = (

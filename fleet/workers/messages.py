@@ -35,8 +35,8 @@ _MOOT: Mapping[int, str] = {
 class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no types
     """Renews the leases of this worker's messages; puts back any message with an expired lease.
 
-    If a worker is cut off from Redis, its message might be put back while the task runs. This
-    does no harm: the webserver refuses to start the task twice (see `unless_moot`).
+    If a worker is cut off from Redis, other workers might put back a message whose task still runs.
+    This does no harm: the webserver refuses to start the task twice (see `unless_moot`).
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -72,13 +72,13 @@ def put_back(channel: Any) -> list[str]:
 
 
 def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a Celery task: ignore messages that start nothing, put back those that come too early.
+    """Wrap a Celery task: ignore messages that start nothing; put back messages that are too early.
 
     Airflow itself ignores a redelivered message whose task still runs. But the webserver first
-    checks the message's token, and the refusal of an expired token ended the running task (seen
-    with 3.3.2 and providers-celery 3.26.0). So a redelivered message is ignored after a
-    refusal in `_MOOT`. If its task does not run, this does no harm: the scheduler notices the
-    missing heartbeat or the time-out of queued tasks.
+    checks the message's token. If the token had expired, the refusal ended the running task (seen
+    with 3.3.2 and providers-celery 3.26.0). So a redelivered message is ignored after a refusal in
+    `_MOOT`. If the message's task does not run, ignoring the message does no harm: the scheduler
+    notices the missing heartbeat or the time-out of queued tasks.
 
     If the webserver cannot be reached, for example while a stack starts, any message is put back
     and tried again; otherwise its task would lose a try. If the webserver's answer is lost or is a

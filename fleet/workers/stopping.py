@@ -54,11 +54,11 @@ def _terminate_all() -> None:
 def touch_files(**_: Any) -> None:
     """Tell the health check that the event loop runs; keep the folder of the GPU locks in use.
 
-    systemd-tmpfiles deletes from /var/tmp files and folders that were not used for 30 days. If it
-    deleted this folder, a running container would keep its locks in the deleted folder, which no
-    other process sees. Two trainings could then use one GPU.
+    systemd-tmpfiles deletes files and folders in /var/tmp that were not used for 30 days. If it
+    deleted the locks' folder, a running container would keep its locks in the deleted folder, which
+    no other process sees. Two trainings could then use one GPU.
     """
     if path := os.environ.get(ALIVE_VARIABLE):
         Path(path).touch()
-    with contextlib.suppress(OSError):  # this machine has no such folder
+    with contextlib.suppress(OSError):  # not every machine has this folder
         os.utime(GPU_LOCKS)

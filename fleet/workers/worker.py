@@ -75,7 +75,7 @@ def worker_command(queue: Queue, n_slots: int) -> list[str]:
 
 
 def usable_cores() -> int:
-    """Count this process's cores, at most the container's CPU quota (cgroup v2 or v1)."""
+    """Count this process's cores, up to the container's CPU quota (cgroup v2 or v1)."""
     cores = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):  # the file is missing or says "max"
         quota, period = map(int, (CGROUP / "cpu.max").read_text().split())
@@ -89,7 +89,7 @@ def usable_cores() -> int:
 
 
 def memory_gib() -> float:
-    """Read the machine's memory, at most the container's memory limit (cgroup v2 or v1)."""
+    """Return the machine's memory, or the container's limit if it is lower (cgroup v2 or v1)."""
     total = psutil.virtual_memory().total
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # the file is missing or says "max"

@@ -75,8 +75,8 @@ def scan(
     """
     began = time.time()
     paths = find_files(folder, kind, without=store)
-    # A tracks.csv of audio files also serves for their pictures: these have the same names with
-    # other suffixes, so suffixes are ignored.
+    # A tracks.csv of audio files is also used for pictures of these files. The pictures have the
+    # same names but other suffixes, so suffixes are ignored.
     known = origins.read_table(folder, paths, any_suffix=kind is not AUDIO)
     tasks = [Task(kind, folder, path, known.get(path)) for path in paths]
     read = _in_workers(read_contents, tasks, lambda _: HASHING_SECONDS, progress)
@@ -178,8 +178,8 @@ def check_unchanged(folder: Path, track: Track, scanned_at: float) -> str:
         raise InputError(
             f"{file}: has {found.st_size} bytes, but had {track.n_bytes} when scanned; scan again"
         )
-    # ctime, not mtime: the kernel updates ctime at each change, and a copying program can restore
-    # only the old mtime.
+    # ctime, not mtime: the kernel updates ctime at each change. A program that copies files can set
+    # mtime back to an old time, but not ctime.
     return track.checksum if found.st_ctime > scanned_at - CLOCKS_DIFFER_SECONDS else ""
 
 
@@ -228,7 +228,7 @@ def _in_workers(
     seconds: Callable[[Task], float],
     progress: Progress,
 ) -> list[Any]:
-    """Do the tasks in worker processes; return each result or `Failure`, in task order."""
+    """Call `function` in worker processes; return a result or `Failure` per task, in order."""
     results: list[Any] = [None] * len(tasks)
     outcomes = workers.run(function, tasks, n_workers=usable_cores(), seconds=seconds)
     for done, (number, outcome) in enumerate(outcomes, start=1):

@@ -28,8 +28,8 @@ SAMPLE_RATES = range(1_000, 1_000_001)
 """Accepted sample rates in Hz."""
 MOST_CHANNELS = 64
 MOST_HOURS = 48
-"""Longer files are rejected. No DJ set is this long, and the image of such a file can still be read
-back (limit: 54 hours)."""
+"""Longer files are rejected. No DJ set is this long, and images of up to 54 hours can be read
+back."""
 BLOCK_SAMPLES = 1 << 16
 """Samples decoded at a time, counted over all channels."""
 PATIENCE_SECONDS, PATIENCE_PER_BYTE = 8.0, 20 / 2**20
@@ -48,7 +48,8 @@ class Sound:
         self._length_is_guessed = file.format == "MP3" and not headers.mp3_says_its_length(path)
         self.seconds: float = file.frames / file.samplerate
         # Samples of up to 16 bits are read as int16. Reading 30 s then takes 0.1 ms, but 1.3 ms as
-        # floats (measured). Scaling costs nothing extra: a later multiplication does it too.
+        # floats (measured). Dividing by `full_scale` costs nothing extra: it is merged into a later
+        # multiplication.
         narrow = file.subtype in {"PCM_16", "PCM_S8", "PCM_U8"}
         self.full_scale = 32768.0 if narrow else 1.0
         self._dtype = np.int16 if narrow else np.float32
@@ -69,7 +70,7 @@ class Sound:
 
         Raises:
             AudioError: the file cannot be decoded, is shorter than announced, is silent, or holds
-                samples that are too large or not finite. Even the last block can raise this error.
+                samples that are too large or not finite. The error can come after the last block.
         """
         blocks = _checked(map(_mono, self._frames()), self.full_scale)
         if self._file.samplerate == sample_rate:
@@ -154,7 +155,7 @@ def _check_header(file: soundfile.SoundFile, path: Path) -> None:
         )
     seconds = n_frames / rate
     if seconds > MOST_HOURS * 3600:
-        # libsndfile also reports such a length if the header of a streamed FLAC states no length.
+        # libsndfile also reports a huge length if the header of a streamed FLAC states no length.
         raise AudioError(
             f"its header announces {seconds / 3600:.3g} hours, more than {MOST_HOURS}; export it "
             "again or shorten it"
@@ -164,7 +165,7 @@ def _check_header(file: soundfile.SoundFile, path: Path) -> None:
 
 
 def _mono(frames: NDArray[Any]) -> NDArray[Any]:
-    """Mix (n_frames, n_channels) to (n_frames,)."""
+    """Mix frames of shape (n_frames, n_channels) to mono samples of shape (n_frames,)."""
     n_channels = frames.shape[1]
     if n_channels == 1:
         return frames[:, 0]

@@ -43,7 +43,7 @@ def mp3_says_its_length(path: Path) -> bool:
     """
     with path.open("rb") as file:
         begin = file.read(10)
-        if begin[:3] == b"ID3":  # each byte of the size holds seven bits
+        if begin[:3] == b"ID3":  # each byte of the tag's size holds seven bits
             file.seek(
                 sum(byte << 7 * place for place, byte in enumerate(begin[:5:-1])), os.SEEK_CUR
             )
@@ -60,7 +60,7 @@ def _riff(file: IO[bytes]) -> int | None:
         if chunk[:4] == b"data":
             unknown = size in UNKNOWN_SIZES
             return (long_size or None) if unknown else size
-        if chunk[:4] == b"ds64":  # holds the file's size, then the audio's size
+        if chunk[:4] == b"ds64":  # this chunk holds the file's size, then the audio's
             long_size = int.from_bytes(file.read(16)[8:], "little")
             size -= 16
         file.seek(size + size % 2, os.SEEK_CUR)

@@ -33,16 +33,16 @@ class Describe(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of files that a catalogue can list: audio files or pictures."""
+    """A kind of file that a catalogue can list: audio files or pictures."""
 
     name: str
-    """The name of such files in messages, in the plural."""
+    """The name of files of this kind in messages, in the plural."""
     example: str
     """A suffix without its dot; messages show it as an example."""
     suffixes: frozenset[str]
     """The accepted suffixes, with their dots."""
     wrapper: str
-    """In copies of the GTZAN data set, the genre folders are in a folder of this name."""
+    """Name of the folder that holds the genre folders in copies of the GTZAN data set."""
     describe: Describe
     patience: Callable[[int], float]
     """Returns the limit in CPU seconds for inspecting a file of a given number of bytes."""
@@ -71,11 +71,11 @@ class Track:
     group: str
     """The default group of the file: the recording. A split keeps a group's files on one side."""
     artist: str
-    """Empty where unknown."""
+    """The recording's artist; empty if unknown."""
     checksum: str
     n_bytes: int
     seconds: float
-    """0 for a picture."""
+    """Length of the audio; 0 for a picture."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Origin = tuple[str, str]
 
 
 def from_tags(tags: dict[str, str], path: str) -> Origin:
-    """Return (recording, artist) from tags; the recording is `path` if either tag is missing."""
+    """Return (recording, artist); without an artist or title tag, `path` is the recording."""
     artist, title = tags.get("artist", "").strip(), tags.get("title", "").strip()
     album = tags.get("album", "").strip()
     return (f"{artist} / {album} / {title}" if artist and title else path), artist
@@ -23,9 +23,9 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
     Args:
         audio_dir: holds the genre folders; tracks.csv is in this folder or beside it.
         paths: the paths of the files, relative to `audio_dir`.
-        any_suffix: ignore suffixes: a row matches every file with its genre and name. So a table
-            of audio files also covers their pictures. A table beside the folder is then allowed
-            to match no file.
+        any_suffix: compare only genre and name, without the suffix, so that a table of audio
+            files also covers their pictures. With this option, a table beside `audio_dir` can
+            describe other files, so it may list none of `paths`.
 
     Raises:
         InputError: the table lacks a column or a value, or lists none of the files. Without this
@@ -69,7 +69,7 @@ def join_groups(groups: list[str], shared: list[str]) -> list[str]:
         shared: one value per file; if two files have equal values, their groups are joined.
 
     Returns:
-        The group of each file; joined groups take the alphabetically first of their names.
+        The group of each file. Joined groups get one name: the alphabetically first name.
     """
     joined: dict[str, str] = {}
 

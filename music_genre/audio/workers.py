@@ -24,7 +24,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 QUEUED = 2
-"""Maximum number of tasks given to a worker: the one it is running, and the one that follows."""
+"""Maximum number of tasks that a worker has at a time: one running, and one waiting."""
 TRIES = 2
 
 
@@ -124,7 +124,7 @@ class _Pool(Generic[Task, Result]):
         return number, result
 
     def bury(self, worker: _Worker) -> tuple[int, Failure] | None:
-        """Replace a dead worker; retry its current task once, alone, or return it as failed."""
+        """Replace a dead worker; schedule a retry of its current task, or return a `Failure`."""
         number, *untouched = worker.tasks
         self.waiting.extendleft(reversed(untouched))
         self.dismiss(worker)
@@ -197,7 +197,8 @@ def run(
         seconds: returns a task's limit in CPU seconds; waiting for a disk does not count.
 
     Yields:
-        (task number, its result, or a `Failure` if its process died), in the order of completion.
+        (task number, result), in the order of completion. The result is a `Failure` if the task
+        hung or crashed.
 
     Raises:
         TemporaryError: a worker was killed from outside.

@@ -90,8 +90,8 @@ def _catalogued(images: Path, store: Path) -> tuple[Path, Path | None]:
     """Find the catalogue of a folder of pictures, or make one by scanning the folder.
 
     Returns:
-        The catalogue and the folder of images; None instead of that folder if `extract` did not
-        draw the pictures.
+        (catalogue, images folder). The images folder is None if this function scanned the
+        pictures, because the new catalogue then lists the pictures themselves.
     """
     from music_genre.audio.catalogue import scan
     from music_genre.dataset.examples import drawn_from

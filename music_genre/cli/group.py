@@ -23,7 +23,7 @@ LASTING = {
     *(errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.EINVAL),
 }
-"""Storage errors that only the user can fix; other errors, such as a full disk, can go away."""
+"""Only the user can fix these storage errors; the others, such as a full disk, can go away."""
 
 
 class Commands(click.Group):
@@ -93,14 +93,14 @@ def commands() -> None:
     logging.getLogger("music_genre").setLevel(logging.INFO)
     for number in signals.heard():
         signal.signal(number, _stop)
-    # How many times an idle thread of torch checks for work before it sleeps. This value is large
-    # enough to keep the thread awake until the next small operation, and small enough to leave the
-    # cores to other programs. Measured images/s of shufflenet_v2_x0_5, alone and beside two busy
-    # programs: 519 and 118 with this value, 487 and 65 with GOMP's default, 213 and 141 without
-    # spinning. The variable is read when torch is loaded.
+    # GOMP_SPINCOUNT is how many times an idle thread of torch checks for work before it sleeps.
+    # 10000 is large enough to keep the thread awake until the next small operation, and small
+    # enough to leave the cores to other programs. Measured images/s of shufflenet_v2_x0_5, alone
+    # and beside two busy programs: 519 and 118 with 10000, 487 and 65 with GOMP's default, 213 and
+    # 141 without spinning. The variable is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Without this setting, cuBLAS can add the same numbers in a different order each time. The
-    # variable is read when CUDA starts.
+    # Without this setting, cuBLAS can add the same numbers in a different order each time, which
+    # changes the rounding. The variable is read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

@@ -26,7 +26,7 @@ def taking(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
 
 def address(text: str) -> Path:
     """Turn an address into a local path."""
-    if not text:  # for example from an unset variable; Path("") would mean "."
+    if not text:  # for example, a shell variable is unset; Path("") would mean "."
         raise click.BadParameter("is empty; give a path (the previous task may have no result).")
     return addresses.local_path(text)
 

@@ -19,9 +19,9 @@ BAR = "{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt}, {remaining}
 def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]:
     """Show a stage's progress: a bar on a terminal, otherwise log lines.
 
-    On a terminal, notes and log lines appear above the bar and stay visible. Without a terminal,
-    each note is logged at once. Progress is logged if `every` seconds have passed since the last
-    line.
+    On a terminal, log lines and the stage's notes appear above the bar and stay visible. Without
+    a terminal, each note is logged at once; a report without a note is logged only if `every`
+    seconds have passed since the last line.
     """
     if not sys.stderr.isatty():
         yield _lines(label, every)
@@ -29,7 +29,7 @@ def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    tqdm.monitor_interval = 0  # tqdm must start no thread, because this process can fork
+    tqdm.monitor_interval = 0  # prevents a monitor thread, because this process can fork
     with (
         tqdm(total=0, desc=label, bar_format=BAR, leave=False, file=sys.stderr) as bar,
         logging_redirect_tqdm(),

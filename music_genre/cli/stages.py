@@ -199,7 +199,7 @@ def predict(
 def device(device: str) -> dict[str, Any]:
     """Show the device that training would use on this machine."""
     found = {"cores": usable_cores(), "free_memory_gib": round(usable_memory() / 2**30, 1)}
-    if find_spec("torch") is None:  # workers that only preprocess lack torch
+    if find_spec("torch") is None:  # torch is missing on workers that only preprocess
         return {"device": "cpu", "device_name": "CPU; torch is not installed", **found}
     from music_genre.model.device import choose, describe
 

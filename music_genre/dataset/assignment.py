@@ -36,7 +36,7 @@ class Assignment:
         return next((name for name in (path, str(bare), bare.name) if name in self.splits), None)
 
     def deal(self, paths: Iterable[str]) -> dict[str, str]:
-        """Return path -> split for those of the given tracks that are listed.
+        """Return path -> split of the given tracks; leave out tracks that are not listed.
 
         Raises:
             InputError: two tracks match one listed name, or a split is left without tracks.

@@ -19,8 +19,8 @@ from music_genre.resources import usable_cores, usable_memory
 from music_genre.store import files, keys, locks
 
 RESIDENT_SHARE: Final = 1 / 3
-"""Images may take up to this share of the free memory. Stacking them needs twice as much memory,
-because it copies them."""
+"""In mode auto, images are kept in memory if they take less than this share of the free memory.
+Stacking needs memory for two copies of the images."""
 SAMPLED: Final = 16
 """Maximum number of images that are read to estimate the size of all images."""
 READ_AHEAD: Final = 4
@@ -48,7 +48,7 @@ class Images:
         return self.ask(tracks, starts, crop_frames)()
 
     def ask(self, tracks: Tensor, starts: Tensor, crop_frames: int) -> Callable[[], Tensor]:
-        """Request one crop per track; a crop that passes the end of its track goes on at the start.
+        """Request one crop per track; a crop that passes its track's end wraps around to the start.
 
         If the images are in a file, reading starts at once and goes on while the caller computes.
 
@@ -176,10 +176,10 @@ def open_images(
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Return the number of free bytes in the memory that images need.
+    """Return how many bytes of memory are free for images.
 
     Images for a GPU are stacked in the host's memory, then copied to the GPU's memory. They must
-    fit into both, so the smaller number is returned.
+    fit into both memories, so the smaller number of free bytes is returned.
     """
     host = usable_memory()
     return min(host, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else host
@@ -202,7 +202,7 @@ def read_images(paths: list[Path], n_mels: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def _are_complete(folder: Path, n_mels: int) -> bool:
-    """Tell whether a folder's file of frames is complete; copying can truncate the file."""
+    """Tell whether frames.u8 has its full size; an interrupted folder copy can truncate it."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         n_frames = int(np.load(folder / "lengths.npy").sum())
         return (folder / "frames.u8").stat().st_size == n_frames * n_mels

@@ -114,7 +114,7 @@ def _judge(address: str, error: urllib.error.HTTPError, part: Path) -> None:
     if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
         if whole == str(_size(part)):
             return
-        part.unlink()  # the part is not the beginning of this file
+        part.unlink()  # the part is not the beginning of the server's file
         raise ConnectionError("the partial file on the disk is not part of the server's file")
     if error.code in LASTING:
         raise InputError(

@@ -58,12 +58,13 @@ def drawn_from(images_dir: Path) -> Path | None:
     """Find the catalogue that a folder of images was drawn from.
 
     Returns:
-        The folder of a catalogue that lists all the images and is in the same artifact folder. If
-        there are several, the folder of the catalogue that was scanned last. None if `extract` did
-        not draw the images, or if no catalogue there lists any of them.
+        `images_dir` if it contains a catalogue. Otherwise the folder of the last scanned catalogue
+        that is in the same artifact folder and lists all the images. None if `extract` did not
+        draw the images, or if no catalogue of the artifact folder lists any of the images.
 
     Raises:
-        InputError: catalogues there list some of the images, but no catalogue lists all of them.
+        InputError: catalogues of the artifact folder list some of the images, but no catalogue
+            lists all of them.
     """
     if (images_dir / "catalogue.json").exists():  # written by create-image-features-from-audio
         return images_dir
@@ -91,7 +92,8 @@ def _catalogues_beside(images_dir: Path) -> list[tuple[Path, int]]:
     """Find the catalogues that list at least one image of a folder.
 
     Returns:
-        (folder of the catalogue, number of images that it does not list), the oldest scan first.
+        (catalogue folder, number of images missing from this catalogue) for each catalogue, the
+        oldest scan first.
     """
     settings = read_features(images_dir)
     there = {path.relative_to(images_dir).as_posix() for path in images_dir.glob("*/*.png")}
@@ -131,7 +133,7 @@ def find(catalogue_dir: Path, images_dir: Path | None, group_by: str) -> Found:
 def _find_images(
     catalogue_dir: Path, catalogue: Catalogue, images_dir: Path | None
 ) -> tuple[Path, FeatureConfig | None]:
-    """Return the folder of a catalogue's images, and the settings that drew them (if known)."""
+    """Return the folder of a catalogue's images, and the drawing settings (None if unknown)."""
     if catalogue.has_pictures:
         if images_dir is not None:
             raise InputError(f"{catalogue_dir}: already lists the pictures; omit --images")

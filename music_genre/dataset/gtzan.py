@@ -36,8 +36,8 @@ FOLDER: Final = "genres_original"
 MEMBER: Final = re.compile(
     r"(?:^|/)(?:genres|genres_original)/([a-z]+)/(\1\.\d{5}\.(?:wav|au))\Z", re.ASCII
 )
-"""Names of the archive members to extract. Files are written under the two matched groups, genre
-and file name, which cannot point outside the target folder."""
+"""Matches the names of the archive members to extract. Its two groups, genre and file name, are
+the path of the extracted file. They contain no slash, so the path stays in the target folder."""
 N_TRACKS, N_GENRES = 1000, 10
 UNREADABLE: Final = "jazz.00054.wav"
 """In many WAV archives of GTZAN, this file contains no audio."""
@@ -159,7 +159,7 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
 def _one_by_one(
     members: Iterable[tuple[str, IO[bytes]]],
 ) -> Generator[tuple[str, IO[bytes]], None, None]:
-    """Yield members; close each before opening the next, and the last even if the caller stops."""
+    """Yield open members; close each one before the next is opened or when the caller stops."""
     for name, contents in members:
         with contents:
             yield name, contents

@@ -29,10 +29,10 @@ class Split:
 
     key: str
     data_key: str
-    """The content key of the tracks that were split, with their groups and images."""
+    """The content key of the split's tracks, including their groups and images."""
     genres: list[str]
     features: FeatureConfig | None
-    """None for pictures that this package did not draw."""
+    """How the images were drawn; None for pictures that this package did not draw."""
     images_dir: Path
     examples: list[Example]
 
@@ -57,7 +57,7 @@ def assign_splits(examples: list[Example], config: SplitConfig) -> list[Example]
         groups[example.group][example.genre] += 1
     by_genre = defaultdict(list)
     for group, genres in groups.items():
-        # A group counts for one genre only: that of most of its tracks.
+        # Count a group only for its most frequent genre; in a tie, for the alphabetically first.
         genre = min(genres, key=lambda name: (-genres[name], name))
         by_genre[genre].append(group)
     split_of = {}
@@ -180,7 +180,7 @@ def split(
 
 
 def _write(folder: Path, dealt: list[Example], found: Found) -> dict[str, Any]:
-    """Write split.csv and rejected.csv, and return the entries of split.json about them.
+    """Write split.csv and rejected.csv; return the entries of split.json that describe both.
 
     Raises:
         InputError: there is only one genre.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 RECIPE = 3
-"""Increase when the same run and split would give different numbers or files."""
+"""Increase this when the same run and split would give different numbers or files."""
 
 
 def evaluate(
@@ -141,7 +141,7 @@ def _write(
     examples: list[Example],
     probabilities: NDArray[np.float32],
 ) -> None:
-    """Write tables and charts; write metrics.json last, which marks them as complete."""
+    """Write the tables and charts; write metrics.json last, because it marks them as complete."""
     _keep_fonts(run)
     from music_genre.evaluation import report  # loads matplotlib
 

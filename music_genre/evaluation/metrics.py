@@ -22,7 +22,7 @@ def confusion_matrix(truth: Labels, predicted: Labels, n_genres: int) -> NDArray
 
 
 def accuracy(confusion: NDArray[np.int64]) -> float:
-    """Return the share of tracks on the diagonal, which are predicted correctly."""
+    """Return the share of correctly predicted tracks, which are counted on the diagonal."""
     return float(np.trace(confusion) / confusion.sum())
 
 

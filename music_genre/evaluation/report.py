@@ -13,8 +13,8 @@ from music_genre.store import files
 def draw_confusion(path: Path, confusion: NDArray[np.int64], genres: list[str], title: str) -> None:
     """Draw a confusion matrix as a PNG file.
 
-    Each cell shows a number of tracks. The cell's shade shows what share of the true genre's tracks
-    this number is.
+    Each cell shows a number of tracks. The darker the cell, the larger this number's share of
+    the true genre's tracks.
     """
     size = 2.5 + 0.55 * len(genres)
     figure = Figure(figsize=(size, size), layout="constrained")

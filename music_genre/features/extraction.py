@@ -30,7 +30,7 @@ change in decoding counts; a different PNG encoding of the same pixels does not.
 
 
 class _Drawer:
-    """Draws one image after another, and reuses the same filters, windows and buffers for all."""
+    """Draws images one after another, and uses the same filters, windows and buffers for all."""
 
     def __init__(self, config: FeatureConfig, folder: Path | None) -> None:
         self._config = config
@@ -38,7 +38,7 @@ class _Drawer:
         self._spool = Spool(config, folder)
 
     def draw(self, audio_file: Path) -> tuple[tuple[int, int], Iterator[NDArray[np.uint8]]]:
-        """Return an image's shape and its bands from top to bottom: (n_rows, n_frames) uint8."""
+        """Return an image's shape, and its bands of rows from the top: (n_rows, n_frames) uint8."""
         with decoding.open_sound(audio_file) as sound:
             blocks = sound.blocks(self._config.sample_rate)
             shape = self._spool.fill(self._mel.powers(blocks, sound.full_scale))
@@ -88,7 +88,7 @@ class _Task:
     audio_file: Path
     n_bytes: int
     checksum: str
-    """Checksum of the audio file if it may have changed since the scan; else empty."""
+    """The scan's checksum of the audio file if the file might have changed since; else empty."""
     image: Path
     folder: Path
     config: FeatureConfig
@@ -110,7 +110,7 @@ def extract(
         catalogue_dir: the catalogue that `scan` wrote.
         store: the artifact folder; images drawn with equal settings share a folder in it.
         config: the settings of the spectrogram, such as window, hop and mel bands.
-        into: write the images to this folder instead.
+        into: write the images to this folder, not to `store`.
         shard: (i, n): draw only every n-th track, beginning with the i-th.
         n_workers: number of processes; by default one per usable core.
         progress: called with (tracks done, tracks to do).
@@ -173,7 +173,7 @@ def _run(tasks: list[_Task], n_workers: int, progress: Progress) -> int:
     folders = {task.image.parent for task in tasks}
     for folder in folders:
         files.sweep(folder)
-    if tasks:  # make the drawer before the fork, so that the workers share it
+    if tasks:  # make the drawer before the fork, so that workers inherit it
         _drawer(tasks[0].config, tasks[0].folder)
     n_extracted = 0
     for done, (number, outcome) in enumerate(

@@ -30,10 +30,10 @@ MOST_STORED = 0xFFFF
 
 
 def write_picture(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np.uint8]]) -> None:
-    """Write a greyscale PNG atomically; then call `files.sync_folder` to make its name durable.
+    """Write a greyscale PNG atomically; the caller must make its name durable (`sync_folder`).
 
     Pixels are stored uncompressed. A spectrogram is so noisy that zlib's fastest level saves only a
-    third of the size. It takes 4.6 ms a track instead of 0.1 ms (measured with Pillow).
+    third of the size. That level takes 4.6 ms a track instead of 0.1 ms (measured with Pillow).
 
     Args:
         path: the file to make.
@@ -88,10 +88,10 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
         PictureError: the file is missing or not a usable picture.
         OSError: the storage cannot read the file.
     """
-    # Pillow is imported only here, because `scan` and `extract` do not need it for audio.
+    # Pillow is not imported at the top, because `scan` and `extract` do not need it for audio.
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # instead, `_check_size` limits the size
+    Image.MAX_IMAGE_PIXELS = None  # disables Pillow's limit; `_check_size` checks instead
     try:
         with Image.open(path) as picture:
             is_own = (picture.format, picture.mode, picture.height) == ("PNG", "L", n_mels)
@@ -128,14 +128,14 @@ def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
 
 
 def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
-    """Reject a picture too large for the memory; the image of an hours-long track is accepted."""
+    """Reject a picture that is too large; pictures as `extract` draws them have a higher limit."""
     n_pixels = size[0] * size[1]
     if n_pixels > (MOST_PIXELS if own else MOST_FOREIGN_PIXELS):
         raise PictureError(path, f"too large: {n_pixels} pixels", "make it smaller")
 
 
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  # noqa: ARG001
-    """Read a picture as training will read it; return a length of 0 seconds and no tags.
+    """Check that training can read a picture; return a length of 0 seconds and no tags.
 
     A file with the suffix `REJECTED` stands for an image that `extract` could not draw. The file
     contains the reason.

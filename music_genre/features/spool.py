@@ -12,7 +12,7 @@ from music_genre.config import FeatureConfig
 from music_genre.features import spectrogram
 
 TILE_FRAMES = 1 << 14
-"""Frames of a tile: 6 minutes, 8 MB. A longer track is written to a file, tile by tile."""
+"""Frames of a full buffer, called a tile: 6 minutes, 8 MB. Longer tracks need a file of tiles."""
 
 
 class Spool:
@@ -34,7 +34,7 @@ class Spool:
         """Take the mel powers of a new track, in chunks of (n_frames, n_mels) float32.
 
         Returns:
-            (n_mels, n_frames): the shape of its image.
+            (n_mels, n_frames): the shape of the track's image.
 
         Raises:
             OSError: the disk is full.

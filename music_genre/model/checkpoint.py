@@ -27,11 +27,11 @@ UNREADABLE: Final = (
 
 
 class DamagedError(InputError):
-    """A checkpoint cannot be read from the disk, or has changed; an older one might be intact."""
+    """A checkpoint has changed, or the disk cannot read it; an older checkpoint might be intact."""
 
 
 class _HashedFile:
-    """File for torch.save: hashes the data, and keeps the OSError that torch would replace."""
+    """File for torch.save: hashes the data and keeps an OSError; torch raises another error."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.hash = file, hashlib.blake2b(digest_size=16)

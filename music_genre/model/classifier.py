@@ -37,7 +37,7 @@ class Classifier:
     """Maps the output of `normalise`, (batch, 1, n_mels, crop_frames) float32, to logits."""
     genres: list[str]
     features: FeatureConfig | None
-    """How the model's images are drawn; None if it was trained on images of another program."""
+    """How the model's images are drawn; None if another program drew the training images."""
     n_mels: int
     """Rows of an image."""
     crop_frames: int
@@ -115,7 +115,7 @@ def track_probabilities(
     """Average the genre probabilities of evenly spaced crops that cover each track.
 
     Args:
-        network: maps crops to logits; it is put in eval mode and stays so.
+        network: maps crops to logits; it is put in eval mode and left in it.
         images: the tracks' images; crops read from them must be on the network's device.
         crop_frames: frames of a crop.
         exact: compute in float32, and make a track's probabilities independent of the other

@@ -80,11 +80,11 @@ def build(name: str, n_genres: int, n_mels: int, crop_frames: int, seed: int) ->
 
 def _input_size(name: str, n_mels: int, crop_frames: int) -> tuple[int, int]:
     """Return a model's input size: the crops' size, or the next larger size that it accepts."""
-    if name.startswith("vit_"):  # takes only squares whose side is a multiple of the patch
+    if name.startswith("vit_"):  # needs squares; the side is a multiple of the patch size
         patch = int(name.rpartition("_")[2])
         side = math.ceil(max(n_mels, crop_frames) / patch) * patch
         return side, side
-    if name.startswith("maxvit"):  # takes multiples of 224: downscaling by 32, windows of 7
+    if name.startswith("maxvit"):  # needs multiples of 224 = downscaling 32 * window 7
         return math.ceil(n_mels / 224) * 224, math.ceil(crop_frames / 224) * 224
     return n_mels, crop_frames
 

@@ -31,7 +31,7 @@ def atomic_write(
             the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The temporary name does not contain `path.name`, which might have the maximum length already.
+    # Do not add a prefix to `path.name`: the result could exceed the maximum length of a name.
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -52,8 +52,8 @@ def sweep(folder: Path, *, locked: bool = False) -> None:
     """Remove the unfinished files that killed processes left in a folder.
 
     Files younger than a day are kept, because a running process might still write them. Older
-    files are not in use: every write and every clock error is shorter than a day. A caller that
-    holds a lock on the folder passes `locked` to remove files of any age.
+    files are not in use: no write takes a day, and no clock is wrong by a day. A caller that holds
+    a lock on the folder passes `locked` to remove files of any age.
     """
     with suppress(FileNotFoundError):
         for path in folder.iterdir():
@@ -64,7 +64,7 @@ def sweep(folder: Path, *, locked: bool = False) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Sync a folder to the disk, so that the names of its files survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

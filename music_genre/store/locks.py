@@ -34,7 +34,7 @@ RENEWALS: Final = 6
 """Renewals per lease period."""
 WITHOUT_FLOCK: Final = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 ENDING_SECONDS: Final = 5.0
-"""How long to wait until an orphaned holder of a GPU has ended after SIGKILL."""
+"""Maximum time to wait for the end of an orphaned holder of a GPU lock after SIGKILL."""
 
 
 class Lock:
@@ -64,7 +64,8 @@ class Lock:
 
     def renew(self) -> None:
         """Renew the lease: show that the holder is alive."""
-        with contextlib.suppress(OSError):  # storage is briefly down; `check` detects a lost lock
+        # Ignore errors while the storage is briefly down; `check` notices if the lock is lost.
+        with contextlib.suppress(OSError):
             os.utime(self._descriptor)
 
     def release(self) -> None:
@@ -115,7 +116,7 @@ def gpu_lock(gpu: str, folder: Path) -> Iterator[Lock]:
         TemporaryError: another process still holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(PermissionError):  # another user owns the folder
+    with contextlib.suppress(PermissionError):  # only the owner of the folder can set its mode
         folder.chmod(0o1777)
     path, what = folder / f"{gpu}.lock", f"GPU {gpu}"
     _end_orphan(path, what)
@@ -148,7 +149,7 @@ def _take(path: Path, what: str, lease_seconds: float) -> Lock:
 
 
 def _open(path: Path) -> int:
-    """Open a lock file; if it is missing, create it with permission for every user."""
+    """Open a lock file; if it is missing, create it so that every user can read and write it."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     with contextlib.suppress(FileNotFoundError):
         # No O_CREAT: in a world-writable folder, Linux refuses O_CREAT for another user's file.
@@ -162,13 +163,13 @@ def _open(path: Path) -> int:
 
 
 def _same_flocks(found: dict[str, Any], descriptor: int) -> bool:
-    """Tell whether this process can see a holder's flock: both have the same kernel and device."""
+    """Tell whether this process sees the holder's flock: same running kernel, same device."""
     device = os.fstat(descriptor).st_dev
     return bool(found["boot"] == _this_process()["boot"] and found["device"] == device)
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Lock a file; return False if another process has the lock, None if storage has no locks."""
+    """Try to lock a file; return False if it is locked, None if its storage has no flock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -181,7 +182,10 @@ def _flock(descriptor: int) -> bool | None:
 
 
 def _storage_time(path: Path) -> float:
-    """Read the clock that sets file times beside `path`; it can be the clock of another host."""
+    """Return the time by the clock that stamps new files beside `path`.
+
+    On a shared volume, that clock can belong to another host.
+    """
     with tempfile.TemporaryFile(dir=path.parent, prefix=".tmp-") as file:
         return os.fstat(file.fileno()).st_mtime
 
@@ -226,7 +230,8 @@ def _end_orphan(path: Path, what: str) -> None:
         # Signal by pidfd: if the PID was reused meanwhile, the new process is not killed.
         if _is_orphan(found):
             logger.warning("%s: killing %s, which has lost its supervisor", what, _describe(found))
-            with contextlib.suppress(PermissionError):  # another user's process: GPU stays in use
+            # The process of another user cannot be killed; then the GPU stays in use.
+            with contextlib.suppress(PermissionError):
                 signal.pidfd_send_signal(process, signal.SIGKILL)
             select.select([process], [], [], ENDING_SECONDS)
     finally:
@@ -234,7 +239,7 @@ def _end_orphan(path: Path, what: str) -> None:
 
 
 def _is_orphan(found: dict[str, Any]) -> bool:
-    """Tell whether a lock's writer runs in this PID namespace and has lost its supervisor."""
+    """Tell whether a lock file's process is in this PID namespace and has lost its supervisor."""
     own = _this_process()
     if not found["supervisor"] or any(found[name] != own[name] for name in ("boot", "processes")):
         return False

@@ -19,14 +19,14 @@ class RunSettings:
     config: TrainConfig
     genres: list[str]
     features: FeatureConfig | None
-    """None if the training uses pictures that this package did not draw."""
+    """How the images were drawn; None for pictures, which another program drew."""
     n_mels: int
     data_key: str
     split_key: str
     weights: str
     """Checksum of the weights file that training started from; empty for random weights."""
     recipe: int
-    """RECIPE of the training module."""
+    """RECIPE of training/loop.py when the run was started."""
 
     @property
     def key(self) -> str:

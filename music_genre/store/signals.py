@@ -36,7 +36,7 @@ def die_with_parent(number: signal.Signals) -> None:
     if parent <= 1 or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         return
     set_parent_death_signal(number)
-    if os.getppid() != parent:  # the parent died before the request
+    if os.getppid() != parent:  # the parent died before prctl was called
         os.kill(os.getpid(), number)
 
 
@@ -54,8 +54,8 @@ def heard() -> list[signal.Signals]:
 def leave(number: int) -> NoReturn:
     """End this process with the retry exit code; after Ctrl-C, let SIGINT kill it.
 
-    After Ctrl-C, a shell loop continues unless SIGINT killed the command. The default action of
-    SIGINT is restored through the C library, because Python can do that only in its main thread.
+    Ctrl-C stops a shell loop only if SIGINT killed the command. The default action of SIGINT is
+    restored through the C library, because Python can do that only in its main thread.
     """
     if number == signal.SIGINT:
         ctypes.CDLL(None).signal(number, SIG_DFL)
@@ -97,8 +97,8 @@ def stops(where: Callable[[], str]) -> Iterator[Stop]:
     process.
 
     Args:
-        where: returns how far the work is and how much of it is saved. The second thread calls it
-            for the last line that the process writes.
+        where: returns a phrase: how much of the work is done and how much is saved. The second
+            thread puts this phrase into the last line that the process writes.
     """
     stop, over = Stop(), threading.Event()
 

@@ -25,7 +25,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
         for row in rows:
             has_return = any("\r" in str(value) for value in row.values())
             (quoted if has_return else plain).writerow(row)
-        text.detach()  # flushes, and leaves the file open: atomic_write syncs it
+        text.detach()  # flush, but do not close: atomic_write syncs the open file
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -50,7 +50,7 @@ def write_rows(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Read rows of a dataclass whose fields are texts, integers or floats.
+    """Read rows of a dataclass whose fields are strings, integers or floats.
 
     Raises:
         InputError: the file is missing or has other columns.

@@ -15,7 +15,7 @@ def random_seed(*key: int) -> int:
     uninterrupted one, and no generator state has to be saved.
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1  # torch takes 63 bits
+    return int.from_bytes(digest, "little") >> 1  # 63 bits, which torch accepts as a seed
 
 
 def generator(*key: int) -> torch.Generator:
@@ -105,7 +105,7 @@ class Mixed:
 
 
 def mix(crops: Tensor, alpha: float, *key: int) -> tuple[Tensor, Mixed | None]:
-    """Mix each crop with another of its batch.
+    """Mix each crop with another crop of its batch.
 
     Args:
         crops: (batch, 1, n_mels, crop_frames) float32.
@@ -113,7 +113,7 @@ def mix(crops: Tensor, alpha: float, *key: int) -> tuple[Tensor, Mixed | None]:
         key: the key for `random_seed`.
 
     Returns:
-        The mixed crops, and how they were mixed (None if they were not).
+        The mixed crops, and how they were mixed (None if `alpha` is 0).
 
     Source: mixup, Zhang et al. 2018, with one share per batch as in the authors' own code.
     """

@@ -79,7 +79,8 @@ def train(
     result = _finished(run, settings, split_dir)
     if result is None:
         with locks.folder_lock(run) as lock:
-            result = _finished(run, settings, split_dir)  # another process can have finished it
+            # Look again: another process might have finished the run before we got the lock.
+            result = _finished(run, settings, split_dir)
             if result is None:
                 runs.claim(run, settings, split_dir)
                 files.sweep(run, locked=True)
@@ -178,7 +179,8 @@ class _Record:
         self.saved = self._reached()
         self.n_images = 0
         self.validation_seconds = 0.0
-        # A killed process can have saved its last checkpoint without updating history.csv.
+        # Write history.csv now: if an earlier process was killed just after it saved a checkpoint,
+        # the file lacks rows that the checkpoint has.
         self._write_history()
 
     def end_step(self) -> None:
@@ -214,7 +216,7 @@ class _Record:
         return self.trainer.step, len(self.trainer.history)
 
     def _write_history(self) -> None:
-        """Write history.csv, a table for people; a resumed training reads the checkpoint's copy."""
+        """Write history.csv for people; a resumed training reads the history in the checkpoint."""
         history = self.trainer.history
         if history:
             self.job.lock.check()

@@ -22,8 +22,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 def learning_rate(step: int, n_steps: int, peak: float) -> float:
     """Return the one-cycle rate: it rises from peak/25 to peak, then falls to almost 0.
 
-    Both parts are half a cosine. No rate depends on an earlier rate, so checkpoints need not
-    contain the schedule.
+    The rise and the fall each follow half a cosine wave. No rate depends on an earlier rate, so
+    checkpoints need not contain the schedule.
 
     Source: Smith & Topin 2017, with the shape of torch.optim.lr_scheduler.OneCycleLR.
     """
@@ -109,7 +109,7 @@ def add_gradients(
         criterion: mean loss of logits and labels.
         crops: the batch, after mixing.
         labels: (batch,) int64.
-        mixed: how the crops of the batch were mixed; None if they were not.
+        mixed: how the crops of the batch were mixed; None if they were not mixed.
 
     Returns:
         The loss, a scalar, detached from the graph.

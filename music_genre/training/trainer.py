@@ -32,7 +32,7 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, train: Images, validation: Images, network: nn.Module
     ) -> None:
-        """Prepare for step 0; images and network must be on the device to train on."""
+        """Prepare for step 0; the images' crops and the network must be on the same device."""
         self.config, self.images, self.validation, self.network = config, train, validation, network
         self.optimizer = optimization.make_optimizer(network, config)
         self.criterion = optimization.make_criterion(config)
@@ -68,7 +68,7 @@ class Trainer:
         self.step += 1
 
     def _batch(self) -> Batch:
-        """Return the next step's batch, and start reading the one after it."""
+        """Return the next step's batch, and start reading the batch of the following step."""
         batch = self._ahead.get(self.step) or self._ask(self.step)
         following = self.step + 1
         self._ahead = {following: self._ask(following)} if following < self.n_steps else {}
@@ -103,7 +103,7 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        """Whether all steps are done and all epochs validated."""
+        """Whether all steps are done and all epochs are validated."""
         return self.step == self.n_steps and not self.epoch_is_over
 
     def end_epoch(self, after_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore the state in a checkpoint; the checkpoint's tensors are on the CPU."""
+        """Restore the state that a checkpoint contains; the checkpoint's tensors are on the CPU."""
         self.network.load_state_dict(state["weights"])
         if self.average is not None:
             self.average.module.load_state_dict(state["averaged"])

@@ -24,8 +24,8 @@ class Access:
     remote: str
     """Address of the DVC remote: s3://bucket/folder or a local folder.
 
-    It is written into a repository that does not use DVC yet. Any other repository already names
-    its own remote, which is used instead.
+    If the repository does not use DVC yet, this address is written into it. If the repository
+    already uses DVC, it names a remote of its own, and that remote is used instead.
     """
     credentials: Path | None = None
     """File with lines of the form https://user:token@host, for `git credential-store`."""

@@ -21,7 +21,7 @@ from music_genre.versioning.access import Access
 logger = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 20
-"""How many times a push is tried if other processes push at the same time."""
+"""Maximum number of times that a push is tried if other processes keep pushing first."""
 OWN: Final = f"{files.TEMPORARY}{os.uname().nodename}-"
 """Prefix of the names of this host's clones."""
 OLD_SECONDS: Final = 86_400.0

@@ -41,9 +41,9 @@ def pull(address: str, store: Path, access: Access | None, revision: str = "") -
 
     Args:
         address: a folder, which is used in place, or dvc:PATH for data under version control.
-        store: the artifact folder; each data set has a folder below it, named by content key.
+        store: the artifact folder; each data set gets a folder in it, named by its content key.
         access: repository and remote; needed for dvc:PATH.
-        revision: branch, tag or commit; by default the newest.
+        revision: branch, tag or commit; by default the newest commit.
 
     Returns:
         The result: the address of the audio, and the version. A folder has an empty version.
@@ -133,7 +133,8 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
     """Put a folder of audio under version control; files published before are not uploaded again.
 
     Args:
-        folder: the folder that holds the genre folders; a tracks.csv beside it is stored in Git.
+        folder: the folder that holds the genre folders; a tracks.csv beside this folder is stored
+            in Git.
         name: name of the data set, and of its folder in the repository.
         store: the artifact folder.
         access: repository and remote.

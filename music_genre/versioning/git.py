@@ -60,9 +60,9 @@ ANOTHERS: Final = {
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_PREFIX"),
 }
-"""Environment variables that are not passed on: they would make Git use another repository.
+"""Environment variables that Git does not inherit: they would make it use another repository.
 
-Git sets them for hooks, for example.
+Git sets these variables for the hooks that it runs, for example.
 """
 SSH: Final = (
     *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"),
@@ -72,7 +72,7 @@ REMEDY: Final = "check the address, and the credentials file or the SSH key"
 
 
 class OvertakenError(TemporaryError):
-    """Another push came first."""
+    """Another push reached the repository before this one."""
 
 
 def run(access: Access | None, *words: str, folder: Path | None = None) -> str:

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER: Final = "models"
 TABLES: Final = "evaluation.tar"
-"""Archive of the run's tables and charts; an object store is slow with many small files."""
+"""The run's tables and charts in one archive: object stores are slow with many small files."""
 AIRFLOW_RUN: Final = "Airflow-Run"
 SHOWN: Final = ("accuracy", "accuracy_interval", "macro_f1", "n_tracks")
 
@@ -59,7 +59,7 @@ def publish_run(
 
     Raises:
         InputError: the run is not finished or not measured, or the repository or the remote
-            refuses.
+            refuses a request.
         TemporaryError: the repository or the remote cannot be reached.
     """
     published = read_run(run)
@@ -91,7 +91,7 @@ def read_run(run: Path) -> Published:
     """Read a run's settings and metrics, and find its checkpoint and split.
 
     Raises:
-        InputError: one of these is missing; the message says which command to run.
+        InputError: a part of the run is missing; the message says which command to run.
     """
     settings, split = runs.read_settings(run)
     finished = runs.read_finished(run)

@@ -50,11 +50,11 @@ SAME: Final = {
     "InvalidClientTokenId": "InvalidAccessKeyId",
     "IllegalLocationConstraintException": "AuthorizationHeaderMalformed",
 }
-"""Another code for the same error -> the code in `REMEDIES`."""
+"""Other error code -> the code in `REMEDIES` that means the same."""
 
 
 ERRORS: Final = (BotoCoreError, ClientError, ClientPayloadError)
-"""Botocore's errors, and aiohttp's error for a truncated answer, which botocore leaves as it is."""
+"""Botocore's errors, and aiohttp's error for a truncated answer, which botocore does not wrap."""
 _SILENCE: Final = (
     *(NoConnectionError, HTTPClientError, ClientPayloadError),
     *(ConnectionError, TimeoutError),
@@ -62,7 +62,7 @@ _SILENCE: Final = (
 
 
 def be_compatible() -> None:
-    """Make S3 clients send checksums only if the service requires them, and retry once.
+    """Make S3 clients retry once, and send checksums only if the service requires them.
 
     Services other than Amazon's might refuse checksums. This function sets environment variables,
     which a client reads when it is created. On top of botocore's single retry, s3fs tries each
@@ -80,7 +80,7 @@ def probe(remote: str, *, write: bool) -> None:
 
     Args:
         remote: s3://bucket/folder.
-        write: whether the requests of a push are tested, rather than those of a pull.
+        write: true tests the requests of a push, false the requests of a pull.
 
     Raises:
         InputError: credentials, bucket or permissions are wrong.

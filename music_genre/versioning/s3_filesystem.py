@@ -24,7 +24,7 @@ from funcy import wrap_prop
 from music_genre.versioning import s3
 
 SECONDS: Final = 20
-"""How long S3 can be silent before a request is tried again.
+"""Seconds for which S3 can be silent before a request is tried again.
 
 A request that S3 accepted is tried ten times: s3fs tries it five times, and each time botocore
 makes two attempts. A request that could not be sent is tried twice, by botocore only.

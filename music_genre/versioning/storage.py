@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-# dvc reads this variable when it is imported, so it must be set before.
+# DVC reads this variable when it is imported, so the variable must be set before the import.
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 from dvc.config import ConfigError
 from dvc.exceptions import DvcException
@@ -72,7 +72,7 @@ def probe(repo: Repo, *, write: bool) -> None:
 
 
 class _Faults(logging.Handler):
-    """Keeps the first error that DVC only logs, which is the reason why a transfer failed."""
+    """Keeps the first error that DVC logs without raising it: the reason why a transfer failed."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -103,11 +103,11 @@ def _in_words(what: str) -> Iterator[None]:
 
 
 def _fault(what: str, error: BaseException) -> MusicGenreError | OSError:
-    """Turn an error into an error of this package; return a disk error itself, with a file name."""
+    """Turn an error into an error of this package; only add a file name to a disk error."""
     if isinstance(error, OSError) and not s3.is_its(error):
         error.filename = error.filename or what
         return error
-    if isinstance(error, sqlite3.Error):  # from the database in which DVC records files
+    if isinstance(error, sqlite3.Error):  # DVC records files in an SQLite database
         return TemporaryError(f"{what}: {error}; is there no space left on device?")
     return s3.in_words(what, error)
 

@@ -131,7 +131,7 @@ class Results:
 
 def test_a_sweep_ends_with_a_table_whose_best_on_validation_comes_first(dags, caplog):
     compare = dags["music_genre_sweep"].get_task("compare")
-    assert compare.is_teardown  # a teardown runs after failures too, and does not hide them
+    assert compare.is_teardown  # a teardown also runs after failures; the run still fails
     trained = [
         {"validation_accuracy": 0.25, "run": "/runs/a"},
         None,
@@ -163,7 +163,7 @@ def test_a_sweep_without_candidates_has_no_table(dags):
 
 
 def test_run_parameters_have_choices_and_limits(dags):
-    """The form offers the command's own choices; docs/cli.md is generated from the command."""
+    """Each choice of the form is listed in docs/cli.md, which is generated from the command."""
     params = dags["music_genre_training"].params
     for name in ("optimizer", "criterion"):
         for choice in params.get_param(name).schema["enum"]:
@@ -198,7 +198,7 @@ def test_forms_offer_the_models_that_the_command_knows(dags):
 
 
 def test_a_task_whose_forerunner_has_no_result_gets_an_empty_word(dags):
-    """Happens if a training was marked success. The command refuses the empty word; no retry."""
+    """This happens if a training is marked success. The command refuses the word; no retry."""
     evaluate = dags["music_genre_training"].get_task("evaluate")
     nothing = SimpleNamespace(xcom_pull=lambda *_, **__: None)
     word = evaluate.get_template_env().from_string(evaluate.command[-1]).render(ti=nothing)
@@ -322,7 +322,7 @@ print(seconds, sorted(heavy - {{"celery.app.task"}}))
 
 @pytest.mark.parametrize("module", [path.stem for path in DAG_FILES])
 def test_a_dag_parses_in_under_a_second_without_heavy_packages(module):
-    """Each task parses its DAG's file again. CPU seconds count, so other load is left out."""
+    """Parsing must be fast, because each task parses its DAG's file. CPU seconds are measured."""
     answer = subprocess.check_output(
         [sys.executable, "-c", PARSE.format(module=module)],
         cwd=REPOSITORY / "dags",

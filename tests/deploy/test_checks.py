@@ -1,4 +1,4 @@
-"""The reasons to refuse a machine; a fake `docker` command answers the checks."""
+"""The checks that refuse an unsuitable machine; a fake `docker` command answers them."""
 
 import json
 import os
@@ -46,7 +46,7 @@ ALL = {
         **{f"{name}-worker": {"command": ["-m", "fleet", "worker", name]} for name in queues()},
     },
 }
-"""Compose's output: no variable is set, and each queue has its worker service."""
+"""Compose's output if no variable is set and each queue has a worker service."""
 WELL = {
     "--version": "Docker version 28.2.2, build e6534b4",
     "version --format": '{"Server": {"Version": "28.2.2"}}',
@@ -127,8 +127,8 @@ def test_each_shortage_has_its_figure_and_its_remedy(answering, info, name, foun
 @pytest.mark.parametrize(
     "said",
     [
-        # First Podman's own command, named `docker`: its `info` has other fields.
-        # Then Docker's command, connected to Podman's service.
+        # First case: `docker` is Podman's own command, whose `info` has other fields.
+        # Second case: `docker` is Docker's command, connected to Podman's service.
         {"__version": "podman version 5.4.0", "info_--format": '{"host": {}, "version": {}}'},
         {"version_--format": '{"Server": {"Components": [{"Name": "Podman Engine"}]}}'},
     ],

@@ -38,7 +38,7 @@ def start_deploy(*words: str, within: tuple[str, ...] = (), **options) -> subpro
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests with their own stacks first: the shared stack uses CPU time even when idle."""
+    """Run tests that start their own stack first: the shared stack uses CPU time even when idle."""
     items.sort(key=lambda item: "stack" in item.fixturenames)
 
 
@@ -75,8 +75,8 @@ def deploy():
 def processes_of(folder: Path) -> list[psutil.Process]:
     """Processes that name the stack's folder, and orphaned processes of any Airflow.
 
-    A name counts in the arguments and in the environment. Celery's processes have no such name,
-    because their titles overwrite their environment.
+    A process names the folder in its arguments or its environment. Celery's processes do not,
+    because their titles overwrite their environment; they are found as orphans.
     """
     found = []
     for process in psutil.process_iter():

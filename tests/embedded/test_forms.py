@@ -60,7 +60,7 @@ class Submitted:
         return found if found in ("success", "failed") else None
 
     def end(self, run):
-        """Retry until the run ends: Airflow answers 500 if its scheduler writes the same rows."""
+        """Mark the run failed; retry, because Airflow answers 500 if it writes the same rows."""
         wait_until(lambda: self.ended(run))
 
     def ended(self, run):
@@ -97,11 +97,12 @@ def test_a_form_opens_ready_and_can_be_submitted_as_it_is(
 
 @pytest.mark.parametrize("dag_id", FIRST_TASKS)
 def test_what_was_submitted_as_it_opened_begins(submitted, dag_id):
-    """By now all forms were submitted, so that the first tasks of their runs run side by side."""
+    """All forms are submitted by now, so the first tasks of their runs run at the same time."""
     seen, run = submitted[dag_id]
     wait_until(lambda: seen.first_state(run))
     seen.end(run)
-    expected = "failed" if dag_id == "music_genre_docker" else "success"  # it finds no audio
+    # The first task of the Docker DAG finds no audio.
+    expected = "failed" if dag_id == "music_genre_docker" else "success"
     assert seen.first_state(run) == expected
 
 

@@ -124,7 +124,7 @@ def test_a_demo_killed_with_9_takes_its_stack_along(deploy, interrupted):
 
 @pytest.mark.soak
 def test_a_training_that_was_interrupted_is_gone_on_with_by_the_next_demo(deploy, interrupted):
-    """The next demo continues the interrupted run. No new run must queue behind that run."""
+    """The next demo must continue the interrupted run, and must not queue a new run behind it."""
     for phase in (PHASES["training"], "continuing the interrupted run"):
         demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
         lines = follow(demo)
@@ -141,7 +141,8 @@ def test_a_process_manager_killed_with_9_takes_its_processes_along(
     deploy, interrupted, tmp_path, phase
 ):
     """This includes processes that the manager has started but that do not run Airflow yet."""
-    if phase == "training":  # in the shared folder an earlier demo's run might train first
+    if phase == "training":
+        # In the shared folder, the interrupted run of an earlier demo might train first.
         interrupted = tmp_path / "state"
     demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
     lines = follow(demo)

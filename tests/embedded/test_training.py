@@ -153,7 +153,7 @@ def test_ten_tracks_more_are_ten_extracted(stack, few, tmp_path):
     assert first.result("scan")["n_tracks"] == n_tracks - 10
     for path_, at in zip(away, kept, strict=True):
         path_.rename(at)
-        with at.open("ab") as file:  # change the bytes: an earlier test extracted these tracks
+        with at.open("ab") as file:  # else the images of an earlier test are reused
             file.write(b"\0")
     publish(stack, music)
     second = trigger(stack, versioned)

@@ -20,7 +20,8 @@ class Engine:
 
     streams: list[list[bytes] | int]
     """The answers to requests for logs, in turn; the last one is repeated. An answer is a list of
-    entries `stamp text`, or the status code of a refusal. A final `CUT` breaks a list off."""
+    entries `stamp text`, or the status code of a refusal. An answer that ends with `CUT` breaks
+    off there."""
     exit_code: int | None = 0
     """The container's exit code after the last stream; None: the container never ends."""
     address: str = ""
@@ -71,7 +72,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def misbehaving(engine: Engine) -> Iterator[Engine]:
-    """Serve the engine on loopback; sets its address."""
+    """Serve the engine on loopback; sets `engine.address`."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.engine = engine
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -29,7 +29,7 @@ class Store:
         self.refused: dict[str, tuple[int, str]] = {}
         """Method -> status and error code of the refusal."""
         self.patience: dict[str, int] = {}
-        """Method -> number of requests that are served before one is refused."""
+        """Method -> number of requests that are served before the refusals begin."""
         self.tokens: set[str] = set()
         """Session tokens of all requests; an empty string for a request without a token."""
         self.parts: dict[str, bytes] = {}

@@ -1,4 +1,4 @@
-"""How a worker differs from Celery's defaults, where no broker is needed to test it."""
+"""How a worker differs from Celery's defaults; these tests need no broker."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Names, mounts and environment of the Docker way's containers; tests/stack has an engine."""
+"""Names, mounts and environment of the Docker way's containers, tested without an engine."""
 
 from types import SimpleNamespace
 

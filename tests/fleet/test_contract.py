@@ -57,7 +57,7 @@ def test_the_projects_contract_has_a_queue_for_each_kind_of_work():
     [
         *(("cpu", "'cores'", 0, 16), ("cpu", "1", 0, 1), ("cpu", "40", 0, 40)),
         *(("gpu", "'gpus'", 4, 4), ("gpu", "'gpus'", 0, 1), ("gpu", "3", 4, 3)),
-        # Never two tasks on one GPU.
+        # At most one slot for each GPU, because two tasks must never share a GPU.
         *(("gpu", "6", 4, 4), ("gpu", "'cores'", 4, 4), ("gpu", "'cores'", 0, 1)),
     ],
 )
@@ -134,7 +134,7 @@ def test_whatever_the_contract_its_time_outs_agree(contract):
     longest = max(queue.execution_timeout for queue in contract.values())
     # No message is delivered again while its task runs.
     assert timedelta(seconds=given["VISIBILITY_TIMEOUT"]) > longest + timedelta(minutes=1)
-    # A task can wait in Redis until the previous task has ended; its token is valid until then.
+    # A task can wait in Redis until the previous task has ended. Its token stays valid meanwhile.
     for queue in contract.values():
         if not queue.pool:
             limit = timedelta(seconds=given["TASK_QUEUED_TIMEOUT"])

@@ -1,4 +1,4 @@
-"""Watching containers on an engine that cuts connections; tests/stack has a real engine."""
+"""Watching containers on an engine that cuts connections; tests/stack uses a real engine."""
 
 import gc
 
@@ -41,7 +41,9 @@ def test_each_line_comes_once_however_often_the_stream_breaks():
         assert operator._container.watch()["ExitCode"] == 0
     assert lines == ["epoch=1", damaged.decode().strip(), "epoch=2", "epoch=3"]
     del operator
-    gc.collect()  # docker-py leaves the cut answer's socket open: its warning must come here
+    # docker-py leaves the socket of a cut answer open. Python must warn of it now, because only
+    # this test ignores the warning.
+    gc.collect()
     assert "since" not in engine.asked[0]
     assert len({asked["since"][0] for asked in engine.asked[1:4]}) == 1
 

@@ -55,7 +55,7 @@ def test_the_webserver_is_asked_below_the_path_of_its_base_url(port):
 
 @pytest.mark.parametrize("module", ["fleet.workers.health", "fleet.health"])
 def test_a_server_that_is_not_there_is_one_line(module):
-    """`fleet.health` is the old name of the module."""
+    """The module must also work under its old name, `fleet.health`."""
     gone = check("http", "1", "/well", module=module)
     assert gone.returncode == 1
     assert gone.stderr.startswith("unhealthy: ConnectionRefusedError")

@@ -50,7 +50,7 @@ def test_only_a_message_that_comes_again_for_nothing_is_ignored(monkeypatch, aga
         (False, httpx.ConnectError, Reject),
         (False, httpx.ConnectTimeout, Reject),
         (True, httpx.ReadTimeout, Reject),
-        (False, httpx.ReadTimeout, httpx.ReadTimeout),  # the webserver may know of it
+        (False, httpx.ReadTimeout, httpx.ReadTimeout),  # the webserver might have got the request
     ],
 )
 def test_a_message_that_the_webserver_cannot_have_heard_of_goes_back(

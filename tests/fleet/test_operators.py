@@ -100,7 +100,7 @@ def test_try_again_is_rescheduled_which_spends_no_retry():
     ("asked_in_try", "raised"), [(2, "AirflowException"), (1, "AirflowRescheduleException")]
 )
 def test_try_again_has_an_end(asked_in_try, raised):
-    """A disk that stays full must not reschedule a task for ever; each try has one hour."""
+    """A task must not be rescheduled for ever on a full disk, but only for one hour in each try."""
     at = datetime.now(UTC) - TRY_AGAIN_FOR - timedelta(seconds=1)
     store = {FIRST_ASKED: {"try": asked_in_try, "at": at.isoformat()}}
     assert run_task(*shell("exit 75"), store=store)["raised"] == raised
@@ -282,7 +282,7 @@ while not (os.path.exists({path!r}) and open({path!r}).read()): pass
     "then", ["print('{}')", "os._exit(3)", "os.kill(os.getpid(), 9)"], ids=["ok", "exit", "kill"]
 )
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path, then):
-    """The command's children keep its pipes open and start sessions: simple runners miss them."""
+    """The command's children keep its pipes open, and start sessions to leave its process group."""
     path = tmp_path / "pids"
     began = time.monotonic()
     end = run_task(*python(ORPHANS.format(path=str(path), then=then)))

@@ -29,7 +29,7 @@ DEFINES = {
 
 
 def check(tree, files):
-    """Read `DEFINES`, but a.py fails if lib.py is broken, and lacks task 2 if lib.py is short."""
+    """Look up `DEFINES`, but a.py fails if lib.py is broken and has one task if lib.py is short."""
     answers = {}
     lib = tree["lib.py"].content if "lib.py" in tree else b""
     for name in files:
@@ -206,7 +206,7 @@ def test_a_folder_that_is_no_dag_folder_is_refused(tmp_path):
 
 
 def test_a_round_that_is_too_short_decides_nothing_and_the_next_one_goes_on(tmp_path, monkeypatch):
-    """Files that are not imported yet must not count as broken, nor as unchanged in their fault."""
+    """A file that is not imported yet must count neither as broken nor as having its old error."""
     monkeypatch.setattr(imports, "ROUND_SECONDS", 0.0)
     found = Imports("dags-folder", tmp_path)
     names = {f"{name}.py": File(GOOD.replace("good", name).encode()) for name in "abc"}

@@ -1,4 +1,4 @@
-"""The daily schedule: the next run is the upcoming one, whatever runs were missed."""
+"""The daily schedule: a run missed by more than `GRACE` is skipped, except in a backfill."""
 
 import json
 import os
@@ -92,7 +92,7 @@ with DAG("stock", schedule=MIDNIGHT):
 
 
 def test_neither_a_stop_nor_a_backfill_starts_a_run(tmp_path):
-    """Reads Airflow's own tables. A DAG with Airflow's stock timetable shows the problem."""
+    """Reads Airflow's own tables. A DAG with Airflow's stock timetable does start a run."""
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "stock.py").write_text(STOCK)
     own = {

@@ -78,7 +78,7 @@ def test_a_containers_quota_of_cores_counts_where_it_is_less(
 )
 def test_a_worker_calls_airflow_below_the_path_of_its_base_url(base, expected):
     assert worker.below(base, "http://webserver:8080/execution/") == expected
-    assert worker.below(base, expected) == expected  # an address that has the path already
+    assert worker.below(base, expected) == expected  # the path is not added twice
 
 
 def test_an_unknown_queue_is_one_line_and_exit_1():

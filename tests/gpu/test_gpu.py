@@ -12,7 +12,7 @@ from conftest import REPOSITORY, environment, finish, music_genre, start
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.timeout(300)
-# With momentum, mixup and an average of the weights, a training has every kind of state.
+# With momentum, mixup and averaged weights, a checkpoint has every kind of state to restore.
 STATEFUL = ("--epochs", 6, "--mixup", 0.2, "--ema-decay", 0.99)
 MODELS = ("resnet18", "shufflenet_v2_x0_5")
 

@@ -45,7 +45,7 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture(autouse=True)
 def _grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some tests stop trainings in this process: the usual grace is too short on a busy machine."""
+    """Lengthen the grace: some tests stop trainings in this process, perhaps on a busy machine."""
     monkeypatch.setattr("music_genre.store.signals.GRACE", 120.0)
 
 

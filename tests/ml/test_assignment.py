@@ -42,7 +42,7 @@ def test_the_lists_licence_stands_beside_it() -> None:
 def test_gtzan_is_dealt_as_published_whatever_its_files_are_called(
     tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From audio to split: two genres, both suffixes, one unreadable track, one unlisted track."""
+    """Scan, extract and split .wav and .au files; one track is unreadable, one is not listed."""
     music = tmp_path / "genres"
     expected = {}
     listed = assignment.read(GTZAN).splits

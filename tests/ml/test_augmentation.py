@@ -1,4 +1,4 @@
-"""Random crops and masks: the drawn values, and that these depend only on the key."""
+"""Random crops and masks: which values are drawn, and that they depend only on the key."""
 
 import torch
 

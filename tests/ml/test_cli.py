@@ -1,4 +1,4 @@
-"""The command line: its contract with Airflow, the first program's commands, help and errors.
+"""The command line: output for Airflow, the first program's commands, help and errors.
 
 `python tests/ml/test_cli.py --write` writes docs/cli.md.
 """

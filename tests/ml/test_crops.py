@@ -53,7 +53,7 @@ def test_streamed_crops_equal_resident_ones(prepared: Prepared, tmp_path: Path) 
     random = torch.Generator().manual_seed(0)
     tracks = torch.randint(len(resident.lengths), (200,), generator=random)
     starts = (torch.rand(200, generator=random) * resident.lengths[tracks]).long()
-    for crop_frames in (1, 32, 87, 300):  # a track has 87 frames: 300 wraps around it 3 times
+    for crop_frames in (1, 32, 87, 300):  # tracks have 87 frames; 300 wraps around 3 times
         ours = streamed.read(tracks, starts, crop_frames)
         assert torch.equal(ours, resident.read(tracks, starts, crop_frames))
 

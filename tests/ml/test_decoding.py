@@ -149,7 +149,7 @@ def test_samples_that_leave_float32_when_squared_are_refused(tmp_path: Path) -> 
 
 
 def test_an_mp3_whose_length_is_a_guess_is_read_to_its_end(tmp_path: Path) -> None:
-    """The first frame has the length. Without it, libsndfile guesses the length from a bit rate."""
+    """The first frame states the length. If that frame is lost, libsndfile guesses the length."""
     path = tmp_path / "x.mp3"
     wave = np.concatenate([tone("bass", 1, 8.0) * 0.01, tone("noise", 1, 8.0)])
     soundfile.write(path, wave, SAMPLE_RATE)

@@ -54,7 +54,7 @@ def test_an_image_equals_librosas_of_any_format(
 
 
 def golden_image(folder: Path) -> np.ndarray:
-    """The image of a stereo 44.1 kHz file whose samples are computed with integers only."""
+    """The image of a stereo 44.1 kHz file whose integer samples are equal on every machine."""
     state, samples = 1, np.empty(2 * 3 * 44_100, np.int16)
     for index in range(len(samples)):
         state = state * 1_103_515_245 + 12_345 & 0x7FFFFFFF
@@ -157,7 +157,7 @@ def test_audio_that_changed_since_the_scan_is_refused(prepared: Prepared, tmp_pa
 def test_audio_that_changed_and_kept_its_size_and_time_is_refused_too(
     prepared: Prepared, tmp_path: Path
 ) -> None:
-    """Otherwise the image of the new audio would be kept for ever as that of the old audio."""
+    """Otherwise the image of the new audio would be kept for ever as the image of the old."""
     music, store = tmp_path / "music", tmp_path / "store"
     shutil.copytree(prepared.audio, music)
     catalogue = Path(audio.scan(music, store)["catalogue"])

@@ -49,7 +49,7 @@ def fill(disk: Path, left: int) -> Path:
 
 
 def stages(prepared: Prepared, store: Path) -> dict[str, list[str | Path]]:
-    """Commands that write. test_storage tests extract; evaluate needs a finished run."""
+    """Commands that write, except extract (see test_storage) and evaluate (needs a trained run)."""
     chosen = ["--artifacts", store]
     listed = ["--catalogue", prepared.catalogue, *chosen]
     return {

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, however a holder ends and on whichever host the next runs."""
+"""Locks: one holder at a time, even if a holder is killed or the next runs on another host."""
 
 import json
 import os
@@ -133,7 +133,7 @@ time.sleep(600)
 
 def test_a_gpus_holder_that_lost_its_supervisor_is_ended(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, HOLD, "gpu", str(tmp_path)]
-    # If the tests run under nohup, their children ignore SIGHUP.
+    # Under nohup the tests' children would ignore SIGHUP, and so outlive their supervisor.
     heed = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731
     supervisor = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed)
     assert supervisor.stdout

@@ -185,7 +185,7 @@ def leave_nan_in_freed_memory(*_: object) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet"])
 @pytest.mark.parametrize("crop_frames", [32, model.LEAST_BFLOAT16_FRAMES])
 def test_a_model_reads_no_memory_that_nobody_wrote(name: str, crop_frames: int) -> None:
-    """In bfloat16 and with narrow crops, a model once did so on a processor with AMX."""
+    """A model once read uninitialised memory, in bfloat16 with narrow crops on an AMX processor."""
     device.choose("cpu")  # makes malloc reuse freed memory
     network = model.build(name, 3, 128, crop_frames, 0).train()
     for module in network.modules():

@@ -129,7 +129,7 @@ def write_odd(folder: Path, outside: Path) -> None:
 
 
 def write_mutants(folder: Path, bases: dict[str, bytes], n_mutants: int) -> None:
-    """Damage every base in every way in turn; every seventh file gets a random base's suffix."""
+    """Damage each file in each way in turn; every seventh gets the suffix of a random file."""
     random = np.random.default_rng(1486 + n_mutants)
     names = list(bases)
     for number in range(n_mutants):
@@ -146,7 +146,7 @@ def write_mutants(folder: Path, bases: dict[str, bytes], n_mutants: int) -> None
 def drawn(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[Path, Path, dict[str, str]]:
-    """The audio folder, the images folder and the reasons by path; asserts that no file is slow."""
+    """Audio folder, images folder, and reasons of rejections by path; no file may take long."""
     root = tmp_path_factory.mktemp("mutants")
     bases, music = root / "bases", root / "music"
     bases.mkdir()

@@ -1,4 +1,4 @@
-"""Pictures: ours are plain PNGs of any length; others become grey."""
+"""Our images are plain PNGs of any length; pictures of other programs become grey."""
 
 import struct
 import zlib
@@ -26,7 +26,7 @@ def test_any_reader_reads_what_was_written(tmp_path: Path, shape: tuple[int, int
 
 
 def test_the_picture_of_a_day_is_read_without_a_warning(tmp_path: Path) -> None:
-    """Above 90 million pixels Pillow warns of a decompression bomb; 5 hours have as many."""
+    """Pillow warns of a decompression bomb above 90 million pixels, which 5 hours of music have."""
     shape = (128, 710_000)
     rows = (np.full((1, shape[1]), row, np.uint8) for row in range(shape[0]))
     pictures.write_picture(tmp_path / "x.png", shape, rows)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, whatever the genres are called."""
+"""Charts of trainings and evaluations, with any names of genres."""
 
 from pathlib import Path
 

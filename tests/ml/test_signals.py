@@ -11,7 +11,7 @@ import pytest
 
 from music_genre.store import signals
 
-GRACE = signals.GRACE  # for started processes; conftest.py sets a longer one for this process
+GRACE = signals.GRACE  # in started processes; in this process conftest.py lengthens it
 
 STEPS = """
 import sys, time

@@ -30,8 +30,8 @@ from music_genre.training import loop, trainer
 from music_genre.training.trainer import Trainer
 from tests.music import write_few_tracks
 
-# mnasnet has both batch norm and dropout. With momentum, mixup and an average of the weights, a
-# training has every kind of state. An epoch has 6 steps.
+# mnasnet has both batch norm and dropout. With momentum, mixup and averaged weights, a checkpoint
+# has every kind of state to restore. An epoch has 6 steps.
 CONFIG = TrainConfig(
     model="mnasnet0_5",
     epochs=3,
@@ -43,7 +43,7 @@ CONFIG = TrainConfig(
 )
 CPU = Machine(device="cpu")
 ROOT = Path(loop.__file__).parents[2]
-GRACE = signals.GRACE  # for started processes; conftest.py sets a longer one for this process
+GRACE = signals.GRACE  # in started processes; in this process conftest.py lengthens it
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_killed_ten_times_and_stopped_at_twenty_moments_it_ends_with_the_same_we
         figures[name] = f"{times} times, {lost} s of work lost, ended after {ending} s, {weights}"
 
 
-# A training whose backward passes, from number `first` on, each make a C call of `seconds`.
+# A training in which each backward pass, from number `first` on, makes a C call of `seconds`.
 SLOW_STEPS = """
 import hashlib, json, os, sys, time
 from pathlib import Path
@@ -391,7 +391,7 @@ def test_a_stop_during_the_last_save_is_heeded_too(
 def test_steps_of_six_seconds_stopped_at_twenty_moments_end_with_the_same_weights(
     prepared: Prepared, uninterrupted: Path, tmp_path: Path, figures: dict[str, str]
 ) -> None:
-    """If a step ends in time, it is saved. If not, only that step is lost."""
+    """A step that ends within the grace is saved. A longer step is lost, but no earlier step."""
     chance, endings, n_waited_for = random.Random(0), [], 0
     for _ in range(20):
         process = start_slow(prepared, tmp_path, first=1, seconds=6)
@@ -443,7 +443,7 @@ def test_an_evaluation_stopped_at_twenty_moments_is_completed_by_running_it_agai
         endings.append(time.monotonic() - began)
         subprocess.run(command, check=True, capture_output=True)
         assert (run / "evaluation" / "metrics.json").read_text() == wanted
-    assert set(codes) <= {0, 75, -signal.SIGTERM}  # -SIGTERM: while Python starts
+    assert set(codes) <= {0, 75, -signal.SIGTERM}  # -SIGTERM: Python was still starting
     assert codes.count(75) >= 10
     stopped = f"{codes.count(75)} of 20 times (else it had ended, or Python not yet begun)"
     figures["stopped"] = f"{stopped}, ended after {max(endings):.1f} s at most"

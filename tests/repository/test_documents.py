@@ -1,4 +1,4 @@
-"""The documents name every command, variable and verb, and everything that they name exists."""
+"""The documents name every command, variable and make target; all that they name exists."""
 
 import re
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ def sources() -> str:
 
 
 def variables() -> set[str]:
-    """Variables of our own that the code or the Compose file names."""
+    """Our own environment variables that the code or the Compose file names."""
     return set(OF_OURS.findall(sources()))
 
 

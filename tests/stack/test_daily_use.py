@@ -81,7 +81,7 @@ WRITERS = sorted(
 
 @pytest.fixture(scope="module")
 def stored(stack, project) -> dict[str, tuple[bool, str]]:
-    """Service → whether the connection added in its container is encrypted, and its password."""
+    """Service → whether the connection added in its container is encrypted; the stored password."""
     adding = {service: add_connection(service, project) for service in WRITERS}
     for service, process in adding.items():
         assert process.wait(120) == 0, service

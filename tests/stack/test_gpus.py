@@ -142,8 +142,8 @@ def held_at(seeds: range, number: int) -> Iterator[None]:
 def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, two):
     """Workers redeliver a message after its lease. A token lives for `task_queued_timeout`.
 
-    One training's message comes again while its token is valid, the other's after its token has
-    expired.
+    The first training's message is redelivered while its token is valid. The second training's
+    message is redelivered after its token has expired.
     """
     held = trainings(HELD)
     wait_until(lambda: "already running elsewhere" in since_start(two))

@@ -45,7 +45,7 @@ def test_flower_shows_no_arguments_of_tasks(stack, run, project):
     assert {word.strip("'") for pair in words for word in pair if word} == {"hidden"}
     assert "execute_workload" in shown
     for text in (json.dumps(tasks), shown):
-        assert "eyJ" not in text  # every JSON web token begins so
+        assert "eyJ" not in text  # every JSON web token begins with eyJ
         assert "token" not in text.lower().replace("csrf", "").replace("_xsrf", "")
 
 

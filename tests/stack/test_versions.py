@@ -223,7 +223,7 @@ def processes_while(*command: str) -> str:
 
 
 def test_the_key_is_nowhere_but_in_the_environment(stack, run, project):
-    """Not in logs, rendered fields, XComs, volumes, Git, images' histories or process lists."""
+    """No log, rendered field, XCom, volume, commit, image history or process list has the key."""
     values = environment.read(project.env_file)
     secrets = {name: values[name] for name in ("S3_SECRET_KEY", "REDIS_WORKER_PASSWORD")}
     dump = inside("postgres", "pg_dump", "-U", "airflow", "airflow")

@@ -170,7 +170,7 @@ def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim
 
 
 def signal_trainer(name: str, signal: str) -> None:
-    """Signal a container's processes from outside; sent inside, its first process ignores STOP."""
+    """Signal a container's processes from outside: inside, its first process ignores STOP."""
     pids = subprocess.check_output(["docker", "top", name, "-eo", "pid"], text=True).split()[1:]
     subprocess.run(["kill", f"-{signal}", *pids], check=True)
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def left(run: Run) -> tuple[str, str]:
-    """Address and text of the training's result file, read before every container is removed."""
+    """Address and text of the training's result file, read before the containers are removed."""
     address = f"{run.result('train')['run']}/training.json"
     return address, inside("gpu-worker", "cat", address).stdout
 
@@ -45,18 +45,18 @@ def rolled_out(stack, left, few, plain) -> Going:
     going = Going(trigger(stack, long), trigger(stack, {}, "short"))
     wait_until(lambda: "epoch=1 " in log_of(stack, going.training, "train"))
     rollout.start(plain)
-    new = ComposeStack(plain)  # at another address: below no path
+    new = ComposeStack(plain)  # at another address, without /airflow
     return Going(*(Run(new, each.dag_id, each.run_id) for each in going))
 
 
 def test_a_roll_out_spends_no_try(rolled_out, plain):
-    """The new files lack the DAG of the short tasks; its removal waits until its run has ended."""
+    """The new files lack the DAG of the short tasks. The DAG is kept until its run has ended."""
     new = ComposeStack(plain)
     training, short = rolled_out
     wait_until(
         lambda: re.search(r"resuming at step [1-9].*epoch=", log_of(new, training, "train"), re.S)
     )
-    # The earlier lines are on the old stack's S3 service. The plain stack does not use S3.
+    # The log's earlier lines are on the old stack's S3 service. The plain stack does not use S3.
     assert "epoch=1 " not in log_of(new, training, "train")
     assert finish(short) == "success", short.rows()
     for run in rolled_out:

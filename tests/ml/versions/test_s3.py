@@ -242,7 +242,7 @@ def test_nothing_secret_is_written_anywhere(
 def test_a_role_of_the_machine_opens_it(
     run: Run, store: Store, publish: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On an instance or in a task at Amazon, a local service hands out the credentials."""
+    """On an EC2 instance or in an ECS task, a local service hands out the credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     address = f"{os.environ['AWS_ENDPOINT_URL']}{ROLE}"

@@ -13,7 +13,7 @@ TUTORIAL = (REPOSITORY / "docs" / "tutorial.md").read_text()
 
 
 def blocks() -> list[str]:
-    """The tutorial's command blocks, without the first: it makes the environment of this test."""
+    """The tutorial's command blocks, except `make setup`, which has to run before the tests."""
     found = re.findall(r"^```\n(.*?)^```", TUTORIAL, re.M | re.S)
     assert found[0].startswith("make setup\n")
     return found[1:]

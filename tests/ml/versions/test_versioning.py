@@ -178,7 +178,7 @@ main()
 def test_a_try_that_was_killed_before_it_could_say_so_has_published(
     run: Run, trained: Path, versions: Versions
 ) -> None:
-    """The event of a new model belongs to its Airflow run, even if a later try reports it."""
+    """A later try of the same Airflow run reports the new tag; another Airflow run does not."""
     command = ["publish", "--run", trained, *versions.options, "--airflow-run"]
     assert finish(start("_push", *command, "dag/first", driver=KILLED)).code == -signal.SIGKILL
     again, later = run(*command, "dag/first"), run(*command, "dag/second")
