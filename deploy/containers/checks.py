@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from deploy.containers import dags_git
 from deploy.containers.engine import docker
 from deploy.containers.env_checks import Finding, of_variables, readable
 from deploy.containers.environment import count_gpus, profiles_of
@@ -59,6 +60,8 @@ def _of_settings(
 ) -> list[Finding]:
     held = {str(port) for port in held_ports()}
     findings = [_disk(Path(info["DockerRootDir"]), environment), *of_variables(environment, held)]
+    if (of_git := dags_git.check(environment)).found:
+        findings.append(of_git)
     if "docker" in profiles_of(environment):
         findings.append(_docker_way(environment))
     if "gpu.yml" in environment.get("COMPOSE_FILE", ""):

@@ -179,6 +179,8 @@ def _environment(component: Component, state: State) -> dict[str, str]:
     carrying = _carrying(state)
     secrets = (carrying[name] for name in sorted(component.secrets))
     found = {**_airflow_environment(state), **of_rank(state), **component.settings}
+    if "dags" in component.volumes:
+        found |= _dags(state)
     for variables in secrets:
         found |= variables
     return found
@@ -195,7 +197,8 @@ def _airflow_environment(state: State) -> dict[str, str]:
         **settings(queues()),
         **state.settings(),
         "AIRFLOW_HOME": str(state.airflow_home),
-        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(state.airflow_home / "dags"),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(state.airflow_home / "bundles"),
+        "FLEET_SNAPSHOTS": str(state.airflow_home / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "fleet" / "plugins"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{web}/execution/",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(state.task_logs),
@@ -230,15 +233,25 @@ def _carrying(state: State) -> dict[str, dict[str, str]]:
 
 
 def _control_environment(state: State) -> dict[str, str]:
-    """The variables of the control plane: schedules, DAG folders and a log folder."""
+    """The variables of the control plane: schedules, and a log folder."""
     logs = str(state.logs / "dag-processor-files")
     return {
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(state.launch().scheduled),
         "MUSIC_GENRE_DAILY": str(int(state.launch().daily)),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": logs,
-        "FLEET_DAGS": str(REPOSITORY / "dags"),
-        "FLEET_OWN_DAGS": state.settings().get("DAGS_DIR", ""),
     }
+
+
+def _dags(state: State) -> dict[str, str]:
+    """The variables that say where DAG files are; only the dag-processor gets them."""
+    settings = state.settings()
+    of_git = {
+        f"FLEET_{name.removesuffix('_FILE')}": value
+        for name, value in settings.items()
+        if name.startswith("DAGS_GIT")
+    }
+    own = settings.get("DAGS_DIR", "")
+    return {"FLEET_DAGS": str(REPOSITORY / "dags"), "FLEET_OWN_DAGS": own, **of_git}
 
 
 def _worker_environment(state: State) -> dict[str, str]:

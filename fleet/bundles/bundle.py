@@ -1,8 +1,8 @@
-"""The DAG bundle of both stacks: Airflow loads DAGs from snapshots of a folder.
+"""The DAG bundle of both stacks: Airflow loads DAGs from snapshots of a folder or a Git repository.
 
-Only the dag-processor reads the folder. When the folder changes, the dag-processor takes a snapshot
-and parses it. The snapshot leaves out changes that would break a run. Workers run tasks from the
-newest snapshot.
+Only the dag-processor reads the folder or the repository. When the files change, the dag-processor
+takes a snapshot and parses it. The snapshot leaves out changes that would break a run. Workers run
+tasks from the newest snapshot; a run of a DAG from Git keeps the snapshot with which it began.
 """
 
 import logging
@@ -10,11 +10,11 @@ import math
 import os
 import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from airflow.dag_processing.bundles.base import BaseDagBundle
+from airflow.dag_processing.bundles.base import BaseDagBundle, BundleVersion
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
@@ -25,72 +25,106 @@ from sqlalchemy.orm import Session
 
 from fleet.bundles.changes import Rules, settle, without_stubs
 from fleet.bundles.imports import Imports, UnfinishedError
-from fleet.bundles.snapshots import Snapshots, Tree, read_tree, state_of
+from fleet.bundles.repository import Place, Repository
+from fleet.bundles.snapshots import Folder, Snapshots, Tree
 from fleet.contract import queues
+from fleet.git import Access
 
 AGAIN_SECONDS = 30.0
 """Seconds until a change that is held back is checked again. By then, the run that needed the old
 version might have ended, or an error whose cause is outside the file might be fixed."""
+KEPT_DAYS = 30
+"""Days for which a replaced snapshot of a Git repository is kept, so that a task of a run that has
+ended can be cleared. The snapshots of unfinished runs are always kept."""
+LONGEST = max(queue.execution_timeout for queue in queues().values())
+"""The longest time for which a task can use a snapshot of a folder."""
 log = logging.getLogger(__name__)
+_PLACE = ("ref", "folder")
+_ACCESS = ("credentials", "key", "known_hosts")
 
 
 class SnapshotBundle(BaseDagBundle):
-    """A DAG bundle that consists of snapshots of a folder.
+    """A DAG bundle that consists of snapshots of a folder, or of a Git repository.
+
+    Only the dag-processor has the environment variables that `variable` and `git` name. The folder
+    of the snapshots is FLEET_SNAPSHOTS, in every process.
 
     Args:
         variable: the environment variable that names the folder. If its value is empty, the bundle
-            has no files. Only the dag-processor has this variable.
+            has no files.
+        git: the environment variable that holds the address of a Git repository to be used
+            instead. More variables with the same beginning say more: `…_REF` and `…_FOLDER`
+            (see `Place`), `…_CREDENTIALS`, `…_KEY` and `…_KNOWN_HOSTS` (see `Access`).
         kwargs: arguments of BaseDagBundle.
     """
 
-    supports_versioning = False
-
-    def __init__(self, *, variable: str, **kwargs: object) -> None:
+    def __init__(self, *, variable: str, git: str = "", **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
-        self._folder = os.environ.get(variable)
-        self._snapshots = Snapshots(self.base_dir)
+        self._home = Path(os.environ.get("FLEET_SNAPSHOTS") or self.base_dir.parent) / self.name
+        self._source = _repository(git, self._home) or _folder(variable)
+        # Airflow binds a new run to the version that `get_current_version` returns.
+        self.supports_versioning = isinstance(self._source, Repository)
+        self._snapshots = Snapshots(self._home)
         self._path: Path | None = None
-        self._seen: object = None
+        self._seen: object = "nothing yet"
         self._again_at = math.inf
         self._changed_at = datetime.now(UTC)
-        self._imports = Imports(self.name, self.base_dir)
+        self._imports = Imports(self.name, self._home)
         self._fault = ""
 
     def initialize(self) -> None:
-        """Open the newest snapshot; it stays open until the next refresh."""
-        self._path = self._snapshots.current
+        """Open the snapshot of this version, or else the newest; it stays open until a refresh."""
+        self._path = self._of_version() or self._snapshots.current
         if self._path is None:
             self.refresh()
         super().initialize()
+
+    def _of_version(self) -> Path | None:
+        if self.version is None:
+            return None
+        if path := self._snapshots.named(self.version):
+            return path
+        log.warning("version %s of the DAGs was deleted; using the newest version", self.version)
+        return None
 
     @property
     def path(self) -> Path:
         """The folder of the open snapshot."""
         # Airflow runs a DAG's callbacks without initializing the bundle: then `_path` is None.
-        return self._path or self._snapshots.current or self.base_dir
+        return self._path or self._snapshots.current or self._home
 
-    def get_current_version(self) -> None:
-        """Return None: a run has no fixed version, each of its tasks uses the newest snapshot."""
+    def get_current_version(self) -> BundleVersion | None:
+        """Return the open snapshot's name for DAGs from Git.
+
+        For DAGs from a folder, return None: a run then has no fixed version, and each of its tasks
+        uses the newest snapshot.
+        """
+        if not self.supports_versioning or self._path is None:
+            return None
+        return BundleVersion(version=self._path.name)
 
     def refresh(self) -> None:
-        """Take a snapshot if the folder has changed.
+        """Take a snapshot if the files have changed.
 
-        Only the dag-processor knows the folder. In any other process this method does nothing.
+        Only the dag-processor knows where the files are. In any other process this method does
+        nothing.
         """
-        if self._folder is None:
+        if self._source is None:
             return
         try:
-            state = state_of(Path(self._folder)) if self._folder else frozenset()
+            state = self._source.state()
+            if state is None and self._snapshots.current:
+                return  # nothing has been fetched yet: the snapshot of an earlier process stays
             if state != self._seen:
                 self._changed_at = datetime.now(UTC)
             elif time.monotonic() < self._again_at:
                 return
-            is_settled = self._take(*(read_tree(Path(self._folder)) if self._folder else ({}, {})))
+            is_settled = self._take(*self._source.tree(), self._source.label)
             wait = math.inf if is_settled else AGAIN_SECONDS
         except UnfinishedError:
             wait = 0.0
         except OSError as error:
-            self._say_once(f"error: DAG folder: {error}; its DAGs stay as they were")
+            self._say_once(f"error: DAG files: {error}; the DAGs stay as they were")
             return
         self._fault, self._seen, self._again_at = "", state, time.monotonic() + wait
 
@@ -99,12 +133,13 @@ class SnapshotBundle(BaseDagBundle):
             log.error(fault)
         self._fault = fault
 
-    def _take(self, new: Tree, faults: dict[str, str]) -> bool:
+    def _take(self, new: Tree, faults: dict[str, str], label: str) -> bool:
         """Take a snapshot if anything changed; returns True if no change is held back.
 
         Args:
-            new: the folder's files.
+            new: the files.
             faults: file that cannot be read → the reason.
+            label: the end of the snapshot's name.
         """
         with self.lock():
             current = self._snapshots.tree()
@@ -116,12 +151,43 @@ class SnapshotBundle(BaseDagBundle):
             settled.reasons |= faults
             self._path = self._snapshots.current
             if self._path is None or settled.files() != current:
-                self._path = self._snapshots.publish(settled.files())
+                self._path = self._snapshots.publish(settled.files(), label)
                 for name, why in settled.reasons.items():
                     log.error("error: %s is held back: %s", name, why.strip().splitlines()[-1])
-            longest = max(queue.execution_timeout for queue in queues().values())
-            self._snapshots.prune(longest.total_seconds())
+            self._prune()
             return not settled.reasons
+
+    def _prune(self) -> None:
+        kept = timedelta(days=KEPT_DAYS) if self.supports_versioning else LONGEST
+        self._snapshots.prune(kept.total_seconds(), but=in_use(self.name))
+
+
+def _repository(variable: str, folder: Path) -> Repository | None:
+    """Return the Git repository that an environment variable names, if it is set."""
+    address = os.environ.get(variable, "")
+    if not address:
+        return None
+    told = {word: os.environ.get(f"{variable}_{word.upper()}", "") for word in _ACCESS + _PLACE}
+    place = Place(address, *(told[word] for word in _PLACE))
+    access = Access(*(told[word] for word in _ACCESS)).existing()
+    return Repository(place._replace(ref=place.ref or "main"), access, folder / "clones")
+
+
+def _folder(variable: str) -> Folder | None:
+    """Return the folder that an environment variable names, if it is set."""
+    return Folder(os.environ[variable]) if variable in os.environ else None
+
+
+@provide_session
+def in_use(bundle: str, *, session: Session = NEW_SESSION) -> set[str]:
+    """Return the versions of the bundle to which unfinished runs are bound."""
+    asked = (
+        select(DagRun.bundle_version)
+        .join(DagModel, DagModel.dag_id == DagRun.dag_id)
+        .where(DagModel.bundle_name == bundle, DagRun.bundle_version.is_not(None))
+        .where(DagRun.state.in_(State.unfinished_dr_states))
+    )
+    return set(session.scalars(asked))
 
 
 @provide_session
@@ -141,7 +207,10 @@ def in_force(bundle: str, *, session: Session = NEW_SESSION) -> dict[str, set[st
 def needed(
     dags: set[str], *, before: datetime, session: Session = NEW_SESSION
 ) -> dict[str, set[str]]:
-    """Return id of each DAG with unfinished runs → ids of the unfinished tasks of these runs.
+    """Return id of each DAG with unfinished runs → ids of the tasks that these runs still need.
+
+    These are a run's unfinished tasks. A run that is bound to a version needs no task of a newer
+    version, but its DAG must exist.
 
     Paused DAGs are left out, because they start no more tasks. Runs created at or after the time
     `before` (the folder's last change) are left out too. Otherwise a DAG that always has an
@@ -157,6 +226,7 @@ def needed(
             and_(
                 TaskInstance.dag_id == DagRun.dag_id,
                 TaskInstance.run_id == DagRun.run_id,
+                DagRun.bundle_version.is_(None),
                 or_(TaskInstance.state.is_(None), TaskInstance.state.not_in(State.finished)),
             ),
         )

@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -100,6 +100,28 @@ def read_tree(folder: Path) -> tuple[Tree, dict[str, str]]:
     return tree, faults
 
 
+class Folder:
+    """A folder of DAG files that people edit.
+
+    Args:
+        path: its path; empty: no files.
+    """
+
+    label = ""
+    """The end of its snapshots' names: none."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path) if path else None
+
+    def state(self) -> object:
+        """Return a value that differs if a file has changed; raises the errors of `state_of`."""
+        return state_of(self._path) if self._path else "no folder"
+
+    def tree(self) -> tuple[Tree, dict[str, str]]:
+        """Return what `read_tree` returns."""
+        return read_tree(self._path) if self._path else ({}, {})
+
+
 def _too_large(folder: Path) -> OSError:
     return OSError(
         f"{folder} holds more than {MAX_BYTES // 1024**2} MiB; move what is no DAG file elsewhere"
@@ -151,9 +173,19 @@ class Snapshots:
         """The files of the current snapshot; empty before the first snapshot."""
         return read_tree(self.current)[0] if self.current else {}
 
-    def publish(self, tree: Mapping[str, File]) -> Path:
-        """Write a new snapshot and make it current atomically; returns the snapshot's folder."""
-        name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
+    def named(self, name: str) -> Path | None:
+        """The folder of the snapshot with this name; None if it does not exist."""
+        path = self._folder / Path(name).name
+        return path if path.is_dir() else None
+
+    def publish(self, tree: Mapping[str, File], label: str = "") -> Path:
+        """Write a new snapshot and make it current atomically; returns the snapshot's folder.
+
+        Args:
+            tree: its files.
+            label: the end of its name; the beginning is the time.
+        """
+        name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f") + (f"-{label}" if label else "")
         with written(tree, self._folder, self.current) as folder:
             folder.rename(self._folder / name)
         link = self._folder / f".{name}"
@@ -161,16 +193,20 @@ class Snapshots:
         link.replace(self._folder / CURRENT)
         return self._folder / name
 
-    def prune(self, seconds: float) -> None:
+    def prune(self, seconds: float, but: Iterable[str] = ()) -> None:
         """Delete snapshots that a newer snapshot replaced more than `seconds` ago.
 
         Unfinished snapshots of killed processes are deleted at the same age.
+
+        Args:
+            seconds: the age.
+            but: names of snapshots to keep.
         """
         kept = sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir())
         old = [path for path, newer in itertools.pairwise(kept) if _age(newer) > seconds]
         old += [path for path in self._folder.glob(".new-*") if _age(path) > seconds]
         for path in old:
-            if path != self.current:
+            if path != self.current and path.name not in but:
                 shutil.rmtree(path, ignore_errors=True)
 
 

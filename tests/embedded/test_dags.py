@@ -3,9 +3,12 @@
 import time
 
 import pytest
-from conftest import wait_until
+from conftest import SETTINGS, down_local, up_local, wait_until
 
 from deploy.demo import trigger
+from deploy.embedded.stack import LocalStack
+from deploy.embedded.state import State
+from tests.fakes.git_server import LOGIN, Host, serving
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -96,3 +99,57 @@ def test_an_edited_dag_is_in_force_within_seconds_and_a_half_one_harms_no_run(
         f"a new DAG after {seconds[0]:.0f} s, a changed one after {seconds[1]:.0f}"
     )
     assert max(seconds) < 60  # allows for load; an idle machine needs 15
+
+
+@pytest.fixture
+def of_git(tmp_path, fake_driver):
+    """A stack of its own whose DAGs are in a Git repository, and the repository's host."""
+    host = Host(tmp_path)
+    gate = tmp_path / "gate"
+    host.push("edited.py", EDITED.format(gate=str(gate), says="first"))
+    folder = tmp_path / "state"
+    folder.mkdir()
+    with serving(host.bare.parent, LOGIN) as address:
+        credentials = tmp_path / "credentials"
+        credentials.write_text(address.replace("://", f"://{LOGIN}@") + "\n")
+        lines = f"DAGS_GIT={address}/dags.git\nDAGS_GIT_CREDENTIALS_FILE={credentials}\n"
+        (folder / "airflow.env").write_text(f"{SETTINGS}{lines}")
+        try:
+            up_local(folder, fake_driver)
+            yield LocalStack(State(folder)), host, gate
+        finally:
+            down_local(folder)
+
+
+AWAY_SECONDS = 600
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_run_keeps_its_commit_and_a_git_host_that_is_away_stops_nothing(of_git, figures):
+    stack, host, gate = of_git
+    wait_until(lambda: stack.api.exists("dags/edited"))
+    run = trigger(stack, {}, "edited")
+    wait_until(lambda: "running" in [row.state for row in run.rows()])
+    host.push("edited.py", EDITED.format(gate=str(gate), says="second"))
+    seconds = seconds_until(lambda: is_in_force(stack, "second"))
+    figures["a pushed change in force"] = f"after {seconds:.0f} s"
+
+    hidden = host.bare.with_name("hidden.git")
+    host.bare.rename(hidden)
+    time.sleep(AWAY_SECONDS)
+    log = (stack.state.logs / "dag-processor.log").read_text()
+    assert log.count("; the DAGs in force stay") == 1
+    gate.touch()
+    wait_until(lambda: run.state() == "success")
+    assert run.result("says") == "first"
+    during = trigger(stack, {}, "edited")
+    wait_until(lambda: during.state() == "success")
+    assert during.result("says") == "second"
+    versions = [stack.api.get(each._address)["bundle_version"] for each in (run, during)]
+    assert len({*versions}) == 2
+
+    hidden.rename(host.bare)
+    host.push("edited.py", EDITED.format(gate=str(gate), says="third"))
+    figures["in force after an outage"] = f"of {AWAY_SECONDS / 60:.0f} min"
+    wait_until(lambda: is_in_force(stack, "third"))

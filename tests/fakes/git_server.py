@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+LOGIN = "user:t0ken"
 BACKEND = f"{subprocess.check_output(['git', '--exec-path'], text=True).strip()}/git-http-backend"
 
 
@@ -95,3 +96,25 @@ def serving(folder: Path, login: str, *, read_only: bool = False) -> Iterator[st
         finally:
             server.shutdown()
             thread.join()
+
+
+class Host:
+    """The folder of a Git host with the repository dags.git, and an author's clone of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bare, self.work = folder / "hosted" / "dags.git", folder / "work"
+        self.git("init", "-q", "--bare", "-b", "main", self.bare, where=folder)
+        self.git("clone", "-q", self.bare, self.work, where=folder)
+
+    def git(self, *words: object, where: Path | None = None) -> None:
+        own = ("-c", "user.name=author", "-c", "user.email=author@localhost")
+        command = ["git", *own, *map(str, words)]
+        subprocess.run(command, cwd=where or self.work, check=True, capture_output=True)
+
+    def push(self, name: str, text: str) -> None:
+        """Write a file, commit it and push it to the branch main."""
+        (self.work / name).parent.mkdir(exist_ok=True)
+        (self.work / name).write_text(text)
+        self.git("add", "-A")
+        self.git("commit", "-qm", name)
+        self.git("push", "-q", "origin", "HEAD:main")

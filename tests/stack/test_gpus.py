@@ -245,7 +245,7 @@ def gaps_of(stack, run, instances) -> list[float]:
     by_gpu: dict[str, list[tuple[datetime, datetime]]] = {}
     for each in instances:
         log = log_of(stack, run, each["map_index"], 1)
-        (gpu,) = {name for name in GPUS if f"{name} is given" in log}
+        (gpu,) = {name for name in GPUS if f"{name} is assigned" in log}
         span = (each["start_date"], each["end_date"])
         by_gpu.setdefault(gpu, []).append(tuple(map(datetime.fromisoformat, span)))
     assert sorted(by_gpu) == sorted(GPUS)

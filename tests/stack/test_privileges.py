@@ -13,7 +13,8 @@ import pytest
 from conftest import REPOSITORY, inside, inspect
 
 from deploy.components import SERVERS, components
-from deploy.containers import environment
+from deploy.containers import dags_git, environment
+from deploy.containers.stack import Project
 from fleet.contract import queues
 
 pytestmark = pytest.mark.timeout(900)  # the first test starts the stack
@@ -74,6 +75,23 @@ def test_each_service_runs_what_its_row_says(rendered, service):
         assert ("healthcheck" in given) == (row.rank == SERVERS and not row.profile)
     own = {name: given.get("environment", {}).get(name) for name in row.settings}
     assert own == row.settings
+
+
+def test_dags_from_git_give_a_way_out_and_credentials_to_the_dag_processor_alone(
+    rendered, plain, tmp_path
+):
+    env_file = tmp_path / ".env"
+    files = f"COMPOSE_FILE=docker-compose.yml:{dags_git.FILE}"
+    lines = f"{files}\nDAGS_GIT=https://host/dags.git\nDAGS_GIT_KEY_FILE=/a/key\n"
+    env_file.write_text(plain.env_file.read_text() + lines)
+    given = Project("with-git", env_file).services("*")
+    own = given.pop("dag-processor")
+    assert given == {name: its for name, its in rendered.items() if name != "dag-processor"}
+    assert set(own["networks"]) == {"control", "outside"}
+    names = {each["source"].removeprefix("dags-git-") for each in own["secrets"]}
+    assert names == {"credentials", "key", "known-hosts"}
+    assert own["environment"]["FLEET_DAGS_GIT"] == "https://host/dags.git"
+    assert own["volumes"] == rendered["dag-processor"]["volumes"]
 
 
 def in_a_container(words: Sequence[str], port: int) -> list[str]:

@@ -1,0 +1,82 @@
+"""Git commands that never ask a question and give up when the host is silent."""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+_SETTINGS = {
+    "core.hooksPath": os.devnull,
+    "http.lowSpeedLimit": "1",
+    "http.lowSpeedTime": "30",
+    "init.defaultBranch": "main",
+    "advice.detachedHead": "false",
+}
+_SSH = (
+    *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"),
+    *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=2"),
+)
+_AWAY = re.compile(
+    r"Could ?n[o']t (resolve|connect)|Failed to connect|Connection (refused|reset|closed)|timed out"
+    r"|no answer|unreachable|No route to host|Operation too slow|early EOF|unexpected disconnect"
+    r"|Temporary failure in name resolution|returned error: 5\d\d"
+)
+"""Git's words if the host does not answer, or answers that it cannot serve anyone now."""
+
+
+class Access(NamedTuple):
+    """The files with which Git logs in to a host; an empty path is not used."""
+
+    credentials: str = ""
+    """Lines `https://user:token@host`."""
+    key: str = ""
+    """A private SSH key."""
+    known_hosts: str = ""
+    """The `known_hosts` lines of the host."""
+
+    def existing(self) -> "Access":
+        """Leave out files that are missing or empty; Compose mounts /dev/null for unset ones."""
+        return Access(*(path if _has_content(path) else "" for path in self))
+
+
+def _has_content(path: str) -> bool:
+    return bool(path) and Path(path).is_file() and Path(path).stat().st_size > 0
+
+
+def command(access: Access, *words: str) -> list[str]:
+    """Return a Git command with settings that override the user's own."""
+    settings = [f"{name}={value}" for name, value in _SETTINGS.items()]
+    if access.credentials:
+        # The empty value disables the user's own helpers. `get` alone: nothing is stored.
+        file = shlex.quote(access.credentials)
+        helper = f'!f() {{ test "$1" != get || git credential-store --file {file} get; }}; f'
+        settings += ["credential.helper=", f"credential.helper={helper}"]
+    return ["git", *(word for setting in settings for word in ("-c", setting)), *words]
+
+
+def environment(access: Access, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of a Git command: no prompts, messages in English, SSH options."""
+    ssh = [*_SSH]
+    if access.key:
+        ssh += ["-i", access.key, "-o", "IdentitiesOnly=yes"]
+    if access.known_hosts:
+        ssh += ["-o", f"UserKnownHostsFile={access.known_hosts}"]
+    own = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
+    # Git sets variables such as GIT_DIR for its hooks; they would name another repository.
+    kept = {name: value for name, value in inherited.items() if not name.startswith("GIT_")}
+    return kept | own | {"GIT_SSH_COMMAND": shlex.join(ssh)}
+
+
+def reason(said: str) -> str:
+    """Return the line of Git's output that says why the command failed."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith(("fatal:", "error:"))]
+    first = (told or lines[-1:] or ["Git printed nothing"])[0]
+    return re.sub(r"^(fatal|error): ", "", first)
+
+
+def is_away(said: str) -> bool:
+    """Whether Git failed because the host does not answer, so that a later attempt can succeed."""
+    return bool(_AWAY.search(said))
