@@ -36,7 +36,7 @@ demo: setup ## start the embedded stack, train on the demo music, show the resul
 up: $(ENVS)/deploy.made ## check the machine, write .env, build, start the containers, run a task on every queue; S3=1: with its own S3 service; DOCKER=1: tasks can run in containers (the Docker way); DAILY=1: also train at midnight UTC
 	@$(DEPLOY) up $(PROFILES) $(CHOSEN)
 
-down: $(ENVS)/deploy.made ## stop the containers; VOLUMES=1 deletes their data, YES=1 without asking
+down: $(ENVS)/deploy.made ## stop the containers and keep their data; VOLUMES=1: delete the data too; YES=1: do not ask first
 	@$(DEPLOY) down $(if $(filter 1,$(VOLUMES)),--volumes) $(if $(filter 1,$(YES)),--yes)
 
 status: $(ENVS)/deploy.made ## show the containers
@@ -51,7 +51,7 @@ env: $(ENVS)/deploy.made ## write .env with generated secrets; existing values a
 up-local: setup ## start the embedded stack and leave it running; DAILY=1: also train at midnight UTC
 	@$(DEPLOY) up-local $(PORTS) $(if $(filter 1,$(DAILY)),--daily)
 
-down-local: $(ENVS)/deploy.made ## stop the embedded stack; its data stay
+down-local: $(ENVS)/deploy.made ## stop the embedded stack and keep its data
 	@$(DEPLOY) down-local
 
 status-local: $(ENVS)/deploy.made ## show the embedded stack's processes
@@ -93,11 +93,11 @@ test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(ENVS)/ml.tested) ## run the
 	$(GPU_PYTHON) -m pytest --budget 480 tests/gpu
 
 BASE ?= HEAD~1
-same: $(ENVS)/ml.made ## check that HEAD computes the same as BASE=main~1, bit for bit, on the demo music
+same: $(ENVS)/ml.made ## check that HEAD computes the same as the commit BASE (default HEAD~1), bit for bit, on the demo music
 	@$(ENVS)/ml/bin/python tests/same.py $(BASE)
 
 SOAK := .soak.jsonl
-soak: setup $(ENVS)/deploy.tested $(ENVS)/ml.tested ## run the tests that take too long for every change, many of them tens of times; writes docs/soak.md
+soak: setup $(ENVS)/deploy.tested $(ENVS)/ml.tested ## run the tests that are too slow to run for every change, many of them tens of times; writes docs/soak.md
 	@rm -f $(SOAK)
 	-@$(ENVS)/ml/bin/pytest --soak $(SOAK) tests/ml
 	-@$(MAKE) --no-print-directory -k -j2 --output-sync=target soak-stack soak-embedded

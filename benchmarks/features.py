@@ -195,7 +195,7 @@ def check_agreement(audio: Path, folder: Path) -> str:
     )
     if worst > 1 or equal < 0.9999:
         raise SystemExit(
-            f"images differ from librosa's by {worst} levels; {equal:.4%} of pixels are equal"
+            f"images differ from librosa's by up to {worst} levels; {equal:.4%} of pixels are equal"
         )
     return f"{len(apart)} images: {equal:.4%} of pixels equal to librosa's, the rest 1 level apart"
 
@@ -234,10 +234,14 @@ def compare(audio: Path, folder: Path, n_tracks: int, n_rounds: int) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tracks", type=int, default=1_000, help="tracks of 30 s (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=1, help="the best one counts (default: 1)")
     parser.add_argument(
-        "--folder", help="for some gigabytes of scratch files (default: in $TMPDIR)"
+        "--tracks", type=int, default=1_000, help="number of tracks of 30 s (default: 1000)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="rounds; the least CPU time counts (default: 1)"
+    )
+    parser.add_argument(
+        "--folder", help="folder for some gigabytes of scratch files (default: $TMPDIR)"
     )
     options = parser.parse_args()
     versions = [f"{name} {version(name)}" for name in ("numpy", "scipy", "librosa", "matplotlib")]

@@ -129,7 +129,7 @@ def try_signal(
         counted = turn % 2 == 0
         delay = chance.uniform(*((0, given.latest) if counted else (0.5, START_SECONDS)))
         if not interrupt(process, run, number, delay, tally, after_checkpoint=counted):
-            raise SystemExit(f"{number.name}: the training ended too soon; give more --epochs")
+            raise SystemExit(f"{number.name}: the training ended too soon; increase --epochs")
         _, stderr = process.communicate()
         if turn and "resuming" in stderr:  # the signal can come before this line is logged
             tally.resumed_at.append(resumed_at(stderr))
@@ -163,7 +163,10 @@ def main() -> int:
     parser.add_argument("--terms", type=int, default=20)
     parser.add_argument("--checkpoint-seconds", type=float, default=2.0)
     parser.add_argument(
-        "--latest", type=float, default=2.2, help="latest signal, seconds after a checkpoint"
+        "--latest",
+        type=float,
+        default=2.2,
+        help="latest time of a signal, in seconds after a checkpoint",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)

@@ -22,8 +22,8 @@ def tell(triggering_asset_events: Any = None) -> list[str]:
     for model in models:
         low, high = model["accuracy_interval"]
         logger.info(
-            "%s: accuracy %.3f (%.3f to %.3f) on %d tracks; to get it: git clone --branch %s %s, "
-            "then dvc pull -R %s",
+            "%s: accuracy %.3f (%.3f to %.3f) on %d tracks; to fetch the model: "
+            "git clone --branch %s %s, then dvc pull -R %s",
             *(model["model"], model["accuracy"], low, high, model["n_tracks"]),
             *(model["tag"], model["repository"], model["path"]),
         )

@@ -71,7 +71,7 @@ def compare(ti: Any = None) -> list[dict[str, Any]]:
     """
     candidates = ti.xcom_pull("plan")
     if candidates is None:
-        raise AirflowSkipException("no candidate was trained; see the task that failed")
+        raise AirflowSkipException("no candidate was trained; see the log of the failed task")
     every = range(len(candidates))
     results = (ti.xcom_pull(name, map_indexes=every) for name in ("train", "evaluate"))
     table = ranked(candidates, *results)

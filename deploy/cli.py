@@ -16,8 +16,8 @@ LEFT = {
     "demo": "everything that was started has been stopped",
     "down": "part of the stack may still be running; run `make down` again",
     "down-local": "part of the stack may still be running; run `make down-local` again",
-    "up": "what was started keeps running; run `make up` again, or `make down`",
-    "up-local": "what was started keeps running; run `make up-local` again, or `make down-local`",
+    "up": "started containers keep running; `make up` continues, `make down` stops them",
+    "up-local": "`make status-local` shows whether the stack runs; `make down-local` stops it",
 }
 """Command → the sentence that describes the stack after an interruption of the command. Commands
 that are not listed change no stack."""

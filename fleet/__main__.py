@@ -11,9 +11,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fleet", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("init", help="migrate the metadata database and create the admin user")
-    commands.add_parser("sync-pools", help="set the pools to the slots of the live workers")
+    commands.add_parser("sync-pools", help="give each pool as many slots as its live workers have")
     commands.add_parser("bucket", help="create the S3 bucket if it does not exist")
-    worker = commands.add_parser("worker", help="serve one queue of the contract")
+    worker = commands.add_parser(
+        "worker", help="run a Celery worker for one queue of deploy/queues.toml"
+    )
     worker.add_argument("queue", help=f"one of {', '.join(queues())}")
     commands.add_parser(
         "flower", help="serve Flower; further arguments go to `airflow celery flower`"

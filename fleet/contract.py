@@ -104,7 +104,7 @@ def read_contract(path: Path = CONTRACT_PATH) -> Mapping[str, Queue]:
         raise ContractError(f"queue contract {path} is missing; restore it from Git") from error
     except tomllib.TOMLDecodeError as error:
         raise ContractError(
-            f"queue contract {path} is not valid TOML: {error}; correct it"
+            f"queue contract {path} is not valid TOML: {error}; correct the file's syntax"
         ) from error
     if not isinstance(tables, Mapping) or not tables:
         raise ContractError(f"queue contract {path} defines no queue; add a [queues.NAME] table")
@@ -186,7 +186,7 @@ def _queue(name: str, table: Any, path: Path) -> Queue:
     found = set(table) if isinstance(table, Mapping) else {type(table).__name__}
     if missing := known - {"larger"} - found:
         raise ContractError(
-            f"{where} lacks the keys {sorted(missing)}, has {sorted(found)}; add the missing ones"
+            f"{where} lacks the keys {sorted(missing)}, found {sorted(found)}; add the missing keys"
         )
     if unknown := found - known:
         raise ContractError(
@@ -202,20 +202,19 @@ def _check_texts(table: Mapping[str, Any], where: str) -> None:
         if not isinstance(table.get(key, ""), str):
             raise ContractError(f"{key} of {where} is {table[key]!r}; write a string")
     if table["resource"] not in _RESOURCES:
-        raise ContractError(
-            f"resource of {where} is {table['resource']!r}; write one of {_RESOURCES}"
-        )
+        raise ContractError(f"resource of {where} is {table['resource']!r}; write 'cpu' or 'gpu'")
 
 
 def _check_numbers(table: Mapping[str, Any], where: str) -> None:
     slots = table["slots"]
     if slots not in _COUNTED and not _is_whole(slots):
         raise ContractError(
-            f"slots of {where} is {slots!r}; write a whole number above 0, or one of {_COUNTED}"
+            f"slots of {where} is {slots!r}; write a whole number above 0, 'cores' or 'gpus'"
         )
     if slots == "gpus" and table["resource"] != "gpu":
         raise ContractError(
-            f"slots of {where} is 'gpus', but its resource is not 'gpu'; write 'cores' or a number"
+            f"slots of {where} is 'gpus', but the queue's resource is not 'gpu'; write 'cores' or "
+            "a number"
         )
     for key in ("longest_run_minutes", "priority"):
         if not _is_whole(table[key]):
@@ -235,13 +234,13 @@ def _check_larger(queue: Queue, contract: Mapping[str, Queue], path: Path) -> No
     while queue.larger:
         if queue.larger not in contract or contract[queue.larger].resource != "gpu":
             raise ContractError(
-                f"the key larger of queue {queue.name!r} in {path} is {queue.larger!r}; "
-                "name a gpu queue"
+                f"the key larger of queue {queue.name!r} in {path} is {queue.larger!r}, "
+                "which is not a gpu queue; write the name of a gpu queue"
             )
         if queue.larger in seen:
             raise ContractError(
-                f"the key larger of queue {queue.name!r} in {path} leads back to {queue.larger!r}; "
-                "order the queues by the size of their GPUs"
+                f"the key larger of queue {queue.name!r} in {path} makes a cycle with queue "
+                f"{queue.larger!r}; name only queues with larger GPUs"
             )
         seen.append(queue.larger)
         queue = contract[queue.larger]

@@ -100,8 +100,8 @@ def parameters(**own: Param) -> dict[str, Param]:
         None,
         type=["null", "string"],
         title="Data revision",
-        description="Branch, tag or commit of the data at dvc:PATH; empty: the newest. Leave it "
-        "empty for a folder.",
+        description="Branch, tag or commit of the data at dvc:PATH; empty: the newest version. "
+        "Leave this field empty if the data address is a folder.",
     )
     rate = Param(
         None,

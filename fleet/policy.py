@@ -52,7 +52,7 @@ def _take_pool(task: Any, queue: Queue) -> None:
     if task.pool not in (DEFAULT_POOL, queue.pool):
         raise AirflowClusterPolicyViolation(
             f"{task.dag.fileloc}: task {task.task_id} names pool {task.pool!r}, but tasks of queue "
-            f"{queue.name} wait in pool {queue.pool}; remove its pool argument"
+            f"{queue.name} wait in pool {queue.pool}; remove the task's pool argument"
         )
     task.pool = queue.pool
 
@@ -70,8 +70,8 @@ def _limit_run(task: Any, queue: Queue) -> None:
     elif task.execution_timeout > queue.execution_timeout:
         raise AirflowClusterPolicyViolation(
             f"{task.dag.fileloc}: task {task.task_id} may run for {task.execution_timeout}, longer "
-            f"than queue {queue.name} allows ({queue.execution_timeout}); lower its "
-            "execution_timeout, or raise longest_run_minutes in deploy/queues.toml"
+            f"than queue {queue.name} allows ({queue.execution_timeout}); lower the task's "
+            "execution_timeout, or raise the queue's longest_run_minutes in deploy/queues.toml"
         )
 
 
@@ -80,8 +80,8 @@ def tell_whose_limit(context: Mapping[str, Any]) -> None:
     if isinstance(context.get("exception"), AirflowTaskTimeout):
         task = context["task"]
         logging.getLogger(__name__).error(
-            "error: stopped after %s, the time limit of queue %s; raise longest_run_minutes in "
-            "deploy/queues.toml, or have the task wait with mode='reschedule'",
+            "error: the task was stopped after %s, the time limit of queue %s; raise the queue's "
+            "longest_run_minutes in deploy/queues.toml, or give a sensor mode='reschedule'",
             task.execution_timeout,
             task.queue,
         )

@@ -38,7 +38,7 @@ def sync_pools() -> None:
     if silent:
         raise SystemExit(
             f"error: no worker of pool {', '.join(silent)} has answered for {PATIENCE_SECONDS:.0f} "
-            "s, so the pool is unchanged; start a worker and run sync-pools again"
+            "s, so the pool is unchanged; start a worker and run `python -m fleet sync-pools` again"
         )
 
 
@@ -62,7 +62,7 @@ def _ask_workers() -> dict[str, dict[str, Any]]:
 
 def make_missing_pools() -> None:
     """Create missing pools with one slot, so that tasks can run before the first `sync_pools`."""
-    wanted = dict.fromkeys(pools(queues()), "not yet counted")
+    wanted = dict.fromkeys(pools(queues()), "one slot, until the slots of the workers are counted")
     for name, description in {**wanted, PUBLISHING_POOL: "one task publishes at a time"}.items():
         if Pool.get_pool(name) is None:
             Pool.create_or_update_pool(name, 1, description, include_deferred=False)

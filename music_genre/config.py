@@ -79,7 +79,7 @@ class SplitConfig:
     )
     group_by: str = setting(
         "track",
-        "What must not span two splits: a recording (track) or an artist.",
+        "Keep the tracks of each recording (track) or of each artist in one split.",
         choices=GROUPINGS,
     )
     test: float = setting(0.25, "Share of each genre's groups to test on.", least=0, most=1)
@@ -90,8 +90,8 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if not (self.test > 0 and self.validation > 0 and self.test + self.validation < 1):
             raise InputError(
-                f"test ({self.test}) and validation ({self.validation}) must be above 0 and "
-                "leave something to train on; choose shares above 0 whose sum is below 1"
+                f"test ({self.test}) and validation ({self.validation}) must be above 0, and their "
+                "sum must be below 1; choose other shares"
             )
 
 
@@ -101,7 +101,9 @@ class TrainConfig:
 
     model: str = setting("resnet18", "Any torchvision classification model.")
     optimizer: str = setting(
-        "sgd", "sgd uses Nesterov momentum; sdg means sgd.", choices=(*OPTIMIZERS, "sdg")
+        "sgd",
+        "sgd uses Nesterov momentum; sdg is an old misspelling of sgd.",
+        choices=(*OPTIMIZERS, "sdg"),
     )
     criterion: str = setting("cross_entropy", "Loss function.", choices=CRITERIA)
     epochs: int = setting(
@@ -151,7 +153,7 @@ class TrainConfig:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 option = name.replace("_", "-")
-                raise InputError(f"--{option} {value}: not a finite number; give one")
+                raise InputError(f"--{option} {value}: not a finite number; give a finite number")
         if self.optimizer == "sdg":  # old command lines contain this misspelling
             object.__setattr__(self, "optimizer", "sgd")
         if not self.learning_rate:

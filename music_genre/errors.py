@@ -39,7 +39,7 @@ class PictureError(InputError):
     """
 
     def __init__(
-        self, path: Path, reason: str, remedy: str = "delete it and make it again"
+        self, path: Path, reason: str, remedy: str = "delete the file and make it again"
     ) -> None:
         super().__init__(f"{path}: {reason}; {remedy}")
         self.reason = reason

@@ -18,18 +18,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=float("inf"),
         metavar="SECONDS",
-        help="what the suite may take: more is said, twice as much fails",
+        help="time budget of the suite: a longer run is reported, twice the budget is a failure",
     )
     parser.addoption(
         "--soak",
         type=Path,
         metavar="FILE",
-        help="run what is marked soak, and nothing else, and add the outcome to a file",
+        help="run only the tests marked soak, and append their results to FILE",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: takes longer than CI has; a row of `make soak`")
+    config.addinivalue_line("markers", "soak: too slow for CI; only `make soak` runs it")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -85,7 +85,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtest_makereport() -> Iterator[None]:
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI"):
-        report.outcome, report.longrepr = "failed", f"CI must skip nothing: {report.longrepr[2]}"
+        report.outcome, report.longrepr = "failed", f"CI must not skip tests: {report.longrepr[2]}"
     return report
 
 
@@ -101,7 +101,7 @@ def pytest_terminal_summary(
     over = seconds_over(config)
     if over > 0:
         line = f"{over:.0f} s above the suite's budget of {budget(config):.0f} s"
-        line += "; it fails at twice as much" if over <= budget(config) else ": more than twice"
+        line += "; twice the budget is a failure" if over <= budget(config) else ": more than twice"
         terminalreporter.write_sep("=", line, red=True)
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 HEAD = """\
-# What takes too long for every change
+# Tests that are too slow to run for every change
 
-Written by `make soak`: every test that is marked `soak`, and what it measured.
+Written by `make soak`: every test that is marked `soak`, its result and its measurements.
 {date}, {cores} cores of {processor}, Python {python}, torch {torch}.
 
-| suite | what | seconds | seen |
+| suite | test | seconds | result |
 | --- | --- | --- | --- |
 """
 

@@ -76,7 +76,9 @@ def track_accuracy(
 def main() -> None:
     """Train and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-path", type=Path, required=True, help="holds train/ and test/")
+    parser.add_argument(
+        "--data-path", type=Path, required=True, help="folder that contains train/ and test/"
+    )
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=32)

@@ -105,7 +105,7 @@ def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
     free = shutil.disk_usage(looked_at).free / GIB
     built = docker("image", "ls", "-q", f"{LARGEST_IMAGE}:{environment.get('TAG') or 'latest'}")
     least = MIN_DISK_GIB_BUILT if built else MIN_DISK_GIB
-    remedy = f"make {least} GiB free; `docker system df` lists what Docker takes"
+    remedy = f"free {least} GiB of disk space; `docker system df` shows what Docker uses"
     remedy = "" if free >= least else remedy
     return Finding("disk", f"{free:.0f} GiB free in {looked_at}", remedy)
 

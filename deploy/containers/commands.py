@@ -44,7 +44,7 @@ env_option = click.option(
 def profile_options(command: Command) -> Command:
     """Add the options that choose which profiles to start."""
     s3 = "Run an S3 service in the stack and use it."
-    docker = "Let tasks run in their own containers; DAG authors can then become root here."
+    docker = "Let tasks run in containers; DAG authors can then become root on this machine."
     for name, text in (("docker", docker), ("s3", s3)):
         option = click.option(f"--{name}", "profiles", flag_value=name, multiple=True, help=text)
         command = option(command)
@@ -72,7 +72,7 @@ def writing_env(
     @click.option(
         "--daily/--on-demand",
         default=None,
-        help="Train at midnight UTC too, or only on demand; by default .env is left unchanged.",
+        help="Also train at midnight UTC, or only on demand; by default .env is left unchanged.",
     )
     @functools.wraps(write)
     def command(
@@ -170,7 +170,7 @@ def _name_unread_dags(stack: Stack) -> None:
     found = stack.answer(lambda: stack.api.get("importErrors"))["import_errors"]
     if found:
         files = ", ".join(sorted(str(error["filename"]) for error in found))
-        report(f"Airflow could not import {files}; its list of DAGs shows the reason at the top")
+        report(f"Airflow could not import {files}; the reason is at the top of Airflow's DAG list")
 
 
 def _try_every_queue(stack: Stack) -> None:
@@ -194,9 +194,9 @@ def _try_every_queue(stack: Stack) -> None:
 @click.command()
 @project_option
 @click.option("--volumes", is_flag=True, help="Delete the data too: database, models, logs.")
-@click.option("--yes", is_flag=True, help="Delete them without asking.")
+@click.option("--yes", is_flag=True, help="Delete the data without asking.")
 def down(name: str, volumes: bool, yes: bool) -> None:
-    """Stop and remove the containers; their data stay."""
+    """Stop and remove the containers; keep their data unless --volumes is given."""
     project = Project(name, Path())
     with project.alone():
         if volumes and not yes:
@@ -215,7 +215,7 @@ def _ask_for_deletion(project: Project) -> None:
     with contextlib.suppress(click.Abort):  # raised by Ctrl-C, or without a terminal
         if click.confirm("Delete these volumes?", err=True):
             return
-    raise DeployError("nothing was deleted; answer y, or give YES=1 (--yes) to delete the data")
+    raise DeployError("nothing was deleted; to delete the data, answer y or use YES=1 (--yes)")
 
 
 @click.command()

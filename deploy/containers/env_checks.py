@@ -66,7 +66,9 @@ def _audio(environment: Mapping[str, str]) -> Finding:
         return Finding("AUDIO_DIR", f"{folder} is not a folder", remedy)
     genres = [folder, *(path for path in folder.iterdir() if path.is_dir())]
     if not any(path.is_file() for genre in genres[1:] for path in genre.iterdir()):
-        remedy = "arrange it as <genre>/<track>.wav, or set AUDIO_DIR in .env to another folder"
+        remedy = (
+            "arrange the music as <genre>/<track>.wav, or set AUDIO_DIR in .env to another folder"
+        )
         return Finding("AUDIO_DIR", f"no subfolder of {folder} contains a file", remedy)
     samples = [
         next((path for path in genre.iterdir() if path.is_file()), genre) for genre in genres
@@ -107,7 +109,9 @@ def _port(name: str, environment: Mapping[str, str], held: set[str]) -> Finding:
     text = environment.get(name) or str(PORTS[name])
     for other in PORTS:
         if other != name and text == (environment.get(other) or str(PORTS[other])):
-            return Finding(name, f"port {text} is also {other}", f"set another {name} in .env")
+            return Finding(
+                name, f"port {text} is also used for {other}", f"set another {name} in .env"
+            )
     if text in held:
         return Finding(name, f"port {text} is used by this stack")
     if not text.isdecimal() or not 0 < int(text) < 65536:
@@ -174,7 +178,10 @@ def _share(worker: str, services: Mapping[str, Any]) -> list[Finding]:
     memory = int(service["mem_limit"])
     if tmp * 2 <= memory:
         return []
-    found = f"the worker's /tmp may take {tmp // MIB} MiB of its {memory // MIB}, more than half"
+    found = (
+        f"the worker's /tmp may take {tmp // MIB} MiB, more than half of the worker's "
+        f"{memory // MIB} MiB of memory"
+    )
     remedy = f"set {worker}_WORKER_TMP in .env to {memory // MIB // 4}m"
     return [Finding(f"{worker}_WORKER_TMP", found, remedy)]
 
@@ -201,14 +208,18 @@ def workers(services: Mapping[str, Any]) -> list[Finding]:
     missing = [
         Finding(
             f"queue {name}",
-            "no service in docker-compose.yml serves it",
+            "no service in docker-compose.yml serves this queue",
             f"add a service {name}-worker that runs `python -m fleet worker {name}`",
         )
         for name in queues()
         if name not in served
     ]
     unknown = [
-        Finding(f"queue {name}", "it is not in deploy/queues.toml", f"add a table [queues.{name}]")
+        Finding(
+            f"queue {name}",
+            "a service serves this queue, but deploy/queues.toml does not define it",
+            f"add a table [queues.{name}], or remove the service",
+        )
         for name in sorted(served - set(queues()))
     ]
     return missing + unknown

@@ -87,7 +87,8 @@ def _of_service(answer: str, service: str) -> dict[str, str]:
         return dict(json.loads(answer)["services"][service]["environment"])
     except (ValueError, KeyError) as error:
         raise DeployError(
-            "this Compose version does not print its configuration as JSON; install 2.26 or later"
+            "this Compose version does not print its configuration as JSON; install Compose "
+            "2.26 or later"
         ) from error
 
 
@@ -169,9 +170,9 @@ def planned(
     missing = [name for name in SECRETS if name not in found]
     if (lost := sorted(BOUND_TO_DATA.intersection(missing))) and has_data():
         raise DeployError(
-            f"{path} lacks {', '.join(lost)}, with which this stack's database was made; restore "
-            "the file, or delete that database alone: `make down`, then `docker volume rm` its "
-            "volume `…_postgres`"
+            f"{path} lacks {', '.join(lost)}, but this stack's database depends on the old "
+            "value; restore the file, or delete only the database: run `make down`, then remove "
+            "its volume `…_postgres` with `docker volume rm`"
         )
     added = found if is_new else {}
     added = {**added, **{name: draw(name) for name in missing}, **with_profiles(found, profiles)}
@@ -185,8 +186,8 @@ def _refuse_faults(path: Path, found: Mapping[str, str], has_data: Callable[[], 
     for name in SECRETS:
         if name in found and (fault := fault_of(name, found[name])):
             bound = name in BOUND_TO_DATA and has_data()
-            remedy = "restore the value with which this stack's database was made"
-            other = "delete the line and run `make env`, which generates a new one"
+            remedy = "restore the value with which this stack's database was created"
+            other = "delete the line and run `make env`, which generates a new secret"
             raise DeployError(f"{name} in {path} {fault}; {remedy if bound else other}")
 
 
@@ -232,7 +233,7 @@ def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str
         if found.get(name) and found[name] != value:
             raise DeployError(
                 f"{name} in {path} is already set, but not to the value for this stack's own S3; "
-                "delete the line, or leave out S3=1 to use the S3 that it names"
+                "delete the line, or omit S3=1 to use the S3 service that the file names"
             )
     return {name: value for name, value in wanted.items() if not found.get(name)}
 

@@ -43,7 +43,7 @@ def start(project: Project) -> ComposeStack:
     scale, wait = _scale(project), ("--wait", "--wait-timeout", str(WAIT_SECONDS))
     with _workers_started(project, workers, scale):
         if stopping := [name for name in _outdated(project) if name in workers]:
-            report(f"stopping {', '.join(stopping)}: tasks are handed back, trainings are saved")
+            report(f"stopping {', '.join(stopping)}: tasks go back to Airflow, trainings are saved")
             project.stop_workers(stopping)
         _replace_redis(project)
         _close_the_engine(project)
@@ -177,4 +177,4 @@ def _make_gpu_locks() -> None:
     with contextlib.suppress(PermissionError):  # another user owns it; its mode may be right
         folder.chmod(0o1777)
     if folder.stat().st_mode & 0o777 != 0o777:
-        raise DeployError(f"{folder} is not open to all users; run `sudo chmod 1777 {folder}`")
+        raise DeployError(f"not all users can write to {folder}; run `sudo chmod 1777 {folder}`")

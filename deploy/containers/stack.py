@@ -30,7 +30,7 @@ CONTENTS = {
     "dag-snapshots": "copies of DAG files",
     "logs": "the tasks' logs",
     "postgres": "Airflow's runs, users, connections and variables",
-    "redis": "tasks that wait",
+    "redis": "waiting tasks",
     "s3": "the bundled S3: logs, published data and models",
     "versions": "published data and models, with their Git history",
 }

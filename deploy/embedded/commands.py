@@ -45,7 +45,7 @@ def _port_option(name: str, server: str, default: int) -> Callable[[Command], Co
         type=click.IntRange(0, 65535),
         default=default,
         show_default=True,
-        help=f"{server}'s port on loopback; 0: a free one.",
+        help=f"{server}'s port on loopback; 0: any free port.",
     )
 
 
@@ -104,7 +104,7 @@ def up_local(folder: Path, web_port: int, flower_port: int, daily: bool) -> None
 @click.command("down-local")
 @state_option
 def down_local(folder: Path) -> None:
-    """Stop the embedded stack; its data stay."""
+    """Stop the embedded stack and keep its data."""
     state = State(folder)
     if embedded.stop(state, report):
         report("unfinished runs continue at the next `make up-local`")
@@ -116,7 +116,7 @@ def down_local(folder: Path) -> None:
 @click.command("status-local")
 @state_option
 def status_local(folder: Path) -> None:
-    """Show the embedded stack's processes and which queues have a worker."""
+    """Show the embedded stack's processes and whether every queue has a worker."""
     state = State(folder)
     if supervisor.supervisord_process(state) is None:
         raise DeployError(f"no stack is running in {state.folder}; start one with `make up-local`")

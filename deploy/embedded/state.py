@@ -116,7 +116,7 @@ class State:
             if self.postgres.exists():
                 raise DeployError(
                     f"{self.secrets_path} is missing, but the database needs its secrets; "
-                    "restore it, or start from scratch with `make clean`"
+                    f"restore the file, or delete {self.folder} to start from scratch"
                 )
             self._save(Secrets.generate())
         elif "redis_password" in self.secrets_path.read_text():
@@ -130,7 +130,7 @@ class State:
     def _unwritable(self, error: OSError) -> DeployError:
         return DeployError(
             f"the stack's folder {self.folder} cannot be written: {error.strerror}; "
-            "correct that, or name another folder with --state"
+            "correct its path or permissions, or name another folder with --state"
         )
 
     def secrets(self) -> Secrets:

@@ -14,7 +14,7 @@ HELD_BACK = "held_back"
 raises an error with the reason, so Airflow shows the reason among the import errors."""
 Answer = dict[str, list[str]] | str
 """Result of importing a file: DAG id → task ids of the DAG; or the text of the import error."""
-_REMEDY = "let the run end, mark it failed, or pause the DAG"
+_REMEDY = "let the run end, mark the run as failed, or pause the DAG"
 
 
 @dataclass
@@ -32,7 +32,9 @@ class Settled:
 
 
 def _stub(name: str, why: str) -> File:
-    text = f"{name} is not in force as it is in the folder; an earlier version of it is: {why}"
+    text = (
+        f"the change of {name} is held back, and the state before the change stays in force: {why}"
+    )
     return File(f"# airflow dag\nraise ImportError({text!r})\n".encode())
 
 
@@ -78,7 +80,9 @@ def settle(new: Tree, old: Tree, rules: Rules) -> Settled:
         return Settled(tree, reasons)
     # A run would still break, because a kept old file can need old versions of further files. So
     # keep the old versions of all files.
-    waiting = f"it waits for {', '.join(sorted(reasons))}"
+    waiting = (
+        f"the change takes effect only together with the changes of {', '.join(sorted(reasons))}"
+    )
     return Settled(dict(old), dict.fromkeys(sorted(changed), waiting) | reasons)
 
 
@@ -117,7 +121,7 @@ def _lost(
             missing = sorted(needed[dag] - now.get(dag, set()))
             if dag not in now or missing:
                 what = f"DAG {dag}" if dag not in now else f"task {missing[0]} of DAG {dag}"
-                which = f"it has no {what}" if name in tree else "it is deleted"
-                lost[name] = f"{which}, and {what} is needed by a run; {_REMEDY}"
+                which = f"the file no longer has {what}" if name in tree else "the file is deleted"
+                lost[name] = f"{which}, but a run still needs {what}; {_REMEDY}"
                 break
     return lost

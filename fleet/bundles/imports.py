@@ -94,10 +94,10 @@ def dags_of(folder: Path, bundle: str, file: str) -> Answer:
     try:
         if receiver.poll(SECONDS):
             return receiver.recv()  # type: ignore[no-any-return]
-        return f"its import takes longer than {SECONDS:.0f} s"
+        return f"importing the file took over {SECONDS:.0f} s; move slow code into a task"
     except EOFError:
         process.join()
-        return f"its import ends with {_ending(process.exitcode or 0)}"
+        return f"importing the file ended with {_ending(process.exitcode or 0)}"
     finally:
         process.kill()
         process.join()

@@ -78,7 +78,8 @@ def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[
     if missing := set(volumes) - set(found):
         raise AirflowFailException(
             f"the worker's container has no mount at {sorted(missing)}, only at {sorted(found)}; "
-            "correct `volumes`, or the worker's service in docker-compose.yml"
+            "correct the argument `volumes`, or mount the missing paths into the worker's service "
+            "in docker-compose.yml"
         )
     return [
         {
@@ -215,7 +216,7 @@ class Container:
         except NotFound:
             pass
         except (APIError, *ENGINE_AWAY) as error:
-            self._sink(f"container {self.name} could not be removed yet: {error}")
+            self._sink(f"cannot remove container {self.name} ({error}); a later task removes it")
 
 
 def _seconds(stamp: bytes) -> int | None:

@@ -43,7 +43,7 @@ def with_s3_connection(environment: dict[str, str], connection_id: str) -> dict[
     except ClientError as error:
         raise AirflowFailException(
             f"the role_arn of Airflow connection {connection_id} was refused ({error}); correct "
-            "the connection's extras, or the credentials that assume the role"
+            "role_arn in the connection's extras, or use credentials that may assume the role"
         ) from None
     if not has_credentials:
         raise AirflowFailException(

@@ -178,8 +178,8 @@ class ResumableDockerOperator(DockerOperator):
         except NotFound as error:
             raise AirflowFailException(
                 f"{worker_name()} does not run in a container of the Docker engine at "
-                f"{self.docker_url}, so it has no mounts to pass on; use the engine of the "
-                "worker's own machine"
+                f"{self.docker_url}, so the task's container cannot get the worker's mounts; use "
+                "the engine that runs the worker"
             ) from error
 
     def _ensure(
@@ -230,8 +230,8 @@ class ResumableDockerOperator(DockerOperator):
             kind = AirflowFailException if error.is_client_error() else AirflowException
             raise kind(
                 f"a container of {self.image} cannot start {quoted(words)}: {error.explanation}; "
-                "check that the image has the command and, with a GPU, that the engine has the "
-                "NVIDIA Container Toolkit"
+                "check that the image contains the program and, if the slot has a GPU, that the "
+                "engine has the NVIDIA Container Toolkit"
             ) from error
 
     def _host_settings(self, worker: Any) -> dict[str, Any]:

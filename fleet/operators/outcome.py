@@ -110,16 +110,16 @@ def raise_for(status: int, ended: str, context: Context, *, must_end: bool) -> N
         return
     if must_end and (state := _state_by_now(context)) != "running":
         kind = AirflowTaskTerminated if state == "failed" else AirflowSkipException
-        next_ = "so it is not tried again" if state in _OVER else "so Airflow starts it again"
-        raise kind(f"{ended}; its task is now {state}, {next_}")
+        next_ = "is not tried again" if state in _OVER else "is started again by Airflow"
+        raise kind(f"{ended}; the task's state is now {state}, so the task {next_}")
     if must_end or (status == EXIT_TRY_AGAIN and _may_try_again(context)):
-        logger.info("%s; the task is rescheduled, which uses up no retry", ended)
+        logger.info("%s; the task is rescheduled without using up a retry", ended)
         raise AirflowRescheduleException(datetime.now(UTC) + TRY_AGAIN_AFTER)
     if status in EXITS_FINAL:
         raise AirflowFailException(
-            f"{ended}; fix the cause named in its error line; a retry would not help"
+            f"{ended}; fix the cause that the command's error line names; a retry would not help"
         )
-    raise AirflowException(f"{ended}; see the last lines of its output above")
+    raise AirflowException(f"{ended}; see the last lines of the command's output above")
 
 
 def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def read_result(line: str, words: Sequence[str]) -> dict[str, Any]:
         raise AirflowFailException(
             f"{quoted(words)} must print a JSON object of at most {MAX_RESULT_BYTES} bytes "
             f"as its last line, found: {line[:200]!r}; "
-            "write large data to an artifact and print its address"
+            "write large data to an artifact and print the artifact's address"
         )
     for key, value in _unfit(result, ""):
         raise AirflowFailException(

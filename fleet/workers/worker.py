@@ -32,7 +32,7 @@ def run_worker(queue_name: str) -> None:
     """
     if queue_name not in queues():
         raise ContractError(
-            f"queue {queue_name!r} is not in the contract; known queues: {list(queues())}"
+            f"queue {queue_name!r} is not in deploy/queues.toml; use one of {', '.join(queues())}"
         )
     queue = queues()[queue_name]
     gpus = list_gpus() if queue.resource == "gpu" else []
@@ -104,7 +104,8 @@ def describe(queue: Queue, gpus: list[Gpu], n_slots: int) -> str:
     elif gpus:
         device = ", ".join(f"{gpu.name} ({gpu.uuid})" for gpu in gpus[:n_slots])
         if n_slots < len(gpus):
-            device += f" ({len(gpus) - n_slots} more GPUs not used: no slot or too little memory)"
+            n_idle = len(gpus) - n_slots
+            device += f" ({n_idle} more GPUs are not used: too few slots or too little memory)"
     else:
         device = "the CPU, because no NVIDIA GPU is visible; training will be slow"
     return (

@@ -119,11 +119,14 @@ def _write(tasks: list[Task], made: Path, progress: Progress) -> dict[str, Any]:
     ]
     if not tracks:
         raise InputError(
-            f"{tasks[0].folder}: none of its {len(tasks)} files can be used (the first: "
-            f"{rejections[0].path}: {rejections[0].reason}); fix them or give another folder"
+            f"{tasks[0].folder}: none of the {len(tasks)} files can be used (the first: "
+            f"{rejections[0].path}: {rejections[0].reason}); fix the files or give another folder"
         )
     if rejections:
-        logger.warning("%d of %d files rejected; see rejected.csv", len(rejections), len(tasks))
+        logger.warning(
+            "%d of %d files are rejected; the reasons are in %s",
+            *(len(rejections), len(tasks), made / "rejected.csv"),
+        )
     tables.write_rows(made / "rejected.csv", Rejection, rejections)
     tables.write_rows(made / "catalogue.csv", Track, tracks)
     genres = dict(sorted(Counter(track.genre for track in tracks).items()))
@@ -195,17 +198,20 @@ def find_files(folder: Path, kind: Kind = AUDIO, without: Path | None = None) ->
         InputError: the folder is missing or holds no genre folders with files.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the one that holds the genre folders")
+        raise InputError(
+            f"{folder}: no such folder; give the folder that contains the genre folders"
+        )
     entries = [entry for entry in _visible(folder) if entry != without]
     genres = [entry for entry in entries if addresses.is_folder(entry)]
     if [genre.name for genre in genres] == [kind.wrapper]:
         raise InputError(
-            f"{folder}: holds {kind.wrapper}, not genre folders; give {folder / kind.wrapper}"
+            f"{folder}: contains {kind.wrapper}, not genre folders; give {folder / kind.wrapper}"
         )
     found = [entry.relative_to(folder).as_posix() for genre in genres for entry in _entries(genre)]
     if not found:
         raise InputError(
-            f"{folder}: has no subfolder with files; lay it out as <genre>/<track>.{kind.example}"
+            f"{folder}: has no subfolder with files; arrange files as "
+            f"<genre>/<track>.{kind.example}"
         )
     return found
 

@@ -90,7 +90,7 @@ class Sound:
             if not len(frames):
                 if self._length_is_guessed:
                     return
-                raise AudioError(f"ends after {done} of {announced} frames; copy it again")
+                raise AudioError(f"ends after {done} of {announced} frames; copy the file again")
             done += len(frames)
             yield frames
 
@@ -143,22 +143,23 @@ def _check_header(file: soundfile.SoundFile, path: Path) -> None:
     """Reject a file whose header alone shows that it is unusable."""
     rate, n_frames = file.samplerate, file.frames
     if rate not in SAMPLE_RATES:
-        raise AudioError(f"its header announces {rate} samples a second; export it again")
+        raise AudioError(f"the header announces {rate} samples a second; export the file again")
     if file.channels > MOST_CHANNELS:
-        raise AudioError(f"its header announces {file.channels} channels; export it again")
+        raise AudioError(f"the header announces {file.channels} channels; export the file again")
     if n_frames <= 0:
-        raise AudioError("holds no audio: 0 frames")
+        raise AudioError("contains no audio: 0 frames")
     announced, present = headers.data_bytes(path)
     if announced > present:
         raise AudioError(
-            f"truncated: its header announces {announced} bytes of audio, but it holds {present}"
+            f"truncated: the header announces {announced} bytes of audio, but the file contains "
+            f"{present}; copy the file again"
         )
     seconds = n_frames / rate
     if seconds > MOST_HOURS * 3600:
         # libsndfile also reports a huge length if the header of a streamed FLAC states no length.
         raise AudioError(
-            f"its header announces {seconds / 3600:.3g} hours, more than {MOST_HOURS}; export it "
-            "again or shorten it"
+            f"the header announces {seconds / 3600:.3g} hours, the maximum is {MOST_HOURS}; export "
+            "the file again or shorten the audio"
         )
     if seconds < MINIMUM_SECONDS:
         raise AudioError(f"too short: {seconds:.2f} s, the minimum is {MINIMUM_SECONDS} s")
@@ -184,9 +185,11 @@ def _checked(blocks: Iterator[NDArray[Any]], full_scale: float) -> Iterator[NDAr
     for block in blocks:
         highest = max(float(block.max()), -float(block.min())) / full_scale
         if not math.isfinite(highest):
-            raise AudioError("holds samples that are not finite numbers; export it again")
+            raise AudioError("contains samples that are not finite numbers; export the file again")
         if highest > LOUDEST:
-            raise AudioError(f"holds samples of {highest:.1g} times full scale; export it again")
+            raise AudioError(
+                f"contains samples of {highest:.1g} times full scale; export the file again"
+            )
         peak = max(peak, highest)
         yield block
     if peak < SILENCE:

@@ -38,12 +38,16 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
     rows = tables.read_table(table)
     if rows and not {"path", "track_id"} <= rows[0].keys():
         raise InputError(
-            f"{table}: needs the columns path and track_id; add them or move the table elsewhere"
+            f"{table}: lacks the column path or track_id; add the missing column, or move the "
+            "table to another folder"
         )
     named: dict[str, Origin] = {}
     for row in rows:
         if not row["path"] or row["track_id"] is None:
-            raise InputError(f"{table}: the row {list(row.values())} lacks a value; fill it in")
+            raise InputError(
+                f"{table}: the row {list(row.values())} lacks a path or a track_id; complete "
+                "the row"
+            )
         path = os.path.relpath(table.parent / row["path"], audio_dir)
         origin = (row["track_id"] or row["path"], row.get("artist") or "")
         named[_name(path, any_suffix)] = origin

@@ -132,7 +132,7 @@ class _Pool(Generic[Task, Result]):
         if -status in (signal.SIGKILL, signal.SIGTERM):
             raise TemporaryError(
                 "a worker process was killed, perhaps because memory ran out; run the command "
-                "again, with fewer --workers if it has that option"
+                "again, with fewer --workers if the command has this option"
             )
         self.tries[number] = self.tries.get(number, 0) + 1
         hopeless = -status == signal.SIGXCPU or self.tries[number] == TRIES
@@ -214,7 +214,7 @@ def run(
 
 def _why(status: int, seconds: float) -> str:
     if status >= 0:
-        return f"its decoder ended the process (exit code {status})"
+        return f"its decoder exited (exit code {status})"
     name = signal.Signals(-status).name
     if name == "SIGXCPU":
         return f"its decoder hung: it took more than {seconds:.0f} s of processor time"

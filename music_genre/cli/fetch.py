@@ -18,9 +18,9 @@ from music_genre.cli.progress import shown_progress
     "by Hugging Face]",
 )
 @click.option(
-    "--into", type=address, default=".", show_default=True, help="Folder to fetch it into."
+    "--into", type=address, default=".", show_default=True, help="Folder for the collection."
 )
-@click.option("--checksum", default="", help="Expected SHA-256 of an archive from another source.")
+@click.option("--checksum", default="", help="Expected SHA-256 of the archive that --from names.")
 def fetch(collection: str, source: str | None, into: Path, checksum: str) -> dict[str, Any]:  # noqa: ARG001
     """Fetch a collection and report its known faults.
 

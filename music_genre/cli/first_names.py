@@ -23,7 +23,7 @@ from music_genre.config import MOST_SEED, FeatureConfig, SplitConfig, TrainConfi
     "audio",
     type=address,
     required=True,
-    help="Folder that holds the genre folders.",
+    help="Folder that contains the genre folders.",
 )
 @click.option(
     "--path_to_image", "images", type=address, required=True, help="Folder for the images."
@@ -32,7 +32,7 @@ from music_genre.config import MOST_SEED, FeatureConfig, SplitConfig, TrainConfi
 def create_image_features_from_audio(
     audio: Path, images: Path, workers: int | None
 ) -> dict[str, Any]:
-    """Scan and extract into one folder."""
+    """Run scan and extract; both write to the same folder."""
     from music_genre.audio.catalogue import scan
     from music_genre.features.extraction import extract
 
@@ -73,7 +73,7 @@ def create_image_features_from_audio(
 def train_using_image_features(
     context: click.Context, /, images: Path, run: Path, **settings: Any
 ) -> dict[str, Any]:
-    """Split, train and evaluate on a folder of pictures."""
+    """Run split, train and evaluate on a folder of pictures."""
     from music_genre.dataset.split import split
     from music_genre.evaluation.evaluation import evaluate
 

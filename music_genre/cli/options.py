@@ -116,7 +116,7 @@ machine_options = taking(
         show_default=True,
         envvar="MUSIC_GENRE_CHECKPOINT_SECONDS",
         show_envvar=True,
-        help="Longest time between checkpoints in seconds; 0 saves one after every step.",
+        help="Longest time between checkpoints in seconds; 0 saves a checkpoint after every step.",
     ),
     gpu_locks_option,
 )

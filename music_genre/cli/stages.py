@@ -34,11 +34,11 @@ SECONDS_WITHOUT_AN_EPOCH = 30.0
 
 
 @click.command()
-@click.option("--audio", type=address, help="Folder that holds the genre folders.")
+@click.option("--audio", type=address, help="Folder that contains the genre folders.")
 @click.option(
     "--pictures",
     type=address,
-    help="Instead of --audio: folder that holds genre folders of existing spectrogram pictures.",
+    help="Instead of --audio: folder that contains genre folders of existing spectrogram pictures.",
 )
 @artifacts_option
 def scan(audio: Path | None, pictures: Path | None, store: Path) -> dict[str, Any]:
@@ -94,8 +94,8 @@ def extract(
 @click.option(
     "--assigned-by",
     metavar="LIST",
-    help="Assign tracks by this list, not by seed and shares: gtzan-fault-filtered, or a CSV file "
-    "with columns path (or track) and split, such as another split.csv.",
+    help="Assign tracks by a list instead of by seed and shares: gtzan-fault-filtered, or a CSV "
+    "file with columns path (or track) and split, such as the split.csv of another split.",
 )
 def split(
     catalogue: Path, images: Path | None, store: Path, assigned_by: str | None, **settings: Any
@@ -190,7 +190,8 @@ def predict(
             click.echo(f"{found.genre:<20} {found.probability:6.1%}  {path}")
     if n_unusable:
         raise InputError(
-            f"{n_unusable} of {n_paths} files could not be used; the line for each says why"
+            f"{n_unusable} of {n_paths} files could not be used; the line of each file gives "
+            "the reason"
         )
 
 

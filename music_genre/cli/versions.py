@@ -108,7 +108,7 @@ def pull(data: str, revision: str, store: Path, **options: Any) -> dict[str, Any
 
 @click.command()
 @click.option("--run", type=address, help="Publish this model: the run address that train printed.")
-@click.option("--data", type=address, help="Publish this folder of audio instead.")
+@click.option("--data", type=address, help="Publish this folder of audio instead of a model.")
 @click.option("--name", help="Name of the data set in the repository.")
 @click.option(
     "--airflow-run", default="", help="Airflow run to record in the commit as the origin."
@@ -129,8 +129,9 @@ def publish(
 ) -> dict[str, Any]:
     """Publish a model: push its files to the DVC remote, then a commit and a tag to Git.
 
-    With --data and --name it publishes a data set instead. If publishing is interrupted at any
-    point, run the same command again to complete it. If nothing has changed, nothing is committed.
+    With --data and --name, publish a data set instead of a model. If publishing is interrupted at
+    any point, run the same command again to complete it. If nothing has changed, nothing is
+    committed.
     """
     from music_genre import versioning
 

@@ -50,23 +50,23 @@ class Assignment:
                 continue
             if name in taken:
                 raise InputError(
-                    f"{self.source}: {name} matches both {taken[name]} and {path}; list them by "
-                    "path, or remove one"
+                    f"{self.source}: {name} matches both {taken[name]} and {path}; list both files "
+                    "by path, or remove one of the files"
                 )
             taken[name] = path
         if not taken:
             raise InputError(
-                f"{self.source}: none of its {len(self.splits)} tracks (such as "
-                f"{next(iter(self.splits))}) is in the catalogue (which has, for example, "
-                f"{example}); list paths or names as in the catalogue"
+                f"{self.source}: none of the {len(self.splits)} listed tracks (for example "
+                f"{next(iter(self.splits))}) is in the catalogue (which lists, for example, "
+                f"{example}); write paths or names as in the catalogue"
             )
         dealt = {path: self.splits[name] for name, path in taken.items()}
         for split in SPLITS:
             if split not in dealt.values():
                 n_listed = sum(listed == split for listed in self.splits.values())
                 raise InputError(
-                    f"{self.source}: leaves {split} empty: none of the {n_listed} tracks listed "
-                    "for it can be used; list more or add their audio"
+                    f"{self.source}: {split} has no tracks, because none of the {n_listed} tracks "
+                    f"listed for {split} can be used; list other tracks or add the missing audio"
                 )
         return dealt
 
@@ -89,15 +89,20 @@ def read(source: str) -> Assignment:
     rows = tables.read_table(path)
     column = next((name for name in ("path", "track") if rows and name in rows[0]), None)
     if column is None or "split" not in rows[0]:
-        raise InputError(f"{path}: has no rows with columns path (or track) and split; add them")
+        raise InputError(
+            f"{path}: has no rows, or lacks the columns path (or track) and split; add the missing "
+            "rows or columns"
+        )
     splits: dict[str, str] = {}
     for row in rows:
         name, split = row[column], row["split"]
         if not name or split not in SPLITS:
             raise InputError(
-                f"{path}: the row {list(row.values())} has no track or no valid split; use one of "
-                f"{', '.join(SPLITS)}"
+                f"{path}: the row {list(row.values())} has no track or no valid split; give a "
+                f"track and one of the splits {', '.join(SPLITS)}"
             )
         if splits.setdefault(name, split) != split:
-            raise InputError(f"{path}: {name} is in {splits[name]} and in {split}; keep one row")
+            raise InputError(
+                f"{path}: {name} is listed in {splits[name]} and in {split}; keep one of these rows"
+            )
     return Assignment(source if source in PUBLISHED else path.name, splits)

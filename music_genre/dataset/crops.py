@@ -117,7 +117,8 @@ class StreamedImages(Images):
             part = crop[done : done + length - start]
             place = (offset + start) * self.n_mels
             if os.preadv(self._file, [part.data], place) != part.nbytes:
-                raise OSError(5, "ends before its last frame; delete its folder", str(self.path))
+                reason = "ends before the last frame; delete the folder that contains this file"
+                raise OSError(5, reason, str(self.path))
             done, start = done + len(part), 0
 
     def to(self, device: Any) -> "Images":

@@ -66,7 +66,9 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
             break
         except BROKEN as error:
             failures = failures + 1 if _size(part) == before else 0
-            logger.info("%s: cut off at %d bytes: %s", address, _size(part), _reason(error))
+            logger.info(
+                "%s: the download was cut off at %d bytes: %s", address, _size(part), _reason(error)
+            )
             if failures >= ATTEMPTS:
                 raise TemporaryError(
                     f"{address}: {_reason(error)}; {_size(part)} bytes are kept in {part}; run "

@@ -73,16 +73,17 @@ def drawn_from(images_dir: Path) -> Path | None:
     named = _catalogues_beside(images_dir)
     whole = [catalogue for catalogue, n_left_out in named if not n_left_out]
     if whole:
-        logger.info("%s: drawn by extract from the catalogue %s", images_dir, whole[-1])
+        logger.info("%s: extract drew these images from the catalogue %s", images_dir, whole[-1])
         return whole[-1]
     if named:
         raise InputError(
-            f"{images_dir}: drawn by extract, but none of the {len(named)} catalogues beside it "
-            "lists all its images; choose one: run split with --catalogue and --images"
+            f"{images_dir}: extract drew these images, but none of the {len(named)} catalogues in "
+            "the artifact folder lists all of them; choose a catalogue: run split with --catalogue "
+            "and --images"
         )
     logger.warning(
-        "%s: drawn by extract, but there is no catalogue beside the folder to tell which images "
-        "are of the same recording; run split with --catalogue and --images instead",
+        "%s: extract drew these images, but the artifact folder has no catalogue that tells which "
+        "images are of the same recording; run split with --catalogue and --images instead",
         images_dir,
     )
     return None
@@ -136,7 +137,7 @@ def _find_images(
     """Return the folder of a catalogue's images, and the drawing settings (None if unknown)."""
     if catalogue.has_pictures:
         if images_dir is not None:
-            raise InputError(f"{catalogue_dir}: already lists the pictures; omit --images")
+            raise InputError(f"{catalogue_dir}: lists the pictures themselves; omit --images")
         is_known = (catalogue.folder / "features.json").exists()
         return catalogue.folder, read_features(catalogue.folder) if is_known else None
     if images_dir is None:

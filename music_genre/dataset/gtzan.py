@@ -99,7 +99,11 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
             archive.unlink()
         raise InputError(
             f"{archive}: has SHA-256 {found}, not {checksum}; "
-            + ("it was removed; fetch it again" if remove else "get it from its source again")
+            + (
+                "the archive was deleted; run fetch again"
+                if remove
+                else "download the archive again"
+            )
         )
 
 
@@ -119,7 +123,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     n_tracks += 1
         if not n_tracks:
             raise InputError(
-                f"{archive}: holds no genres/<genre>/<genre>.00000.wav; give an archive of GTZAN"
+                f"{archive}: contains no genres/<genre>/<genre>.00000.wav; give an archive of GTZAN"
             )
         for path in (temporary, *temporary.iterdir()):
             files.sync_folder(path)
@@ -152,7 +156,8 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
                     pass  # read to the end: decompression verifies the checksum only there
     except DAMAGED as error:
         raise InputError(
-            f"{archive}: not a complete archive ({error or 'it ends too early'}); get it again"
+            f"{archive}: not a complete archive ({error or 'it ends too early'}); download the "
+            "archive again"
         ) from None
 
 
@@ -171,7 +176,7 @@ def report(folder: Path) -> dict[str, Any]:
     genres = Counter(path.parent.name for path in tracks)
     if len(tracks) != N_TRACKS or len(genres) != N_GENRES:
         logger.warning(
-            "%s: %d tracks in %d genres; GTZAN has %d in %d",
+            "%s: contains %d tracks in %d genres, but GTZAN has %d tracks in %d genres",
             *(folder, len(tracks), len(genres), N_TRACKS, N_GENRES),
         )
     clean = assignment.read(FILTERED).splits
@@ -182,5 +187,8 @@ def report(folder: Path) -> dict[str, Any]:
         *(n_faulty, FILTERED),
     )
     if any(path.name == UNREADABLE for path in tracks):
-        logger.warning("%s is damaged in many copies; if so, `scan` will report it", UNREADABLE)
+        logger.warning(
+            "%s is damaged in many copies of GTZAN; `scan` reports the file if it is damaged",
+            UNREADABLE,
+        )
     return {"n_tracks": len(tracks), "n_faulty": n_faulty, "genres": dict(sorted(genres.items()))}

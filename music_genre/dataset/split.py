@@ -65,8 +65,8 @@ def assign_splits(examples: list[Example], config: SplitConfig) -> list[Example]
         ordered = sorted(by_genre[genre], key=lambda group: _hash(config.seed, group))
         if len(ordered) < 3:
             raise InputError(
-                f"genre {genre}: {len(ordered)} groups, but train, validation and test need one "
-                "each; add recordings or choose another --group-by"
+                f"genre {genre}: has {len(ordered)} groups, but train, validation and test need "
+                "one group each; add recordings or choose another --group-by"
             )
         n_test = min(max(1, round(config.test * len(ordered))), len(ordered) - 2)
         n_validation = max(1, round(config.validation * len(ordered)))
@@ -99,14 +99,14 @@ def assign_listed(examples: list[Example], listed: assignment.Assignment) -> lis
     if spanning:
         raise InputError(
             f"{listed.source}: {len(spanning)} of {len(places)} groups span splits (the first: "
-            f"{spanning[0]} is in {' and '.join(places[spanning[0]])}); list a group's tracks in "
-            "one split, or leave some out"
+            f"{spanning[0]} is in {' and '.join(places[spanning[0]])}); list all "
+            "tracks of a group in one split, or leave some of them out"
         )
     unlearned = {e.genre for e in dealt} - {e.genre for e in dealt if e.split == "train"}
     if unlearned:
         raise InputError(
-            f"{listed.source}: has no track of genre {min(unlearned)} in train; list some, or "
-            "leave the genre out"
+            f"{listed.source}: has no track of genre {min(unlearned)} in train; list a track "
+            "of this genre in train, or leave the genre out"
         )
     return dealt
 
@@ -188,7 +188,8 @@ def _write(folder: Path, dealt: list[Example], found: Found) -> dict[str, Any]:
     genres = sorted({example.genre for example in dealt})
     if len(genres) < 2:
         raise InputError(
-            f"{found.images_dir}: has images of {len(genres)} genre; at least two genres are needed"
+            f"{found.images_dir}: has images of {len(genres)} genre, but training needs at least "
+            "two genres; add another genre"
         )
     tables.write_rows(folder / "split.csv", Example, dealt)
     tables.write_rows(folder / "rejected.csv", Rejection, found.rejections)

@@ -103,13 +103,13 @@ def _hear(path: Path, drawn_with: FeatureConfig | None, n_mels: int) -> NDArray[
     try:
         if addresses.is_folder(path):
             os.scandir(path).close()  # raises OSError if the folder cannot be read
-            return f"holds no {'pictures' if drawn_with is None else 'audio files'}"
+            return f"contains no {'pictures' if drawn_with is None else 'audio files'}"
         if path.suffix.lower() in pictures.SUFFIXES:
             return pictures.read_picture(path, n_mels, only_own=drawn_with is not None)
         if drawn_with is None:
             return (
-                "not a picture; the model was trained on pictures from elsewhere and takes only "
-                "pictures"
+                "not a picture; the model was trained on pictures that extract did not draw, and "
+                "takes only pictures"
             )
         return extraction.image_of(path, drawn_with)
     except PictureError as error:

@@ -96,7 +96,7 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
         with Image.open(path) as picture:
             is_own = (picture.format, picture.mode, picture.height) == ("PNG", "L", n_mels)
             if only_own and not is_own:
-                raise PictureError(path, "not an image that extract drew", "give its audio file")
+                raise PictureError(path, "not an image that extract drew", "give the audio file")
             _check_size(path, picture.size, own=is_own)
             grey = _grey(picture, path)
             if grey.height != n_mels:
@@ -104,7 +104,7 @@ def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[
                 grey = grey.resize((width, n_mels), Image.Resampling.BILINEAR)
             return np.asarray(grey)
     except FileNotFoundError:
-        raise PictureError(path, "is gone", "scan or extract again, then split") from None
+        raise PictureError(path, "is missing", "run scan or extract again, then split") from None
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # raised by storage, not Pillow
             raise
@@ -123,15 +123,19 @@ def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
     # Pillow would clip 16-bit values at 255 instead of scaling them.
     levels = np.asarray(picture)
     if picture.mode == "F" or levels.min() < 0 or levels.max() > 0xFFFF:
-        raise PictureError(path, "its pixels are neither 8 nor 16 bits", "save it as 8-bit grey")
+        raise PictureError(
+            path, "the pixels are neither 8-bit nor 16-bit", "save the picture as 8-bit greyscale"
+        )
     return Image.fromarray((levels >> 8).astype(np.uint8))
 
 
 def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
     """Reject a picture that is too large; pictures as `extract` draws them have a higher limit."""
     n_pixels = size[0] * size[1]
-    if n_pixels > (MOST_PIXELS if own else MOST_FOREIGN_PIXELS):
-        raise PictureError(path, f"too large: {n_pixels} pixels", "make it smaller")
+    most = MOST_PIXELS if own else MOST_FOREIGN_PIXELS
+    if n_pixels > most:
+        reason = f"too large: {n_pixels} pixels, the maximum is {most}"
+        raise PictureError(path, reason, "make the picture smaller")
 
 
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  # noqa: ARG001

@@ -106,7 +106,7 @@ def load_newest(run: Path, key: str) -> dict[str, Any] | None:
         try:
             state = _read(path)
         except DamagedError as error:
-            logger.warning("%s; continuing without it", error)
+            logger.warning("%s; continuing without this checkpoint", error)
             path.rename(path.with_suffix(".damaged"))
             continue
         check_run(path, state, key)
@@ -122,8 +122,8 @@ def check_run(path: Path, state: dict[str, Any], key: str) -> None:
     """
     if state["run"] != key:
         raise InputError(
-            f"{path}: belongs to another run ({state['run']}, not {key}); put this run's own "
-            "checkpoint there, or move this one elsewhere and run train again"
+            f"{path}: belongs to another run ({state['run']}, not {key}); replace this "
+            "file with the run's own checkpoint, or move the file away and run train again"
         )
 
 
@@ -144,10 +144,10 @@ def load_last(run: Path) -> tuple[Path, dict[str, Any]]:
     try:
         return path, _read(path)
     except (DamagedError, FileNotFoundError) as error:
-        reason = "is gone" if isinstance(error, FileNotFoundError) else str(error)
+        reason = f"{path}: missing" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(
-            f"{run}: its last checkpoint {reason}; delete {run / 'training.json'} and run train "
-            "again, which resumes from an older checkpoint, if any"
+            f"{run}: cannot load the last checkpoint ({reason}); delete {run / 'training.json'} "
+            "and run train again; train resumes from an older checkpoint if there is one"
         ) from None
 
 
@@ -187,7 +187,7 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(
             f"{path}: intact, but this version of torch cannot read it ({error}); use the version "
-            "that wrote it"
+            "of torch that wrote the file"
         ) from None
     return state
 

@@ -84,7 +84,8 @@ def _check_genres(path: Path, state: dict[str, Any], settings: runs.RunSettings)
     if learned != settings.genres:
         raise InputError(
             f"{path}: trained on the genres {', '.join(learned)}, but settings.json names "
-            f"{', '.join(settings.genres)}; put the checkpoint's own settings.json beside it"
+            f"{', '.join(settings.genres)}; put the settings.json of the checkpoint's run "
+            "beside the checkpoint"
         )
 
 

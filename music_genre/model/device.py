@@ -94,7 +94,9 @@ def _gpu(name: str, device: torch.device) -> str:
     given = os.environ.get(VISIBLE_VARIABLE, "")
     if name == "cpu" or not given.startswith("GPU-") or "," in given:
         return ""
-    logger.warning("%s is assigned, but CUDA cannot use it; check the driver", given)
+    logger.warning(
+        "%s is assigned to this process, but CUDA cannot use it; check the driver", given
+    )
     return given
 
 

@@ -144,10 +144,15 @@ def load_weights_file(network: nn.Module, path: Path) -> None:
     strange = [name for name in other if own[name].shape[:1] != list(own.values())[-1].shape[:1]]
     if missing or strange:
         raise InputError(
-            f"{path}: weights of another model ({(missing + strange)[0]} is missing or does not "
-            f"fit, 1 of {len(missing + strange)} such tensors); give weights of the same --model"
+            f"{path}: weights of another model ({len(missing + strange)} tensors are missing or "
+            f"have another shape, the first: {(missing + strange)[0]}); give weights of the same "
+            "--model"
         )
-    logger.info("initial weights from %s; left random: %s", path.name, ", ".join(other) or "none")
+    logger.info(
+        "initial weights are from %s; tensors left random: %s",
+        path.name,
+        ", ".join(other) or "none",
+    )
     own.update({name: found[name] for name in own if name in found and name not in other})
     network.load_state_dict(own)
 
@@ -163,5 +168,5 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             contents = contents[name]
             break
     if not isinstance(contents, dict) or not all(isinstance(v, Tensor) for v in contents.values()):
-        raise InputError(f"{path}: holds no named tensors; give a state dict")
+        raise InputError(f"{path}: contains no named tensors; give a state dict")
     return {name.removeprefix("module."): value for name, value in contents.items()}

@@ -26,11 +26,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise InputError(
-            f"{path}: not JSON ({error}); delete it and run the stage that wrote it again"
+            f"{path}: not JSON ({error}); delete the file and rerun the stage that wrote it"
         ) from None
     if not isinstance(record, dict):
         raise InputError(
-            f"{path}: not a JSON object; delete it and run the stage that wrote it again"
+            f"{path}: not a JSON object; delete the file and rerun the stage that wrote it"
         )
     return record
 
@@ -43,5 +43,5 @@ def read_record(path: Path, remedy: str) -> dict[str, Any]:
     """
     record = read_json(path)
     if record is None:
-        raise InputError(f"{path.parent}: holds no {path.name}; {remedy}")
+        raise InputError(f"{path.parent}: contains no {path.name}; {remedy}")
     return record

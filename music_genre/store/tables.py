@@ -40,7 +40,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the address") from None
     except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({error}); write it as UTF-8 text") from None
+        raise InputError(f"{path}: not a CSV file ({error}); save it as CSV in UTF-8") from None
 
 
 def write_rows(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
@@ -63,6 +63,6 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         ]
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{path}: not in the format of this version of music-genre; delete its folder and run "
-            "the stage that wrote it again"
+            f"{path}: not in the format of this version of music-genre; delete its folder and "
+            "rerun the stage that wrote the file"
         ) from None

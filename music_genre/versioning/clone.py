@@ -115,7 +115,7 @@ class Clone:
                 if attempt:
                     time.sleep(random.uniform(0.1, 0.5) * attempt)  # noqa: S311
         raise TemporaryError(
-            f"{self._access.git}: others pushed first {ATTEMPTS} times; try again later"
+            f"{self._access.git}: other pushes came first {ATTEMPTS} times; try again later"
         )
 
     def _push(self, tag: str) -> str:

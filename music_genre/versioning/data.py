@@ -79,7 +79,8 @@ def _folder(address: str, revision: str) -> Path:
         )
     if not addresses.is_folder(folder):
         raise InputError(
-            f"{folder}: no such folder; give an existing one, or dvc:PATH for data in a repository"
+            f"{folder}: no such folder; give an existing folder, or dvc:PATH for data in a "
+            "repository"
         )
     return folder
 
@@ -149,7 +150,7 @@ def publish_data(folder: Path, name: str, store: Path, access: Access) -> dict[s
     """
     if not addresses.is_folder(folder) or not any(folder.iterdir()):
         raise InputError(
-            f"{folder}: no such folder, or empty; give the one that holds the genre folders"
+            f"{folder}: missing or empty; give the folder that contains the genre folders"
         )
     path = _check(f"{name}/{folder.name}")
     with cloned(access, store) as clone, storage.opened(clone, store, access) as repo:
@@ -205,8 +206,10 @@ def _place_all(folder: Path, into: Path) -> int:
 
 def _check_file(file: Path, folder: Path) -> None:
     if not str(file).isprintable() and os.fsencode(file).decode("utf-8", "replace") != str(file):
-        raise InputError(f"{str(file)!r}: DVC accepts only UTF-8 names; rename it")
+        raise InputError(f"{str(file)!r}: DVC accepts only UTF-8 names; rename the file")
     leads_out = not file.resolve().is_relative_to(folder.resolve())
     if file.is_symlink() and (leads_out or file.is_dir()):
         what = "is a link that points outside the folder" if leads_out else "is a link to a folder"
-        raise InputError(f"{file}: {what}, and is not followed; replace it with its target")
+        raise InputError(
+            f"{file}: {what}, which publish does not follow; replace the link with its target"
+        )

@@ -144,7 +144,10 @@ def _fault(what: str, said: str) -> MusicGenreError:
         if words in said:
             return InputError(f"{what}: {meaning} ({shown}); {REMEDY}")
     if any(words in said for words in AWAY):
-        return TemporaryError(f"{what}: cannot be reached ({shown}); check the network")
+        return TemporaryError(
+            f"{what}: the repository cannot be reached or has no space left ({shown}); check the "
+            "network and the disk"
+        )
     if any(words in said for words in OVERTAKEN):
         return OvertakenError(f"{what}: {shown}")
     return InputError(f"{what}: {shown}; {REMEDY}")

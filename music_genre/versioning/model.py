@@ -101,8 +101,9 @@ def read_run(run: Path) -> Published:
     checkpoint = run / finished["checkpoint"]
     if not checkpoint.is_file():
         raise InputError(
-            f"{run}: its last checkpoint {checkpoint.name} is gone; delete {run / 'training.json'} "
-            "and run train again, which resumes from an older checkpoint, if any"
+            f"{run}: the last checkpoint {checkpoint.name} is missing; delete "
+            f"{run / 'training.json'} and run train again; train resumes from an older checkpoint "
+            "if there is one"
         )
     return Published(run, settings, checkpoint, split, metrics)
 

@@ -27,7 +27,7 @@ SECONDS: Final = 10
 """Time-out in seconds, for a connection and for an answer."""
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 REMEDIES: Final = {
-    "NoSuchBucket": "there is no such bucket; make it, or correct the address",
+    "NoSuchBucket": "there is no such bucket; create it, or correct the address",
     "InvalidAccessKeyId": f"the service does not know the access key; correct {_KEYS}",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key; correct "
     "AWS_SECRET_ACCESS_KEY",
@@ -35,7 +35,7 @@ REMEDIES: Final = {
     "InvalidToken": f"the session token is not valid; correct AWS_SESSION_TOKEN, {_KEYS}",
     "AuthorizationHeaderMalformed": "the bucket is in another region; correct AWS_DEFAULT_REGION",
     "PermanentRedirect": "the bucket is in another region; correct AWS_DEFAULT_REGION",
-    "RequestTimeTooSkewed": "this machine's clock differs from the service's; set it",
+    "RequestTimeTooSkewed": "this machine's clock differs from the service's; set the clock",
     "AccessDenied": "the credentials lack permission; allow s3:ListBucket, s3:GetObject and "
     "s3:PutObject below that address",
 }
@@ -144,7 +144,9 @@ def in_words(what: str, error: BaseException) -> MusicGenreError:
                 "(in the stack's .env: AWS_CREDENTIALS_FILE), or use a machine that has an IAM role"
             )
         if isinstance(cause, SSLError):
-            return InputError(f"{what}: its certificate is not trusted here; set AWS_CA_BUNDLE")
+            return InputError(
+                f"{what}: this machine does not trust the service's certificate; set AWS_CA_BUNDLE"
+            )
         if isinstance(cause, _SILENCE):
             where = os.environ.get("AWS_ENDPOINT_URL") or "Amazon's S3"
             return TemporaryError(
@@ -163,7 +165,9 @@ def _of_service(what: str, error: ClientError) -> MusicGenreError:
         return InputError(f"{what}: {known} (answer: {code})")
     if status >= 500 or code in {"SlowDown", "RequestTimeout", "Throttling"}:
         return TemporaryError(f"{what}: the service reports a problem (answer: {code}); try again")
-    return InputError(f"{what}: refused with {code}; look it up in the service's documentation")
+    return InputError(
+        f"{what}: refused with {code}; look up this code in the service's documentation"
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -45,7 +45,7 @@ def address(repo: Repo) -> str:
     found = repo.config["remote"].get(name, {}).get("url")
     if not found:
         raise InputError(
-            f"{repo.root_dir}: its .dvc/config has no default remote; set one in a clone: "
+            f"{repo.root_dir}: .dvc/config has no default remote; in a clone, run "
             "dvc remote add --default NAME ADDRESS, then commit and push"
         )
     return str(found).rstrip("/")
@@ -108,7 +108,7 @@ def _fault(what: str, error: BaseException) -> MusicGenreError | OSError:
         error.filename = error.filename or what
         return error
     if isinstance(error, sqlite3.Error):  # DVC records files in an SQLite database
-        return TemporaryError(f"{what}: {error}; is there no space left on device?")
+        return TemporaryError(f"{what}: {error}; perhaps there is no space left on device")
     return s3.in_words(what, error)
 
 
@@ -157,7 +157,8 @@ def _settle_remote(repo: Repo, access: Access) -> None:
     found = address(repo)
     if found != access.remote.rstrip("/"):
         logger.warning(
-            "%s: stores its data at %s; using that, not %s", access.git, found, access.remote
+            "%s: stores its data at %s, so this remote is used instead of %s",
+            *(access.git, found, access.remote),
         )
 
 
@@ -251,7 +252,8 @@ def checksum(repo: Repo, tracked: str) -> str:
         outs = [out for stage in repo.stage.load_all(tracked) for out in stage.outs]
     if len(outs) != 1 or not outs[0].hash_info:
         raise InputError(
-            f"{tracked}: lists {len(outs)} outputs; exactly one with a checksum is needed"
+            f"{tracked}: lists {len(outs)} outputs, but must list exactly one, with a checksum; "
+            "run dvc add again"
         )
     return str(outs[0].hash_info.value)
 

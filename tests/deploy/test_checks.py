@@ -227,7 +227,7 @@ def test_secrets_of_a_database_that_is_there_are_not_made_anew(answering, tmp_pa
     answering(engine(), volume_ls="music-genre_postgres")
     ended = deploy("env", "--env-file", str(tmp_path / ".env"))
     assert ended.returncode == 1
-    assert "restore the file, or delete that database alone" in ended.stderr
+    assert "restore the file, or delete only the database" in ended.stderr
     assert not (tmp_path / ".env").exists()
 
 
@@ -263,7 +263,7 @@ def test_a_taken_port_is_named_unless_the_stack_holds_it():
         assert "WEB_PORT" not in of_variables({"WEB_PORT": port}, {port})
         assert "WEB_PORT" in of_variables({"WEB_PORT": port}, {"8080"})
     same = of_variables({"WEB_PORT": "5555"})
-    assert same["WEB_PORT"].found == "port 5555 is also FLOWER_PORT"
+    assert same["WEB_PORT"].found == "port 5555 is also used for FLOWER_PORT"
 
 
 def test_the_docker_way_says_what_it_means_and_wants_a_socket(answering, tmp_path):
@@ -329,7 +329,7 @@ def test_files_in_tmp_leave_room_for_the_tasks():
     ]
     assert (fault.name, fault.found) == (
         "CPU_WORKER_TMP",
-        "the worker's /tmp may take 1024 MiB of its 1024, more than half",
+        "the worker's /tmp may take 1024 MiB, more than half of the worker's 1024 MiB of memory",
     )
     assert fault.remedy == "set CPU_WORKER_TMP in .env to 256m"
     enough = {"cpu-worker": small | {"mem_limit": str(2 * GIB)}, "gpu-worker": {"tmpfs": None}}
@@ -360,5 +360,5 @@ def test_a_queue_without_a_service_and_a_service_without_a_queue_are_named():
             f"`python -m fleet worker {name}`"
             for name in queues()
         },
-        "queue huge": "add a table [queues.huge]",
+        "queue huge": "add a table [queues.huge], or remove the service",
     }

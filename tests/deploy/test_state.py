@@ -22,7 +22,7 @@ def test_secrets_are_generated_once_kept_and_private(tmp_path):
 def test_lost_secrets_of_a_database_are_not_made_anew(tmp_path):
     state = State(tmp_path)
     state.postgres.mkdir()
-    with pytest.raises(DeployError, match="restore it, or start from scratch"):
+    with pytest.raises(DeployError, match=r"restore the file, or delete .* to start from scratch"):
         state.prepare()
     assert not state.secrets_path.exists()
 

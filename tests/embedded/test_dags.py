@@ -76,7 +76,7 @@ def test_an_edited_dag_is_in_force_within_seconds_and_a_half_one_harms_no_run(
 
     halves = {
         "SyntaxError": first[:-9],
-        "it has no task says of DAG edited": without(first, "says"),
+        "the file no longer has task says of DAG edited": without(first, "says"),
     }
     for reason, half in halves.items():
         file.write_text(half)

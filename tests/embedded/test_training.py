@@ -233,7 +233,7 @@ def test_a_training_knows_no_secret_and_ends_when_its_run_is_marked_failed(stack
     assert gone
     assert not alive
     log = f"{address}/logs/1?full_content=true"
-    said = "its task is now failed, so it is not tried again"
+    said = "the task's state is now failed, so the task is not tried again"
     wait_until(lambda: said in json.dumps(stack.api.get(log)))
     assert "the task is rescheduled" not in json.dumps(stack.api.get(log))
 

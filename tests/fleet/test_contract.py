@@ -88,7 +88,7 @@ def test_memory_for_fewer_tasks_means_fewer_slots(contract):
         (table(slots="true"), "slots of queue 'a'"),
         (table(slots="'gpu'"), "slots of queue 'a'"),
         (table(slots="[1]"), "slots of queue 'a'"),
-        (table(resource="'cpu'"), "its resource is not 'gpu'"),
+        (table(resource="'cpu'"), "the queue's resource is not 'gpu'"),
         (table(memory_gib="0"), "memory_gib of queue 'a'"),
         (table(memory_gib="inf"), "memory_gib of queue 'a'"),
         (table(memory_gib="'2'"), "memory_gib of queue 'a'"),
@@ -96,9 +96,9 @@ def test_memory_for_fewer_tasks_means_fewer_slots(contract):
         (table(priority="0"), "priority of queue 'a'"),
         (table(pool="1"), "pool of queue 'a'"),
         (table(larger="'b'"), "larger of queue 'a'"),
-        (table(larger="'a'"), "leads back to 'a'"),
-        (table(larger="'b'") + table("b", larger="'a'"), "leads back"),
-        (table(larger="'b'") + table("b", resource="'cpu'", slots="1"), "name a gpu queue"),
+        (table(larger="'a'"), "makes a cycle with queue 'a'"),
+        (table(larger="'b'") + table("b", larger="'a'"), "makes a cycle"),
+        (table(larger="'b'") + table("b", resource="'cpu'", slots="1"), "which is not a gpu queue"),
     ],
 )
 def test_a_contract_nobody_could_follow_is_refused_in_one_line(contract, tmp_path, text, found):

@@ -117,9 +117,9 @@ def test_a_worker_that_stops_does_not_begin_the_hour():
 @pytest.mark.parametrize(
     ("state", "raised", "next_"),
     [
-        ("failed", "AirflowTaskTerminated", "so it is not tried again"),
-        ("success", "AirflowSkipException", "so it is not tried again"),
-        ("restarting", "AirflowSkipException", "so Airflow starts it again"),
+        ("failed", "AirflowTaskTerminated", "is not tried again"),
+        ("success", "AirflowSkipException", "is not tried again"),
+        ("restarting", "AirflowSkipException", "is started again by Airflow"),
     ],
 )
 def test_a_task_that_was_marked_or_cleared_says_what_comes_next(state, raised, next_):
@@ -127,7 +127,7 @@ def test_a_task_that_was_marked_or_cleared_says_what_comes_next(state, raised, n
     os.kill(task.pid, signal.SIGTERM)
     end = task.outcome()
     assert end["raised"] == raised
-    assert end["message"].endswith(f"; its task is now {state}, {next_}")
+    assert end["message"].endswith(f"; the task's state is now {state}, so the task {next_}")
     assert not any("the task is rescheduled" in line for line in end["lines"])
 
 

@@ -90,14 +90,14 @@ def test_a_task_that_meets_its_queues_limit_says_whose_it_is(parsed, caplog):
     policy.tell_whose_limit({"task": task, "exception": AirflowTaskTimeout("Timeout, PID: 248")})
     (line,) = caplog.messages
     assert line.startswith(
-        "error: stopped after 2:00:00, the time limit of queue cpu; raise longest"
+        "error: the task was stopped after 2:00:00, the time limit of queue cpu; raise"
     )
 
 
 def test_a_pool_in_which_a_task_would_not_wait_for_a_gpu_is_refused(parsed):
     (error,) = parsed(a='queue="gpu", pool="mine"')["errors"].values()
     assert (
-        "names pool 'mine', but tasks of queue gpu wait in pool gpu; remove its pool argument"
+        "names pool 'mine', but tasks of queue gpu wait in pool gpu; remove the task's pool"
         in error
     )
 

@@ -24,7 +24,7 @@ def test_a_worker_consumes_its_queue_alone_with_its_slots():
 def test_a_gpu_worker_without_a_gpu_says_so_plainly():
     assert "no NVIDIA GPU is visible" in describe(queues()["gpu"], [], 1)
     assert "NVIDIA H200 (GPU-1)" in describe(queues()["gpu"], [GPU], 1)
-    assert "(GPU-1) (2 more GPUs not used: no slot" in describe(queues()["gpu"], [GPU] * 3, 1)
+    assert "(GPU-1) (2 more GPUs are not used: too" in describe(queues()["gpu"], [GPU] * 3, 1)
     assert describe(queues()["cpu"], [], 2).endswith("computes on the CPU; tasks at a time: 2")
 
 
@@ -87,5 +87,5 @@ def test_an_unknown_queue_is_one_line_and_exit_1():
     )
     assert result.returncode == 1
     assert result.stderr == (
-        f"error: queue 'trianing' is not in the contract; known queues: {list(queues())}\n"
+        f"error: queue 'trianing' is not in deploy/queues.toml; use one of {', '.join(queues())}\n"
     )

@@ -147,12 +147,12 @@ BASS_UNLEARNED = WHOLE | {f"bass.{number:05}": "test" for number in range(5)}
 @pytest.mark.parametrize(
     ("splits", "column", "message"),
     [
-        ({"a": "train"}, "name", "has no rows with columns path (or track) and split"),
-        ({}, "track", "has no rows with columns path (or track) and split"),
-        ({"a": "valid"}, "track", "'valid'] has no track or no valid split; use one of train"),
+        ({"a": "train"}, "name", "has no rows, or lacks the columns path (or track) and split"),
+        ({}, "track", "has no rows, or lacks the columns path (or track) and split"),
+        ({"a": "valid"}, "track", "'valid'] has no track or no valid split; give a track and"),
         ({"": "train"}, "track", "has no track or no valid split"),
-        ({"a": "train", "b": "test"}, "track", "none of its 2 tracks (such as a) is in the cat"),
-        (UNTESTED, "track", "leaves test empty: none of the 0 tracks listed for it can be used"),
+        ({"a": "train", "b": "test"}, "track", "none of the 2 listed tracks (for example a) is in"),
+        (UNTESTED, "track", "test has no tracks, because none of the 0 tracks listed for test can"),
         (BASS_UNLEARNED, "track", "has no track of genre bass in train"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_list_that_cannot_be_followed_is_refused(
 
 def test_a_track_in_two_splits_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("track,split\na,train\na,train\na,test\n")
-    with pytest.raises(InputError, match="a is in train and in test; keep one row"):
+    with pytest.raises(InputError, match="a is listed in train and in test; keep one of"):
         assignment.read(str(tmp_path / "list.csv"))
 
 
@@ -177,7 +177,7 @@ def test_an_unknown_list_is_refused_with_the_names_of_those_there_are() -> None:
 
 def test_a_name_of_two_tracks_is_refused() -> None:
     listed = assignment.Assignment("list.csv", {"x": "train"})
-    with pytest.raises(InputError, match=r"x matches both a/x.wav and b/x.wav; list them by path"):
+    with pytest.raises(InputError, match=r"x matches both a/x.wav and b/x.wav; list both files by"):
         listed.deal(["a/x.wav", "b/x.wav"])
 
 
@@ -199,7 +199,7 @@ def test_a_group_that_would_span_splits_is_refused(
         dataset.split(catalogue, prepared.images, tmp_path, config, assigned_by=str(listed))
     assert str(refusal.value) == (
         "list.csv: 1 of 14 groups span splits (the first: Shared is in train (bass/bass.00002.wav) "
-        "and validation (bass/bass.00003.wav)); list a group's tracks in one split, or leave some "
-        "out"
+        "and validation (bass/bass.00003.wav)); list all tracks of a group in one split, or leave "
+        "some of them out"
     )
     assert not (tmp_path / "splits").exists()

@@ -77,7 +77,7 @@ BAD = {
     "text.wav": (lambda p: p.write_text("not audio " * 100), "not audio"),
     "header.wav": (lambda p: soundfile.write(p, np.zeros(0), SAMPLE_RATE), "0 frames"),
     "short.wav": (lambda p: soundfile.write(p, np.ones(99), SAMPLE_RATE), "too short"),
-    "truncated.wav": (write_truncated, "its header announces 441000 bytes"),
+    "truncated.wav": (write_truncated, "the header announces 441000 bytes"),
     "folder.wav": (lambda p: p.mkdir(), "a folder"),
     "pipe.wav": (os.mkfifo, "not a regular file"),
     "readme.txt": (lambda p: p.write_text("hello"), "its suffix is not accepted for audio"),
@@ -101,7 +101,10 @@ def test_bad_files_are_rejected_with_their_reason(music: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("row", "found"),
-    [("elsewhere/a.wav,r1", "lists 1 files, but none of them"), ("a/one.wav", "lacks a value")],
+    [
+        ("elsewhere/a.wav,r1", "lists 1 files, but none of them"),
+        ("a/one.wav", "lacks a path or a track_id"),
+    ],
 )
 def test_a_tracks_csv_that_says_nothing_of_the_files_is_refused(
     tmp_path: Path, row: str, found: str
@@ -173,7 +176,7 @@ def test_a_folder_without_one_good_file_is_refused(tmp_path: Path, run: Run) -> 
     (tmp_path / "in" / "bass" / "x.wav").write_bytes(b"")
     outcome = run("scan", "--audio", tmp_path / "in", "--artifacts", tmp_path / "store")
     assert outcome.code == 65
-    assert "none of its 1 files can be used" in outcome.error
+    assert "none of the 1 files can be used" in outcome.error
 
 
 def test_rejected_csv_holds_path_and_reason(music: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_finished_run_whose_last_checkpoint_is_bad_names_the_way_back(tmp_path
     with pytest.raises(InputError, match=r"damaged.*delete .*training\.json and run train again"):
         checkpoint.load_last(tmp_path)
     path.unlink()
-    with pytest.raises(InputError, match=r"is gone; delete .*training\.json and run train again"):
+    with pytest.raises(InputError, match=r"missing\); delete .*training\.json and run train again"):
         checkpoint.load_last(tmp_path)
 
 

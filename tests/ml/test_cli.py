@@ -261,13 +261,25 @@ def test_a_signal_while_libraries_load_ends_in_one_line_and_75(prepared: Prepare
         ("extract --catalogue x --shard 5/4", 64, "'5/4' is not a valid part"),
         ("scan --audio nowhere", 65, "nowhere: no such folder"),
         ("scan --audio s3://bucket/x", 65, "s3://bucket/x: only local folders can be read"),
-        ("extract --catalogue nowhere", 65, "holds no catalogue.json; give the address that scan"),
-        ("split --catalogue nowhere --images nowhere", 65, "holds no catalogue.json"),
-        ("split --catalogue x --images x --test 0.9 --validation 0.2", 65, "choose shares above 0"),
-        ("train --split nowhere", 65, "holds no split.json; give the address that split printed"),
+        (
+            "extract --catalogue nowhere",
+            65,
+            "contains no catalogue.json; give the address that scan",
+        ),
+        ("split --catalogue nowhere --images nowhere", 65, "contains no catalogue.json"),
+        (
+            "split --catalogue x --images x --test 0.9 --validation 0.2",
+            65,
+            "their sum must be below 1",
+        ),
+        (
+            "train --split nowhere",
+            65,
+            "contains no split.json; give the address that split printed",
+        ),
         ("evaluate --run=", 64, "is empty; give a path (the previous task may have no result)"),
-        ("evaluate --run nowhere", 65, "holds no settings.json; give the address that train"),
-        ("predict --run nowhere x.wav", 65, "holds no settings.json"),
+        ("evaluate --run nowhere", 65, "contains no settings.json; give the address that train"),
+        ("predict --run nowhere x.wav", 65, "contains no settings.json"),
     ],
 )
 def test_an_error_is_one_line_and_its_code(

@@ -108,5 +108,5 @@ def test_a_file_cut_short_is_an_error_and_not_a_signal(prepared: Prepared, tmp_p
     (path,) = tmp_path.rglob("frames.u8")
     with path.open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(OSError, match="ends before its last frame"):
+    with pytest.raises(OSError, match="ends before the last frame"):
         images.read(torch.tensor([5]), torch.tensor([0]), 20)

@@ -114,13 +114,13 @@ def test_shares_are_of_groups_within_each_genre() -> None:
 
 
 def test_too_few_groups_are_refused() -> None:
-    with pytest.raises(InputError, match="genre b: 2 groups"):
+    with pytest.raises(InputError, match="genre b: has 2 groups"):
         dataset.assign_splits(make_examples({"a": [1] * 9, "b": [5, 5]}), SplitConfig())
 
 
 @pytest.mark.parametrize(("test", "validation"), [(0, 0.5), (0.5, 0), (0.5, 0.5)])
 def test_impossible_shares_are_refused(test: float, validation: float) -> None:
-    with pytest.raises(InputError, match="choose shares above 0"):
+    with pytest.raises(InputError, match="sum must be below 1"):
         SplitConfig(test=test, validation=validation)
 
 

@@ -48,7 +48,7 @@ def test_a_gpu_that_a_worker_gave_is_held_also_where_cuda_cannot_use_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with device.held("auto", tmp_path) as chosen:
         assert chosen.type == "cpu"
-        assert "GPU-1 is assigned, but CUDA cannot use it" in caplog.text
+        assert "GPU-1 is assigned to this process, but CUDA cannot use it" in caplog.text
         with pytest.raises(TemporaryError, match="GPU GPU-1: in use by process"):
             with device.held("auto", tmp_path):
                 raise AssertionError

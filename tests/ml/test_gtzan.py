@@ -69,7 +69,7 @@ def test_an_archive_that_is_there(
     assert done.code == 0, done.stderr
     assert_fetched(tmp_path / "music")
     assert done.result["n_tracks"] == 4
-    assert "4 tracks in 3 genres; GTZAN has 1000 in 10" in caplog.text
+    assert "4 tracks in 3 genres, but GTZAN has 1000 tracks in 10 genres" in caplog.text
     assert "jazz.00054.wav is damaged in many copies" in caplog.text
     assert not (tmp_path.parent / "outside").exists()
     assert fetch(run, archive, tmp_path / "music").result["reused"] is True
@@ -174,7 +174,7 @@ def test_another_archive_than_the_checksum_tells_is_refused_and_fetched_again(
         source = f"{address}/genres.tar.gz"
         failed = fetch(run, source, into, "--checksum", right)
         assert failed.code == 65
-        assert f"not {right}; it was removed" in failed.error
+        assert f"not {right}; the archive was deleted" in failed.error
         plan.contents = archive.read_bytes()
         assert fetch(run, source, into, "--checksum", right).code == 0
 

@@ -148,7 +148,7 @@ def test_other_files_of_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"text\.pth: not a file of weights"):
         model.load_weights_file(network, tmp_path / "text.pth")
     torch.save({"step": 3}, tmp_path / "step.pth")
-    with pytest.raises(InputError, match=r"step\.pth: holds no named tensors"):
+    with pytest.raises(InputError, match=r"step\.pth: contains no named tensors"):
         model.load_weights_file(network, tmp_path / "step.pth")
 
 

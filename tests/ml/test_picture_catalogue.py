@@ -101,7 +101,7 @@ def test_images_without_their_catalogue_still_join_copies_and_can_hear_audio(
     shutil.copytree(drawn.images, tmp_path / "moved")
     words = ["--images_path", tmp_path / "moved", "--checkpoints_path", tmp_path / "run", *FAST]
     result = run("train-using-image-features", *words).result
-    assert "drawn by extract, but there is no catalogue beside the folder" in caplog.text
+    assert "extract drew these images, but the artifact folder has no catalogue" in caplog.text
     found = read(Path(result["split"]))
     assert list(found.rejections.values()) == list(drawn.audio.rejections.values())
     assert sum(len(group) == 2 for group in found.groups) == 1
@@ -122,7 +122,7 @@ def test_images_of_several_catalogues_are_those_of_the_one_that_names_them_all(
     extract(other, drawn.store, FeatureConfig())
     refused = run("train-using-image-features", *words)
     assert refused.code == 65
-    assert "none of the 3 catalogues beside it lists all its images" in refused.error
+    assert "none of the 3 catalogues in the artifact folder lists all of them" in refused.error
     (fewer / "catalogue.json").write_text("damaged")
     assert "none of the 2 catalogues" in run("train-using-image-features", *words).error
 
@@ -202,7 +202,7 @@ def test_identical_pictures_stay_together_and_a_broken_one_is_set_aside(
     assert found.rejections["jazz/notes"].startswith("its suffix is not accepted for pictures (")
     assert run("extract", *listed).code == 65
     refused = run("split", *listed, "--images", pictures)
-    assert "already lists the pictures; omit --images" in refused.error
+    assert "lists the pictures themselves; omit --images" in refused.error
 
 
 def test_scan_wants_audio_or_pictures(tmp_path: Path, run: Run) -> None:
@@ -222,7 +222,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path, run: Run) -> None:
     words = ("--images_path", tmp_path / "in", "--checkpoints_path", tmp_path / "run")
     refused = run("train-using-image-features", *words)
     assert refused.code == 65
-    assert "lay it out as <genre>/<track>.png" in refused.error
+    assert "arrange files as <genre>/<track>.png" in refused.error
     (tmp_path / "in" / "blues").rename(tmp_path / "images_original")
     (tmp_path / "in").rmdir()
     (tmp_path / "in").mkdir()

@@ -64,7 +64,7 @@ def test_sixteen_bits_of_grey_are_scaled_not_cut_off(tmp_path: Path) -> None:
 
 def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "x.tiff")
-    with pytest.raises(InputError, match="its pixels are neither 8 nor 16 bits"):
+    with pytest.raises(InputError, match="the pixels are neither 8-bit nor 16-bit"):
         pictures.read_picture(tmp_path / "x.tiff", 8)
 
 
@@ -72,5 +72,5 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("hello")
     with pytest.raises(InputError, match=r"x\.png: not a picture"):
         pictures.read_picture(tmp_path / "x.png", 128)
-    with pytest.raises(InputError, match=r"y\.png: is gone"):
+    with pytest.raises(InputError, match=r"y\.png: is missing"):
         pictures.read_picture(tmp_path / "y.png", 128)

@@ -81,10 +81,12 @@ def test_json_lines_hold_good_and_bad_files_in_order(trained: Path, mixed: Path,
     assert [line["error"] for line in found if "error" in line] == [
         "No such file or directory",
         "not audio: Format not recognised",
-        "holds no audio files",
+        "contains no audio files",
     ]
     assert outcome.code == 65
-    assert outcome.error == "error: 3 of 6 files could not be used; the line for each says why"
+    assert outcome.error == (
+        "error: 3 of 6 files could not be used; the line of each file gives the reason"
+    )
 
 
 def test_a_table_has_lines_for_good_files_and_reasons_beside_it(
@@ -190,9 +192,7 @@ def test_a_decoder_that_crashes_costs_one_file(
 
     monkeypatch.setattr(features, "image_of", crash)
     first, crashed, *others = prediction.predict(trained, files, device_name="cpu")
-    assert crashed == prediction.Unusable(
-        str(files[1]), "its decoder ended the process (exit code 3)"
-    )
+    assert crashed == prediction.Unusable(str(files[1]), "its decoder exited (exit code 3)")
     assert {type(one) for one in (first, *others)} == {prediction.Prediction}
 
 

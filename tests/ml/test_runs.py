@@ -55,7 +55,7 @@ def test_a_finished_run_whose_settings_are_gone_is_nobody_elses(tmp_path: Path) 
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no settings\.json"):
+    with pytest.raises(InputError, match=r"contains no settings\.json"):
         runs.read_settings(tmp_path)
     (tmp_path / "settings.json").write_text('{"config": {"epoch": 3}}')
     with pytest.raises(InputError, match="not in the format of this version"):

@@ -95,7 +95,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_missing_record_names_its_stage(tmp_path: Path) -> None:
     assert records.read_json(tmp_path / "x.json") is None
-    with pytest.raises(InputError, match=r"holds no x\.json; run scan"):
+    with pytest.raises(InputError, match=r"contains no x\.json; run scan"):
         records.read_record(tmp_path / "x.json", "run scan")
 
 

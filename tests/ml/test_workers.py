@@ -83,7 +83,7 @@ def test_every_task_is_done_once(n_workers: int) -> None:
     [
         ("crash", "its decoder crashed (SIGSEGV)"),
         ("abort", "its decoder crashed (SIGABRT)"),
-        ("exit 3", "its decoder ended the process (exit code 3)"),
+        ("exit 3", "its decoder exited (exit code 3)"),
     ],
 )
 @pytest.mark.parametrize("n_workers", [1, 3])

@@ -49,14 +49,14 @@ def test_a_skip_is_named_with_its_remedy_and_in_ci_it_is_a_failure(suite):
     assert here.returncode == 0, here.stdout
     assert "nothing to see; apt-get install something" in here.stdout
     assert ci.returncode == 1
-    assert "CI must skip nothing: Skipped: nothing to see" in ci.stdout
+    assert "CI must not skip tests: Skipped: nothing to see" in ci.stdout
 
 
 @pytest.mark.parametrize(
     ("budget", "code", "words"),
     [
         ("60", 0, ""),
-        ("3", 0, "above the suite's budget of 3 s; it fails at twice as much"),
+        ("3", 0, "above the suite's budget of 3 s; twice the budget is a failure"),
         ("1", 1, "above the suite's budget of 1 s: more than twice"),
     ],
 )

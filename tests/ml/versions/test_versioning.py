@@ -393,7 +393,7 @@ def test_a_repository_goes_on_with_the_remote_that_it_has(
     other = tmp_path / "other"
     done = run("publish", "--run", copies[1], *versions.options, "--remote", other)
     assert done.result["remote"] == str(versions.remote)
-    assert f"stores its data at {versions.remote}; using that, not {other}" in caplog.text
+    assert f"at {versions.remote}, so this remote is used instead of {other}" in caplog.text
     assert not other.exists()
     assert assert_whole(versions) == 3
 
