@@ -78,7 +78,9 @@ def trainings(seeds: range) -> list[Training]:
             if parent and parent.cmdline() == words:
                 continue  # a forked child of a training, before its exec
             if seed in seeds:
-                found.append(Training(process, process.environ()["CUDA_VISIBLE_DEVICES"], seed))
+                found.append(
+                    Training(process, process.environ().get("CUDA_VISIBLE_DEVICES", ""), seed)
+                )
         except (ValueError, KeyError, psutil.Error):
             continue
     return found

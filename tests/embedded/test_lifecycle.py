@@ -113,10 +113,11 @@ def test_an_interrupted_demo_leaves_nothing_running(deploy, interrupted, phase, 
     assert not any("Traceback" in line for line in lines)
 
 
-def test_a_demo_killed_with_9_takes_its_stack_along(deploy, interrupted):
+@pytest.mark.parametrize("phase", ["starting", pytest.param("running", marks=pytest.mark.soak)])
+def test_a_demo_killed_with_9_takes_its_stack_along(deploy, interrupted, phase):
     demo = deploy("demo", "--state", str(interrupted), *FREE_PORTS, start_new_session=True)
     lines = follow(demo)
-    wait_for_line(lines, PHASES["running"])
+    wait_for_line(lines, PHASES[phase])
     demo.kill()
     demo.wait()
     assert_nothing_left(interrupted, seconds=30)

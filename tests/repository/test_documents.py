@@ -22,11 +22,12 @@ OF_OURS = re.compile(r"\b(?:MUSIC_GENRE|FLEET)_[A-Z_]+[A-Z]\b")
 def sources() -> str:
     folders = ("music_genre", "fleet", "deploy", "dags")
     files = [each for name in folders for each in (REPOSITORY / name).rglob("*.py")]
-    return "\n".join(each.read_text() for each in [*files, REPOSITORY / "docker-compose.yml"])
+    compose = [REPOSITORY / "docker-compose.yml", *(REPOSITORY / "deploy/compose").glob("*.yml")]
+    return "\n".join(each.read_text() for each in [*files, *compose])
 
 
 def variables() -> set[str]:
-    """Our own environment variables that the code or the Compose file names."""
+    """Our own environment variables that the code or a Compose file names."""
     return set(OF_OURS.findall(sources()))
 
 

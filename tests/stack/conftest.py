@@ -67,12 +67,22 @@ def driver(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def project(plain: Project, driver: str) -> Project:
+def own_dags(tmp_path_factory) -> Path:
+    """A copy of the tests' DAGs, which tests can edit: the stack's DAGS_DIR."""
+    folder = tmp_path_factory.mktemp("own") / "dags"
+    shutil.copytree(REPOSITORY / "tests" / "stack" / "dags", folder)
+    for opened in folder.parents[:3]:
+        opened.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def project(plain: Project, driver: str, own_dags: Path) -> Project:
     """The same project with the settings that the tests need."""
     env_file = plain.env_file.with_name("stack.env")
     files = "COMPOSE_FILE=docker-compose.yml:tests/stack/stack.yml"
     web = f"BASE_URL=http://127.0.0.1:{plain.settings()['WEB_PORT']}/airflow"
-    dags = f"DAGS_DIR={REPOSITORY / 'tests' / 'stack' / 'dags'}"
+    dags = f"DAGS_DIR={own_dags}"
     env_file.write_text(
         f"{plain.env_file.read_text()}{files}\nFAKE_DRIVER={driver}\n{web}\n{dags}\n"
     )

@@ -165,13 +165,8 @@ def test_four_that_publish_at_once_lose_nothing(stack, run):
     assert {f"data/four-{number}.v1" for number in range(1, 5)} <= tags
 
 
-@pytest.mark.parametrize(
-    "order",
-    [
-        pytest.param(("stop", "start"), id="stop"),
-        pytest.param(("pause", "unpause"), id="pause", marks=pytest.mark.soak),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("order", [("stop", "start"), ("pause", "unpause")], ids=["stop", "pause"])
 def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_completes(
     stack, run, order, figures
 ):

@@ -18,8 +18,11 @@ from deploy.containers.stack import ComposeStack
 from deploy.demo import Run, trigger
 from deploy.places import TRAINING_DAG
 from deploy.running import ask
+from tests.gpu_trainings import trainings
 
 pytestmark = pytest.mark.timeout(900)
+SEED = 9
+"""Of the training that goes on while everything else changes."""
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +40,37 @@ class Going(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def rolled_out(stack, left, few, plain) -> Going:
+def training(stack, left, few) -> Run:
+    """A training that is in progress."""
+    run = trigger(stack, {**FAST, "epochs": 300, "seed": SEED, "audio": few})
+    wait_until(lambda: "epoch=1 " in log_of(stack, run, "train"))
+    return run
+
+
+def test_an_edited_dag_is_in_force_within_seconds_and_the_training_goes_on(
+    stack, training, own_dags
+):
+    def process() -> tuple[int, float]:
+        (its,) = trainings(range(SEED, SEED + 1))
+        return its.process.pid, its.process.create_time()
+
+    def is_in_force(word: str) -> bool:
+        return word in str(stack.api.get("dagSources/short"))
+
+    before = process()
+    file = own_dags / "short.py"
+    file.write_text(file.read_text().replace("Twenty short tasks", "A score of short tasks"))
+    wait_until(lambda: is_in_force("A score of"), seconds=60)  # 15 on an idle machine
+    assert process() == before
+
+
+@pytest.fixture(scope="module")
+def rolled_out(stack, training, plain) -> Going:
     """Replace the stack with one from the plain files while two runs are in progress."""
     # The new stack publishes to the volume. The old repository must go: its remote is on S3.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
-    long = {**FAST, "epochs": 300, "seed": 9, "audio": few}
-    going = Going(trigger(stack, long), trigger(stack, {}, "short"))
-    wait_until(lambda: "epoch=1 " in log_of(stack, going.training, "train"))
+    going = Going(training, trigger(stack, {}, "short"))
+    wait_until(lambda: "running" in [row.state for row in going.short.rows()])
     rollout.start(plain)
     new = ComposeStack(plain)  # at another address, without /airflow
     return Going(*(Run(new, each.dag_id, each.run_id) for each in going))
