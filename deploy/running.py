@@ -22,8 +22,8 @@ class Stack(ABC):
     Args:
         web: Airflow's port.
         flower: Flower's port.
-        base_url: the address at which people open Airflow, if it is not on loopback. Airflow serves
-            its pages below the path of this address.
+        base_url: the address at which people open Airflow, such as a proxy's; empty if they use the
+            loopback address. If this address has a path, Airflow serves its pages below that path.
     """
 
     logs: str

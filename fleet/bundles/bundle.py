@@ -207,10 +207,10 @@ def in_force(bundle: str, *, session: Session = NEW_SESSION) -> dict[str, set[st
 def needed(
     dags: set[str], *, before: datetime, session: Session = NEW_SESSION
 ) -> dict[str, set[str]]:
-    """Return id of each DAG with unfinished runs → ids of the tasks that these runs still need.
+    """Return id of each DAG with unfinished runs → ids of the tasks that new files must define.
 
-    These are a run's unfinished tasks. A run that is bound to a version needs no task of a newer
-    version, but its DAG must exist.
+    For most runs these are the run's unfinished tasks. A run that is bound to a version takes its
+    tasks from that version, so it adds no task; but new files must still define its DAG.
 
     Paused DAGs are left out, because they start no more tasks. Runs created at or after the time
     `before` (the folder's last change) are left out too. Otherwise a DAG that always has an

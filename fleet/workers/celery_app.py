@@ -11,7 +11,11 @@ from fleet.workers import control, messages, slots, stopping
 CONNECTED = (control, messages, slots, stopping)
 """Modules that connect to Celery's signals when they are imported."""
 
+# The scheduler asks for results in its main loop, so a silent Redis must not hold it up for long
+# (default 120 s).
+_TIME_OUTS = {"redis_socket_timeout": 5.0, "redis_socket_connect_timeout": 5.0}
+
 # The argument of a Celery task is Airflow's workload, which includes the task's token. Events show
 # arguments to every listener, for example Flower. So events of sent tasks are switched off;
 # `control` hides the arguments in other events and in answers to `inspect`.
-CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, "task_send_sent_event": False}
+CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, **_TIME_OUTS, "task_send_sent_event": False}

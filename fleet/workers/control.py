@@ -9,13 +9,15 @@ from celery.worker.request import Request
 
 from fleet.workers.gpus import SLOTS_VARIABLE, slot_gpus
 
-# Remote control may inspect a worker, switch events on and off, and end a task or a worker.
-# Commands that change queues or slots are removed, because the contract sets queues and slots.
+# Remote control may inspect a worker, switch events on and off, end a task or a worker, and make a
+# worker take no more tasks from a queue (`airflow celery remove-all-queues`, to drain the worker).
+# Commands that add queues or change slots are removed, because the contract sets queues and slots.
 # `election` is removed too, because it can make a worker send tasks.
 ALLOWED = {
     *("active", "active_queues", "clock", "conf", "hello", "ping", "query_task", "registered"),
     *("report", "reserved", "revoked", "scheduled", "stats"),
     *("disable_events", "enable_events", "heartbeat", "revoke", "shutdown", "terminate"),
+    "cancel_consumer",
 }
 for name in Panel.data.keys() - ALLOWED:
     del Panel.data[name]

@@ -78,7 +78,9 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
     checks the message's token. If the token had expired, the refusal ended the running task (seen
     with 3.3.2 and providers-celery 3.26.0). So a redelivered message is ignored after a refusal in
     `_MOOT`. If the message's task does not run, ignoring the message does no harm: the scheduler
-    notices the missing heartbeat or the time-out of queued tasks.
+    notices the missing heartbeat or the time-out of queued tasks. A message whose token has expired
+    is ignored even at its first delivery. Its task has waited for the whole time-out of queued
+    tasks, so the scheduler sends the task again, which spends no try.
 
     If the webserver cannot be reached, for example while a stack starts, any message is put back
     and tried again; otherwise its task would lose a try. If the webserver's answer is lost or is a
@@ -92,8 +94,8 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
         except (ServerResponseError, TransportError) as error:
             again = (current_task.request.delivery_info or {}).get("redelivered")
             status = _status(error)
-            if again and status in _MOOT:
-                logger.warning("ignoring a redelivered message: %s", _MOOT[status])
+            if status == HTTPStatus.FORBIDDEN or (again and status in _MOOT):
+                logger.warning("ignoring a message: %s", _MOOT[status])
                 raise Ignore from error
             unheard = isinstance(error, ConnectError | ConnectTimeout)
             if unheard or (again and status >= HTTPStatus.INTERNAL_SERVER_ERROR):

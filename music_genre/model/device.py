@@ -84,10 +84,11 @@ def held(name: str, gpu_locks: Path) -> Iterator[torch.device]:
 
 
 def _gpu(name: str, device: torch.device) -> str:
-    """Return the UUID of the GPU to lock; empty if no GPU must be locked.
+    """Return the UUID of the GPU to lock; empty if there is none to lock.
 
-    A process locks the GPU that it computes on. If a worker assigned a GPU that CUDA cannot use,
-    the process computes on the CPU, but still locks that GPU, so that no other process takes it.
+    A process locks the GPU that it computes on. If the worker gave the process a GPU that CUDA
+    cannot use, the process computes on the CPU, but still locks that GPU, so that no other process
+    takes it.
     """
     if device.type == "cuda":
         return f"GPU-{torch.cuda.get_device_properties(device).uuid}"

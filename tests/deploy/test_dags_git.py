@@ -1,4 +1,4 @@
-"""The check of DAGS_GIT, which asks a Git server that requires a token."""
+"""The check that DAGS_GIT can be read; in these tests it asks a Git server with a login."""
 
 import socket
 

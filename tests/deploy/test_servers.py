@@ -98,3 +98,16 @@ def test_redis_has_a_user_for_each_kind_of_process_as_in_containers(state):
             assert say(state, logins["worker"], f"LPUSH {queue} x")[1] == ":1"
             assert say(state, logins["flower"], f"LLEN {queue}")[1] == ":1"
             assert "NOPERM" in say(state, logins["flower"], f"LPUSH {queue} x")[1]
+
+
+def test_a_restart_of_redis_forgets_no_transaction(state):
+    """Celery's book-keeping is in transactions: a message that is put back, or acknowledged."""
+    login = f"AUTH worker {state.secrets().redis_worker_password}"
+    with running(state, "redis"):
+        said = say(state, login, "MULTI", "LPUSH cpu x", "HSET unacked tag x", "EXEC")
+        assert said[-1] == "*2"
+    with running(state, "redis"):
+        wait_until(lambda: say(state, login, "PING")[1] == "+PONG")
+        assert say(state, login, "LLEN cpu", "HLEN unacked") == ["+OK", ":1", ":1"]
+        assert "NOAUTH" in say(state, "LLEN cpu")[0]
+        assert "WRONGPASS" in say(state, "AUTH default x")[0]

@@ -24,8 +24,8 @@ def refusing(status: int):
     ("again", "status", "raised"),
     [
         (True, 403, Ignore),
-        (False, 403, ServerResponseError),
-        (None, 403, ServerResponseError),
+        (False, 403, Ignore),
+        (None, 403, Ignore),
         (True, 500, Reject),
         (True, 503, Reject),
         (False, 500, ServerResponseError),
@@ -35,7 +35,7 @@ def refusing(status: int):
         (True, 422, ServerResponseError),
     ],
 )
-def test_only_a_message_that_comes_again_for_nothing_is_ignored(monkeypatch, again, status, raised):
+def test_a_message_that_comes_again_for_nothing_or_too_late_is_ignored(monkeypatch, again, status, raised):
     request = SimpleNamespace(delivery_info={"redelivered": again})
     monkeypatch.setattr(messages, "current_task", SimpleNamespace(request=request))
     with pytest.raises(raised) as caught:

@@ -18,7 +18,10 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
 def test_company_does_not_change_a_digit(name: str) -> None:
-    """The probabilities are equal although oneDNN computes small batches differently."""
+    """An image has equal probabilities alone and among others, whatever the size of the batch.
+
+    oneDNN rounds differently for different batch sizes.
+    """
     classifier = Classifier(build(name, 7, 128, 64, 0), list("abcdefg"), None, 128, 64)
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (128, n), dtype=np.uint8) for n in (700, 64, 1_300, 2_100)]

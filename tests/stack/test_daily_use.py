@@ -1,4 +1,4 @@
-"""What users do besides training: packages of their own, full disks, links, connections."""
+"""Daily use besides training: own packages, a full /tmp, links, a running log, connections."""
 
 import subprocess
 import zipfile

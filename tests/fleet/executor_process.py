@@ -1,0 +1,63 @@
+"""Send tasks and ask for results while Redis is down, starts, and is down again.
+
+test_executor.py runs this program with the address of a Redis server that it starts and stops on
+request. The program prints one JSON line after each step and waits for a line before the next one.
+"""
+
+import json
+import sys
+import time
+from uuid import uuid4
+
+from airflow.executors.workloads import ExecuteTask
+from airflow.executors.workloads.base import BundleInfo
+from airflow.executors.workloads.task import TaskInstanceDTO
+from celery.result import AsyncResult
+
+from fleet.executor import FleetExecutor
+
+executor = FleetExecutor(parallelism=32)
+N_TASKS = 10
+
+
+def workload(number: int) -> ExecuteTask:
+    ti = TaskInstanceDTO(
+        id=uuid4(),
+        dag_version_id=uuid4(),
+        task_id="work",
+        dag_id="due",
+        run_id=f"run-{number}",
+        try_number=1,
+        map_index=-1,
+        pool_slots=1,
+        priority_weight=1,
+        queue="cpu",
+        external_executor_id=f"celery-{number}",
+    )
+    bundle = BundleInfo(name="own", version=None)
+    return ExecuteTask(ti=ti, dag_rel_path="due.py", token="t", log_path="log", bundle_info=bundle)
+
+
+def step(**more: object) -> None:
+    """Tell what the executor has done, and wait for the test."""
+    began = time.monotonic()
+    executor.heartbeat()
+    events = {str(key.run_id): str(state[0]) for key, state in executor.get_event_buffer().items()}
+    told = {"queued": len(executor.queued_tasks), "running": len(executor.running)}
+    line = {**told, "events": events, "seconds": time.monotonic() - began, **more}
+    print(json.dumps(line), flush=True)
+    sys.stdin.readline()
+
+
+for number in range(N_TASKS):
+    executor.queue_workload(workload(number), session=None)
+for _ in range(6):  # Airflow's own executor gives up a send that took too long after three
+    step()
+step()  # Redis runs
+step()  # Redis is down again
+sent, unsent = workload(100).ti, workload(101).ti.model_copy(update={"external_executor_id": None})
+reset = executor.try_adopt_task_instances([sent, unsent])
+step(reset=[ti.run_id for ti in reset])
+done = AsyncResult("celery-3", app=executor.celery_app)
+done.backend.store_result("celery-3", None, "SUCCESS")
+step()
