@@ -1,5 +1,10 @@
-"""Checks of DAGS_GIT, the Git repository of the user's own DAGs."""
+"""Checks of DAGS_GIT, the Git repository of the user's own DAGs.
 
+The check uses only what the dag-processor's container has: not the user's own configuration, keys
+and credential helpers, with which a wrong setting could seem right.
+"""
+
+import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -12,8 +17,7 @@ SECONDS = 20.0
 """How long to wait for the Git host."""
 FILE = "deploy/compose/dags-git.yml"
 FILES = [f"DAGS_GIT_{name}_FILE" for name in ("CREDENTIALS", "KEY", "KNOWN_HOSTS")]
-_URL = re.compile(r"(https?|ssh)://[^\s]+|[\w.-]+@[\w.-]+:[^\s]+")
-_WITH_PASSWORD = re.compile(r"https?://[^/\s]*:[^/\s]*@|https?://[^/\s:]+@")
+CONTAINER_USER = 50000
 
 
 def check(environment: Mapping[str, str]) -> Finding:
@@ -23,13 +27,15 @@ def check(environment: Mapping[str, str]) -> Finding:
     with the DAGs of its last fetch.
     """
     address = environment.get("DAGS_GIT", "")
-    has_file = "dags-git.yml" in environment.get("COMPOSE_FILE", "")
+    has_file = FILE in environment.get("COMPOSE_FILE", "").split(":")
     if not address:
         remedy = f"set DAGS_GIT in .env, or remove {FILE} from COMPOSE_FILE"
         found = f"is not set, but COMPOSE_FILE contains {FILE}" if has_file else ""
         return Finding("DAGS_GIT", found, remedy if found else "")
     if fault := _fault(address, environment, has_file):
         return Finding("DAGS_GIT", *fault)
+    if closed := [name for name in FILES if not _is_open_here(environment.get(name, ""))]:
+        return Finding("DAGS_GIT", f"not checked, because this user cannot read {closed[0]}")
     return _asked(address, environment)
 
 
@@ -40,30 +46,43 @@ def _fault(address: str, environment: Mapping[str, str], has_file: bool) -> tupl
     if not has_file:
         files = environment.get("COMPOSE_FILE") or "docker-compose.yml"
         return f"COMPOSE_FILE lacks {FILE}", f"set COMPOSE_FILE={files}:{FILE} in .env"
-    if _WITH_PASSWORD.match(address):
-        remedy = "remove them, and write https://user:token@host into DAGS_GIT_CREDENTIALS_FILE"
-        return "its address contains credentials, which logs would show", remedy
-    if not _URL.fullmatch(address):
-        remedy = "set it to https://host/repository, ssh://host/repository or git@host:repository"
-        return f"{address!r} is not the address of a Git repository", remedy
-    for name in FILES:
-        if (path := environment.get(name)) and not Path(path).is_file():
-            return f"{name}: {path} is not a file", f"correct {name} in .env"
-    return None
+    if fault := git.fault_of(address):
+        return fault
+    if environment.get("DAGS_GIT_KEY_FILE") and not environment.get("DAGS_GIT_KNOWN_HOSTS_FILE"):
+        remedy = "write the output of `ssh-keyscan HOST` into a file, verify it, and set the path"
+        return "DAGS_GIT_KEY_FILE is set, but DAGS_GIT_KNOWN_HOSTS_FILE is not", remedy
+    faults = (_file_fault(name, environment.get(name, "")) for name in FILES)
+    return next((fault for fault in faults if fault), None)
+
+
+def _file_fault(name: str, path: str) -> tuple[str, str] | None:
+    """Check that a file exists, as far as this user can see, and that the container may read it."""
+    if not path:
+        return None
+    try:
+        its = Path(path).stat()
+    except PermissionError:
+        return None
+    except OSError as error:
+        return f"{name}: {path}: {error.strerror}", f"correct {name} in .env"
+    if its.st_mode & 0o004 or (its.st_uid == CONTAINER_USER and its.st_mode & 0o400):
+        return None
+    found = f"{name}: the container's user {CONTAINER_USER} cannot read {path}"
+    return found, f"`chown {CONTAINER_USER} {path}`"
+
+
+def _is_open_here(path: str) -> bool:
+    return not path or os.access(path, os.R_OK)
 
 
 def _asked(address: str, environment: Mapping[str, str]) -> Finding:
-    """Ask the host for the branch, tag or commit."""
+    """Ask the host for the branch or tag."""
     access = git.Access(*(environment.get(name, "") for name in FILES)).existing()
     ref = environment.get("DAGS_GIT_REF") or "main"
-    is_commit = re.fullmatch(r"[0-9a-f]{40}", ref)
-    words = git.command(
-        access, "ls-remote", "--exit-code", "--", address, *([] if is_commit else [ref])
-    )
     try:
         ended = subprocess.run(
-            words,
-            env=git.environment(access),
+            git.command(access, "ls-remote", "--", address),
+            env=git.environment(access, alone=True),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -74,16 +93,19 @@ def _asked(address: str, environment: Mapping[str, str]) -> Finding:
         return Finding("DAGS_GIT", "not checked, because git is not installed on this machine")
     except subprocess.TimeoutExpired:
         return _silent(address, f"no answer within {SECONDS:.0f} s")
-    if ended.returncode == 0:
+    if ended.returncode:
+        why = git.reason(ended.stderr)
+        remedy = "correct DAGS_GIT in .env, or the file with its credentials"
+        is_away = git.is_away(ended.stderr)
+        wrong = Finding("DAGS_GIT", f"{address} cannot be read: {why}", remedy)
+        return _silent(address, why) if is_away else wrong
+    if re.fullmatch(r"[0-9a-f]{40}", ref):
+        return Finding("DAGS_GIT", f"{address} can be read; commit {ref} is not checked")
+    names = {line.partition("\t")[2] for line in ended.stdout.splitlines()}
+    if names & {ref, f"refs/heads/{ref}", f"refs/tags/{ref}"}:
         return Finding("DAGS_GIT", f"{address} has {ref}")
-    if ended.returncode == 2:
-        found = f"{address} has no branch or tag {ref}"
-        return Finding("DAGS_GIT", found, "correct DAGS_GIT_REF in .env")
-    why = git.reason(ended.stderr)
-    if git.is_away(ended.stderr):
-        return _silent(address, why)
-    remedy = "correct DAGS_GIT in .env, or the file with its credentials"
-    return Finding("DAGS_GIT", f"{address} cannot be read: {why}", remedy)
+    found = f"{address} has no branch or tag {ref}"
+    return Finding("DAGS_GIT", found, "correct DAGS_GIT_REF in .env")
 
 
 def _silent(address: str, why: str) -> Finding:

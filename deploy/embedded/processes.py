@@ -188,14 +188,14 @@ def _environment(component: Component, state: State) -> dict[str, str]:
 
 def _airflow_environment(state: State) -> dict[str, str]:
     """The variables of every Airflow process: settings, and the api-server's addresses."""
-    web = f"http://127.0.0.1:{state.launch().web}"
+    web, own = f"http://127.0.0.1:{state.launch().web}", state.settings()
     return {
         **base_environment(),
         **_versions(state),
         "AIRFLOW__API__BASE_URL": web,
         **read_env_file(REPOSITORY / "deploy" / "airflow.env"),
         **settings(queues()),
-        **state.settings(),
+        **{name: value for name, value in own.items() if not name.startswith("DAGS_")},
         "AIRFLOW_HOME": str(state.airflow_home),
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(state.airflow_home / "bundles"),
         "FLEET_SNAPSHOTS": str(state.airflow_home / "dags"),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from deploy.errors import DeployError
 from deploy.files import read_env_file, write_private
+from fleet.git import fault_of
 
 MIN_FREE_BYTES = 2 * 1024**3
 """The free space that a start requires. A new stack with the demo's artifacts takes about 0.2 GiB;
@@ -94,9 +95,10 @@ class State:
         """Create the stack's subfolders and secrets; the caller must have entered `lock`.
 
         Raises:
-            DeployError: the folder cannot be written, its disk is too full, or the
-                secrets of an existing database are missing.
+            DeployError: the folder cannot be written, its disk is too full, the secrets of an
+                existing database are missing, or the settings of DAG files are wrong.
         """
+        self._check_dags()
         try:
             self.folder.chmod(0o700)
             for folder in (self.task_logs, self.artifacts, self.airflow_home, self.redis):
@@ -153,6 +155,23 @@ class State:
     def settings(self) -> dict[str, str]:
         """Read the user's own settings; empty if there are none."""
         return read_env_file(self.settings_path) if self.settings_path.exists() else {}
+
+    def _check_dags(self) -> None:
+        """Check the settings that say where the user's own DAGs are."""
+        found = self.settings()
+        if not (address := found.get("DAGS_GIT", "")):
+            return
+        if found.get("DAGS_DIR"):
+            raise DeployError(
+                f"{self.settings_path} sets DAGS_DIR and DAGS_GIT; delete one of the two lines"
+            )
+        if fault := fault_of(address):
+            raise DeployError(f"DAGS_GIT in {self.settings_path}: {'; '.join(fault)}")
+        for name, path in found.items():
+            if name.startswith("DAGS_GIT_") and name.endswith("_FILE") and not Path(path).is_file():
+                raise DeployError(
+                    f"{name} in {self.settings_path}: {path} is not a file; write an absolute path"
+                )
 
     def save_launch(self, launch: Launch) -> None:
         """Save a start's settings for the components and for later commands."""

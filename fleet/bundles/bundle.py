@@ -10,6 +10,7 @@ import math
 import os
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,9 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from fleet.bundles.changes import Rules, settle, without_stubs
+from fleet.bundles.fetching import Place
 from fleet.bundles.imports import Imports, UnfinishedError
-from fleet.bundles.repository import Place, Repository
+from fleet.bundles.repository import Repository
 from fleet.bundles.snapshots import Folder, Snapshots, Tree
 from fleet.contract import queues
 from fleet.git import Access
@@ -73,10 +75,17 @@ class SnapshotBundle(BaseDagBundle):
         self._fault = ""
 
     def initialize(self) -> None:
-        """Open the snapshot of this version, or else the newest; it stays open until a refresh."""
+        """Open the snapshot of this version, or else the newest; it stays open until a refresh.
+
+        Raises:
+            OSError: there is no snapshot, nothing has been fetched yet, and Airflow knows DAGs of
+                this bundle. Without this error Airflow would treat these DAGs as deleted.
+        """
         self._path = self._of_version() or self._snapshots.current
         if self._path is None:
             self.refresh()
+        if self._path is None and self._source and in_force(self.name):
+            raise OSError(f"the DAGs of bundle {self.name} have not been fetched yet")
         super().initialize()
 
     def _of_version(self) -> Path | None:
@@ -109,12 +118,11 @@ class SnapshotBundle(BaseDagBundle):
         Only the dag-processor knows where the files are. In any other process this method does
         nothing.
         """
-        if self._source is None:
-            return
         try:
-            state = self._source.state()
-            if state is None and self._snapshots.current:
-                return  # nothing has been fetched yet: the snapshot of an earlier process stays
+            state = self._source.state() if self._source else None
+            self._say_once("")
+            if self._source is None or state is None:  # None: nothing has been fetched yet
+                return
             if state != self._seen:
                 self._changed_at = datetime.now(UTC)
             elif time.monotonic() < self._again_at:
@@ -124,12 +132,12 @@ class SnapshotBundle(BaseDagBundle):
         except UnfinishedError:
             wait = 0.0
         except OSError as error:
-            self._say_once(f"error: DAG files: {error}; the DAGs stay as they were")
+            self._say_once(f"error: DAG files: {error}; the DAGs in force stay")
             return
-        self._fault, self._seen, self._again_at = "", state, time.monotonic() + wait
+        self._seen, self._again_at = state, time.monotonic() + wait
 
     def _say_once(self, fault: str) -> None:
-        if fault != self._fault:
+        if fault and fault != self._fault:
             log.error(fault)
         self._fault = fault
 
@@ -147,7 +155,8 @@ class SnapshotBundle(BaseDagBundle):
             new |= {name: old[name] for name in faults if name in old}
             needs = partial(needed, before=self._changed_at)
             with self._imports.round() as check:
-                settled = settle(new, old, Rules(in_force(self.name), check, needs))
+                rules = Rules(in_force(self.name), check, needs, self.supports_versioning)
+                settled = settle(new, old, rules)
             settled.reasons |= faults
             self._path = self._snapshots.current
             if self._path is None or settled.files() != current:
@@ -167,10 +176,14 @@ def _repository(variable: str, folder: Path) -> Repository | None:
     address = os.environ.get(variable, "")
     if not address:
         return None
+    # Imported here, because only the dag-processor needs it.
+    from fleet.bundles.callbacks import forget_callbacks
+
+    forget_callbacks()
     told = {word: os.environ.get(f"{variable}_{word.upper()}", "") for word in _ACCESS + _PLACE}
     place = Place(address, *(told[word] for word in _PLACE))
     access = Access(*(told[word] for word in _ACCESS)).existing()
-    return Repository(place._replace(ref=place.ref or "main"), access, folder / "clones")
+    return Repository(replace(place, ref=place.ref or "main"), access, folder)
 
 
 def _folder(variable: str) -> Folder | None:

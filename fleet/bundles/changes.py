@@ -53,6 +53,9 @@ class Rules:
     """Imports the given files of a tree; returns file → answer."""
     needs: Callable[[set[str]], Mapping[str, set[str]]]
     """Takes DAG ids; returns id of a DAG with unfinished runs → ids of its unfinished tasks."""
+    are_bound: bool = False
+    """Whether a run keeps the version of the files with which it began. Airflow then looks for the
+    run's DAG in that version, but at the DAG's present path, so the DAG must stay in its file."""
 
 
 def settle(new: Tree, old: Tree, rules: Rules) -> Settled:
@@ -112,11 +115,13 @@ def _lost(
     names: set[str], tree: Tree, answers: Mapping[str, Answer], rules: Rules
 ) -> dict[str, str]:
     """Return file → message about its first DAG or task that a run needs but no file defines."""
-    imported = [found for found in answers.values() if not isinstance(found, str)]
-    now = {dag: set(tasks) for found in imported for dag, tasks in found.items()}
+    everywhere = [found for found in answers.values() if not isinstance(found, str)]
     needed = rules.needs({dag for name in names for dag in rules.in_force[name]})
     lost = {}
     for name in sorted(names):
+        own = answers.get(name, {})
+        looked_at = [own] if rules.are_bound and not isinstance(own, str) else everywhere
+        now = {dag: set(tasks) for found in looked_at for dag, tasks in found.items()}
         for dag in sorted(rules.in_force[name] & needed.keys()):
             missing = sorted(needed[dag] - now.get(dag, set()))
             if dag not in now or missing:

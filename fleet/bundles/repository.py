@@ -1,104 +1,98 @@
-"""DAG files from a Git repository.
+"""DAG files from a Git repository, fetched by processes of their own.
 
 The dag-processor must not wait for Git: if its loop stands still for 50 s, Airflow treats the DAGs
-of all files as deleted. So each fetch is a process of its own, and the files in force stay until
-the fetch has succeeded.
+of all files as deleted. The files in force stay until a fetch has succeeded.
 """
 
-import hashlib
 import logging
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import weakref
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
-from fleet import git
-from fleet.bundles.snapshots import Tree, read_tree
+from fleet.bundles.fetching import AWAY, LEFT_OVER, Place, Task
+from fleet.bundles.snapshots import Tree, read_tar
+from fleet.git import Access
 
 EVERY_SECONDS = 10.0
-"""Seconds from the end of a fetch to the next one."""
-FETCH_SECONDS = 120.0
-"""Time limit of a fetch. Git itself gives up after about 30 s of silence."""
-_REF = "refs/music-genre/dags"
+"""Seconds from the end of a fetch to the beginning of the next one."""
+FETCH_SECONDS = 300.0
+"""Time limit of a fetch. If the host is silent, Git itself gives up after about 30 s."""
 log = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
-    """Where the files are."""
-
-    address: str
-    """URL of the repository."""
-    ref: str = "main"
-    """Branch, tag or commit."""
-    folder: str = ""
-    """Folder inside the repository; empty for the whole repository."""
-
-
 class Fetch:
-    """A `git fetch` in a process of its own, with a time limit.
+    """A running `fleet.bundles.fetching`."""
 
-    Args:
-        access: how to log in.
-        clone: the clone into which it fetches.
-        place: what it fetches.
-    """
-
-    def __init__(self, access: git.Access, clone: Path, place: Place) -> None:
-        words = ["fetch", "--quiet", "--depth=1", "--no-tags", "--force", "--no-recurse-submodules"]
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 # `_end` closes it
+    def __init__(self, task: Task) -> None:
+        # `_end` closes the two files.
+        self._outputs = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            git.command(access, *words, "--", place.address, f"{place.ref}:{_REF}"),
-            cwd=clone,
-            env=git.environment(access),
+            [sys.executable, "-m", "fleet.bundles.fetching", task.to_json()],
             stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
+            stdout=self._outputs[0],
+            stderr=self._outputs[1],
         )
         self._give_up_at = time.monotonic() + FETCH_SECONDS
         # Also called when the dag-processor ends during a fetch.
-        self._end = weakref.finalize(self, _end, self._process, self._output)
+        self._end = weakref.finalize(self, _end, self._process, self._outputs)
 
-    def fault(self) -> str | None:
-        """Return None while it runs; then the reason why it failed, empty if it succeeded."""
+    def result(self) -> tuple[str, str, bool] | None:
+        """Return None while it runs.
+
+        Returns:
+            The commit, empty after a fault; the fault, empty if there was none; and whether the
+            fault is that the host does not answer.
+        """
         status = self._process.poll()
         if status is None and time.monotonic() < self._give_up_at:
             return None
-        self._output.seek(0)
-        said = self._output.read().decode("utf-8", "replace")
+        commit, fault = map(_text, self._outputs)
         self._end()
         if status is None:
-            return f"no answer within {FETCH_SECONDS:.0f} s"
-        return git.reason(said) if status else ""
+            return "", f"not finished within {FETCH_SECONDS:.0f} s", True
+        if status == 0:
+            return commit, "", False
+        last = (fault.splitlines() or [f"the fetch ended with exit status {status}"])[-1]
+        return "", last, status == AWAY
 
 
-def _end(process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
-    process.terminate()  # Git ends its own helper processes
-    process.wait()
-    output.close()
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace").strip()
+
+
+def _end(process: subprocess.Popen[bytes], outputs: tuple[IO[bytes], IO[bytes]]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    for file in outputs:
+        file.close()
 
 
 class Repository:
-    """The files of one branch, tag or commit, kept up to date in a local clone.
+    """The files of one branch, tag or commit.
 
     Args:
         place: where the files are.
         access: how to log in.
-        folder: the folder in which the clone is kept. Clones of other places are deleted from it.
+        folder: where fetches keep their files.
     """
 
-    def __init__(self, place: Place, access: git.Access, folder: Path) -> None:
+    def __init__(self, place: Place, access: Access, folder: Path) -> None:
         self._place, self._access = place, access
-        # Each address has a clone of its own, so a changed address cannot show the old files.
-        name = hashlib.sha256(f"{place.address} {place.ref}".encode()).hexdigest()[:12]
-        self._clones, self._clone = folder, folder / name
+        self._folder, self._tar = folder, folder / "fetched.tar"
         self._fetch: Fetch | None = None
         self._next_at = 0.0
         self._found: tuple[Tree, dict[str, str]] = ({}, {})
         self._fault = ""
-        self._commit: str | None = None
+        self._commit = ""
 
     def state(self) -> str | None:
         """Begin or end a fetch, without waiting for it.
@@ -107,70 +101,51 @@ class Repository:
             The id of the commit whose files `tree` returns; None before the first fetch.
 
         Raises:
-            OSError: the clone cannot be written, or the files exceed `snapshots.MAX_BYTES`.
+            OSError: the fetched files cannot be read, or exceed `snapshots.MAX_BYTES`.
         """
-        if self._fetch is None and time.monotonic() >= self._next_at:
-            self._prepare()
-            self._fetch = Fetch(self._access, self._clone, self._place)
-        fault = self._fetch.fault() if self._fetch else None
-        if fault is not None:
+        if self._fetch is None and self._is_due():
+            self._clean()
+            task = Task(self._place, self._access, self._commit, str(self._tar))
+            self._fetch = Fetch(task)
+        found = self._fetch.result() if self._fetch else None
+        if found is not None:
+            commit, fault, is_away = found
             self._fetch, self._next_at = None, time.monotonic() + EVERY_SECONDS
-            self._say(fault)
-            if not fault:
-                self._take()
-        return self._commit
+            self._say(fault, "away" if is_away else fault)
+            if commit and commit != self._commit:
+                self._found = read_tar(self._tar)
+                self._commit = commit
+        return self._commit or None
+
+    def _is_due(self) -> bool:
+        is_fixed = self._place.is_commit and self._commit
+        return not is_fixed and time.monotonic() >= self._next_at
+
+    def _clean(self) -> None:
+        """Delete what killed fetches have left."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for old in self._folder.glob(LEFT_OVER):
+            shutil.rmtree(old, ignore_errors=True)
 
     @property
     def label(self) -> str:
         """The beginning of the newest commit's id."""
-        return (self._commit or "")[:12]
+        return self._commit[:12]
 
     def tree(self) -> tuple[Tree, dict[str, str]]:
         """Return the newest commit's files, and file that cannot be read → the reason."""
         files, faults = self._found
         return dict(files), dict(faults)
 
-    def _prepare(self) -> None:
-        """Create the clone if it is missing, and delete clones of other places."""
-        if not (self._clone / ".git").exists():
-            self._clones.mkdir(parents=True, exist_ok=True)
-            for other in self._clones.iterdir():
-                shutil.rmtree(other, ignore_errors=True)
-            self._run("init", "--quiet", str(self._clone), folder=self._clones)
+    def _say(self, fault: str, kind: str) -> None:
+        """Log a fault when it begins, and a line when it is over.
 
-    def _take(self) -> None:
-        """Read the files of the fetched commit if the commit is new."""
-        commit = self._run("rev-parse", f"{_REF}^{{commit}}").strip()
-        if commit != self._commit:
-            self._run("reset", "--quiet", "--hard", commit)
-            self._run("clean", "-ffdxq")
-            self._found = read_tree(self._clone / self._place.folder)
-            self._commit = commit
-
-    def _run(self, *words: str, folder: Path | None = None) -> str:
-        """Run a Git command that needs no network.
-
-        Raises:
-            OSError: the command failed.
+        Args:
+            fault: the fault, empty if there is none. Git describes a host that is away in other
+                words at each attempt.
+            kind: a text that is the same as long as the fault is.
         """
-        ended = subprocess.run(
-            git.command(git.Access(), *words),
-            cwd=folder or self._clone,
-            env=git.environment(git.Access()),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        if ended.returncode:
-            raise OSError(f"git {words[0]}: {git.reason(ended.stderr)}")
-        return ended.stdout
-
-    def _say(self, fault: str) -> None:
-        """Log a fault when it begins, and a line when it is over."""
         where = f"DAGs from {self._place.address} {self._place.ref}"
-        # Git's words for a host that is away differ from one attempt to the next.
-        kind = "away" if git.is_away(fault) else fault
         if fault and kind != self._fault:
             log.error("error: %s: %s; the DAGs in force stay", where, fault)
         elif self._fault and not fault:

@@ -7,8 +7,10 @@ file change, and never sees an incomplete copy.
 import contextlib
 import itertools
 import os
+import posixpath
 import shutil
 import stat
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +24,13 @@ CURRENT = "current"
 MAX_BYTES = 64 * 1024**2
 """Size limit of a whole DAG folder: each snapshot is a copy, and the dag-processor holds
 several copies in memory."""
+
+
+AHEAD_SECONDS = 5.0
+"""How far in the future the modification time of a changed file is. Airflow parses a file again if
+the file changed after the end of its last parse. A parse of the old version can still be running
+when the new version is written; without this lead the new version would wait for the next full
+parse."""
 
 
 class File(NamedTuple):
@@ -100,6 +109,43 @@ def read_tree(folder: Path) -> tuple[Tree, dict[str, str]]:
     return tree, faults
 
 
+def read_tar(path: Path) -> tuple[Tree, dict[str, str]]:
+    """Read the files of a tar file, as `read_tree` reads a folder.
+
+    Returns:
+        The files; and link that leads to no file of the tar file → the reason.
+
+    Raises:
+        OSError: it is no tar file, or the files exceed `MAX_BYTES`.
+    """
+    tree: Tree = {}
+    links: dict[str, str] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if _is_hidden(member.name):
+                    continue
+                if sum(len(file.content) for file in tree.values()) + member.size > MAX_BYTES:
+                    raise _too_large("the repository")
+                if member.issym():
+                    target = posixpath.join(posixpath.dirname(member.name), member.linkname)
+                    links[member.name] = posixpath.normpath(target)
+                elif (content := tar.extractfile(member)) is not None:
+                    mode = 0o755 if member.mode & 0o100 else 0o644
+                    tree[member.name] = File(content.read(), mode)
+    except tarfile.TarError as error:
+        raise OSError(f"{path} cannot be read: {error}") from error
+    found = {link: tree[target] for link, target in links.items() if target in tree}
+    broken = "a link to a folder, or to a file outside the repository's folder; use a copy"
+    return tree | found, {link: broken for link in links if link not in found}
+
+
+def _is_hidden(name: str) -> bool:
+    *folders, file = name.split("/")
+    hidden = any(part[0] == "." or part == "__pycache__" for part in folders)
+    return hidden or (file[:1] == "." and file != IGNORE_FILE)
+
+
 class Folder:
     """A folder of DAG files that people edit.
 
@@ -122,7 +168,7 @@ class Folder:
         return read_tree(self._path) if self._path else ({}, {})
 
 
-def _too_large(folder: Path) -> OSError:
+def _too_large(folder: Path | str) -> OSError:
     return OSError(
         f"{folder} holds more than {MAX_BYTES // 1024**2} MiB; move what is no DAG file elsewhere"
     )
@@ -152,6 +198,8 @@ def written(tree: Mapping[str, File], beside: Path, like: Path | None = None) ->
             else:
                 path.write_bytes(file.content)
                 path.chmod(file.mode)
+                later = time.time() + AHEAD_SECONDS
+                os.utime(path, (later, later))
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

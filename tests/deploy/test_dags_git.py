@@ -1,5 +1,6 @@
 """The check that DAGS_GIT can be read; in these tests it asks a Git server with a login."""
 
+import os
 import socket
 
 import pytest
@@ -24,6 +25,8 @@ def asked(host, tmp_path):
     """A function that checks variables, with a file of credentials."""
 
     def check(address: str = "", login: str = LOGIN, **more: str):
+        for opened in (tmp_path, *tmp_path.parents[:2]):
+            opened.chmod(0o755)
         file = tmp_path / "credentials"
         file.write_text(host.replace("://", f"://{login}@") + "\n")
         told = {"DAGS_GIT": address or f"{host}/dags.git", "DAGS_GIT_CREDENTIALS_FILE": str(file)}
@@ -39,7 +42,8 @@ def test_nothing_is_said_without_a_repository():
 def test_a_repository_that_can_be_read_is_named(asked, host):
     assert asked() == ("DAGS_GIT", f"{host}/dags.git has main", "")
     commit = "0123456789" * 4
-    assert asked(DAGS_GIT_REF=commit).found == f"{host}/dags.git has {commit}"
+    found = f"{host}/dags.git can be read; commit {commit} is not checked"
+    assert asked(DAGS_GIT_REF=commit).found == found
 
 
 def test_a_wrong_repository_branch_or_token_is_refused(asked, host):
@@ -48,6 +52,7 @@ def test_a_wrong_repository_branch_or_token_is_refused(asked, host):
     found = asked(DAGS_GIT_REF="develop")
     assert found.found.endswith("has no branch or tag develop")
     assert found.remedy == "correct DAGS_GIT_REF in .env"
+    assert asked(DAGS_GIT_REF="ain").remedy
     found = asked(login="user:wr0ng")
     assert "Authentication failed" in found.found
     assert "wr0ng" not in found.found
@@ -74,7 +79,11 @@ def test_a_host_that_is_away_or_silent_is_said_and_not_refused(asked, monkeypatc
         ({"DAGS_GIT": "https://token@host/dags.git"}, "credentials, which logs would show"),
         ({"DAGS_GIT": "/srv/dags.git"}, "is not the address of a Git repository"),
         ({"DAGS_GIT": "ext::sh -c id"}, "is not the address of a Git repository"),
-        ({"DAGS_GIT_KEY_FILE": "/no/key"}, "DAGS_GIT_KEY_FILE: /no/key is not a file"),
+        ({"DAGS_GIT": "https://user:to/ken@host/dags.git"}, "credentials, which logs would show"),
+        ({"DAGS_GIT": "HTTPS://user:token@host"}, "credentials, which logs would show"),
+        ({"DAGS_GIT": "ssh://user:token@host/dags.git"}, "credentials, which logs would show"),
+        ({"DAGS_GIT_KEY_FILE": "/no/key"}, "but DAGS_GIT_KNOWN_HOSTS_FILE is not"),
+        ({"DAGS_GIT_CREDENTIALS_FILE": "/no/file"}, "/no/file: No such file or directory"),
         ({"DAGS_GIT": ""}, f"is not set, but COMPOSE_FILE contains {dags_git.FILE}"),
     ],
     ids=lambda each: next(iter(each.items())) if isinstance(each, dict) else "",
@@ -84,3 +93,21 @@ def test_variables_that_contradict_each_other_are_refused(asked, wrong, found):
     assert found in fault.found
     assert fault.remedy
     assert "token" not in fault.found
+
+
+def test_what_only_this_user_has_does_not_count(asked, host, tmp_path, monkeypatch):
+    """The container has no configuration of the user, so the check must not use it either."""
+    (tmp_path / ".gitconfig").write_text(f"[credential]\nhelper = store --file {tmp_path}/own\n")
+    (tmp_path / "own").write_text(host.replace("://", f"://{LOGIN}@") + "\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert asked(DAGS_GIT_CREDENTIALS_FILE="").remedy
+
+
+def test_a_file_that_the_container_cannot_read_is_refused(asked, tmp_path):
+    closed = tmp_path / "closed"
+    closed.write_text("x")
+    closed.chmod(0o600)
+    found = asked(DAGS_GIT_CREDENTIALS_FILE=str(closed))
+    assert found.found.endswith(f"the container's user 50000 cannot read {closed}")
+    os.chown(closed, 50000, 50000)
+    assert "cannot read" not in asked(DAGS_GIT_CREDENTIALS_FILE=str(closed)).found

@@ -103,3 +103,19 @@ def test_a_folder_is_held_by_one_and_free_after_it(tmp_path):
                 pass
     with state.lock():
         assert json.loads((tmp_path / "lock").read_text()) > 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ("DAGS_GIT=https://host/x\nDAGS_DIR=/x\n", "sets DAGS_DIR and DAGS_GIT; delete one"),
+        ("DAGS_GIT=https://user:t0k@host/x\n", "the address contains credentials"),
+        ("DAGS_GIT=https://host/x\nDAGS_GIT_KEY_FILE=key\n", "key is not a file; write an abs"),
+    ],
+)
+def test_wrong_settings_of_dags_are_refused(tmp_path, lines, fault):
+    state = State(tmp_path)
+    state.settings_path.write_text(lines)
+    with pytest.raises(DeployError, match=fault) as caught:
+        state.prepare()
+    assert "t0k" not in str(caught.value)

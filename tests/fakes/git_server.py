@@ -85,9 +85,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(folder: Path, login: str, *, read_only: bool = False) -> Iterator[str]:
+def serving(folder: Path, login: str, *, read_only: bool = False, port: int = 0) -> Iterator[str]:
     """Serve a folder's repositories on loopback to `login` (user:token); yields the address."""
-    with _Server(("127.0.0.1", 0), _Handler) as server:
+    with _Server(("127.0.0.1", port), _Handler) as server:
         server.folder, server.login, server.read_only = folder, login, read_only
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -103,6 +103,7 @@ class Host:
 
     def __init__(self, folder: Path) -> None:
         self.bare, self.work = folder / "hosted" / "dags.git", folder / "work"
+        folder.mkdir(exist_ok=True)
         self.git("init", "-q", "--bare", "-b", "main", self.bare, where=folder)
         self.git("clone", "-q", self.bare, self.work, where=folder)
 

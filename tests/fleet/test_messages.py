@@ -35,7 +35,9 @@ def refusing(status: int):
         (True, 422, ServerResponseError),
     ],
 )
-def test_a_message_that_comes_again_for_nothing_or_too_late_is_ignored(monkeypatch, again, status, raised):
+def test_a_message_that_comes_again_for_nothing_or_too_late_is_ignored(
+    monkeypatch, again, status, raised
+):
     request = SimpleNamespace(delivery_info={"redelivered": again})
     monkeypatch.setattr(messages, "current_task", SimpleNamespace(request=request))
     with pytest.raises(raised) as caught:

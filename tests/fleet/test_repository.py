@@ -63,8 +63,7 @@ def test_a_push_arrives_and_only_the_named_folder_counts(tmp_path, host, access)
         host.push("elsewhere.py", "# 3\n")
         wait_for(lambda: found.state() != first)
         assert sorted(found.tree()[0]) == ["dag.py", "other.py"]
-    text = "".join(path.read_text() for path in kept.glob("*/.git/config"))
-    assert "t0ken" not in text
+    assert [path.name for path in kept.iterdir()] == ["fetched.tar"]
 
 
 @pytest.mark.parametrize("ref", ["branch", "v1", "commit"])
@@ -128,7 +127,7 @@ def test_a_silent_host_holds_up_nobody(tmp_path, monkeypatch, caplog):
             assert found.state() is None
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(0.02)
-    assert "no answer within 1 s" in caplog.messages[0]
+    assert "not finished within 1 s" in caplog.messages[0]
     assert slowest < 1.0  # a fetch that is waited for takes longer
     fetches = subprocess.run(["pgrep", "-f", address], capture_output=True, text=True)
     assert fetches.stdout == ""
@@ -143,18 +142,60 @@ def test_a_refused_token_is_one_line_that_does_not_name_it(tmp_path, host, acces
     assert "wr0ng" not in caplog.text
 
 
-def test_another_address_has_a_clone_of_its_own(tmp_path, host, access):
-    """In one clone the files of the old address would stay while the new one cannot be reached."""
+def test_what_a_killed_fetch_left_disturbs_no_later_one(tmp_path, host, access):
+    """In a repository that is kept, a leftover lock file would stop every later fetch."""
     kept = tmp_path / "kept"
+    (kept / ".fetch-killed").mkdir(parents=True)
     with serving(host.bare.parent, LOGIN) as address:
-        wait_for(Repository(Place(f"{address}/dags.git"), access(address), kept).state)
-        (before,) = kept.iterdir()
-        host.git("clone", "-q", "--bare", host.bare, host.bare.with_name("other.git"))
-        other = Repository(Place(f"{address}/other.git"), access(address), kept)
-        assert other.state() is None
-        (after,) = kept.iterdir()
-        assert before != after
-        wait_for(other.state)
+        found = Repository(Place(f"{address}/dags.git"), access(address), kept)
+        wait_for(found.state)
+    assert [path.name for path in kept.iterdir()] == ["fetched.tar"]
+
+
+def test_no_other_repository_is_touched(tmp_path, host, access):
+    """Git looks for a repository in the folders above; the embedded stack's is in a checkout."""
+    checkout = Host(tmp_path / "checkout")
+    checkout.push("mine.py", "")
+    with serving(host.bare.parent, LOGIN) as address:
+        kept = checkout.work / "kept"
+        found = Repository(Place(f"{address}/dags.git"), access(address), kept)
+        wait_for(found.state)
+    said = subprocess.check_output(["git", "status", "--short"], cwd=checkout.work, text=True)
+    assert said == "?? kept/\n"
+    assert (checkout.work / "mine.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        ({"folder": "elsewhere"}, "has no folder elsewhere"),
+        ({"folder": "../of"}, "has no folder ../of"),
+        ({"folder": "/etc"}, "has no folder /etc"),
+        ({"folder": "of/dag.py"}, "has no folder of/dag.py"),
+        ({"ref": "develop"}, "has no branch or tag develop"),
+        ({"ref": "ain"}, "has no branch or tag ain"),
+        ({"ref": "ma*"}, "has no branch or tag ma*"),
+    ],
+)
+def test_a_wrong_folder_or_branch_is_one_line(tmp_path, host, access, caplog, place, fault):
+    with serving(host.bare.parent, LOGIN) as address:
+        where = Place(f"{address}/dags.git", **{"ref": "main", **place})
+        found = Repository(where, access(address), tmp_path / "kept")
+        wait_for(lambda: found.state() or caplog.messages)
+    assert fault in caplog.messages[0]
+
+
+def test_links_lead_to_files_of_the_repository_alone(tmp_path, host, access):
+    (host.work / "of" / "secret.py").symlink_to("/etc/passwd")
+    (host.work / "of" / "above.py").symlink_to("../../../etc/passwd")
+    (host.work / "of" / "same.py").symlink_to("dag.py")
+    host.push("of/.hidden/file.py", "")
+    with serving(host.bare.parent, LOGIN) as address:
+        found = Repository(Place(f"{address}/dags.git"), access(address), tmp_path / "kept")
+        wait_for(found.state)
+    files, faults = found.tree()
+    assert files == {"of/dag.py": FILE, "of/same.py": FILE}
+    assert sorted(faults) == ["of/above.py", "of/secret.py"]
 
 
 @pytest.fixture
@@ -221,6 +262,31 @@ def test_versions_in_use_are_kept(tmp_path):
     folders = [snapshots.publish({"dag.py": FILE}, str(number)) for number in range(3)]
     snapshots.prune(-1, but={folders[0].name})
     assert sorted(tmp_path.glob("2*")) == [folders[0], folders[2]]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "is_away"),
+    [
+        ("remote: x\nfatal: repository 'a' not found\n", "repository 'a' not found", False),
+        ("fatal: unable to access 'a': Could not resolve host: b", None, True),
+        ("fatal: unable to access 'a': The requested URL returned error: 429", None, True),
+        (
+            "git@host: Permission denied (publickey).\n"
+            "fatal: Could not read from remote repository.\n",
+            "git@host: Permission denied (publickey).",
+            False,
+        ),
+        (
+            "ssh: connect to host h port 22: Connection refused\n"
+            "fatal: Could not read from remote repository.\n",
+            "ssh: connect to host h port 22: Connection refused",
+            True,
+        ),
+    ],
+)
+def test_the_reason_is_the_line_that_names_it(said, reason, is_away):
+    assert git.reason(said) == (reason or said.removeprefix("fatal: "))
+    assert git.is_away(said) == is_away
 
 
 def test_git_asks_nobody_and_takes_no_hooks_variables():

@@ -114,6 +114,15 @@ def test_a_dag_with_runs_may_move_to_another_file():
     assert settled(new, b="", c="").tree == new
 
 
+def test_a_dag_with_runs_that_are_bound_to_a_version_stays_in_its_file():
+    """Airflow opens the run's version, but looks for the DAG in the file where the DAG is now."""
+    new = tree(a="a", lib="lib", moved="b")
+    rules = Rules(IN_FORCE, check, lambda dags: {dag: set() for dag in dags & {"c"}}, True)
+    found = settle(new, OLD, rules)
+    assert found.reasons["b.py"].startswith("the file is deleted, but a run still needs DAG c")
+    assert found.tree["b.py"] == OLD["b.py"]
+
+
 def test_a_first_snapshot_has_everything():
     new = tree(a="broken")
     assert settle(new, {}, Rules({}, check, dict)).tree == new

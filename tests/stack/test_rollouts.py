@@ -55,8 +55,9 @@ def tries(stack: ComposeStack, run: Run) -> set[int]:
 
 
 def n_epochs(stack: ComposeStack, run: Run) -> int:
-    """How many epochs the training's log shows; a resumed training repeats at most one."""
-    return log_of(stack, run, "train").count("epoch=")
+    """How many epochs the logs of all tries of the training show."""
+    newest = max(tries(stack, run))
+    return sum(log_of(stack, run, "train", each).count("epoch=") for each in range(1, newest + 1))
 
 
 def goes_on(stack: ComposeStack, run: Run) -> None:
