@@ -17,9 +17,10 @@ _WITH_PASSWORD = re.compile(r"https?://[^/\s]*:[^/\s]*@|https?://[^/\s:]+@")
 
 
 def check(environment: Mapping[str, str]) -> Finding:
-    """Check that the dag-processor can fetch DAGS_GIT; the finding is empty if it is not set.
+    """Check that the dag-processor can fetch DAGS_GIT.
 
-    A wrong address needs a remedy. A host that does not answer now needs none: the stack starts
+    The finding is empty if neither DAGS_GIT nor its Compose file is set. For a wrong address it
+    names a remedy. If the host does not answer now, no remedy is needed, because the stack starts
     with the DAGs of its last fetch.
     """
     address = environment.get("DAGS_GIT", "")
@@ -53,7 +54,7 @@ def _fault(address: str, environment: Mapping[str, str], has_file: bool) -> tupl
 
 
 def _asked(address: str, environment: Mapping[str, str]) -> Finding:
-    """Ask the host for the branch, tag or commit."""
+    """Ask the Git host for the branch or tag; for a commit, only for the repository."""
     access = git.Access(*(environment.get(name, "") for name in FILES)).existing()
     ref = environment.get("DAGS_GIT_REF") or "main"
     is_commit = re.fullmatch(r"[0-9a-f]{40}", ref)

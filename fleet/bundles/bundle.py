@@ -53,8 +53,8 @@ class SnapshotBundle(BaseDagBundle):
         variable: the environment variable that names the folder. If its value is empty, the bundle
             has no files.
         git: the environment variable that holds the address of a Git repository to be used
-            instead. More variables with the same beginning say more: `…_REF` and `…_FOLDER`
-            (see `Place`), `…_CREDENTIALS`, `…_KEY` and `…_KNOWN_HOSTS` (see `Access`).
+            instead of the folder. Further variables have this name plus an ending: `…_REF` and
+            `…_FOLDER` (see `Place`), `…_CREDENTIALS`, `…_KEY` and `…_KNOWN_HOSTS` (see `Access`).
         kwargs: arguments of BaseDagBundle.
     """
 
@@ -62,7 +62,7 @@ class SnapshotBundle(BaseDagBundle):
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self._home = Path(os.environ.get("FLEET_SNAPSHOTS") or self.base_dir.parent) / self.name
         self._source = _repository(git, self._home) or _folder(variable)
-        # Airflow binds a new run to the version that `get_current_version` returns.
+        # If True, Airflow binds a new run to the version that `get_current_version` returns.
         self.supports_versioning = isinstance(self._source, Repository)
         self._snapshots = Snapshots(self._home)
         self._path: Path | None = None
@@ -73,7 +73,7 @@ class SnapshotBundle(BaseDagBundle):
         self._fault = ""
 
     def initialize(self) -> None:
-        """Open the snapshot of this version, or else the newest; it stays open until a refresh."""
+        """Open the snapshot that `version` names, or else the newest, until the next refresh."""
         self._path = self._of_version() or self._snapshots.current
         if self._path is None:
             self.refresh()
@@ -94,7 +94,7 @@ class SnapshotBundle(BaseDagBundle):
         return self._path or self._snapshots.current or self._home
 
     def get_current_version(self) -> BundleVersion | None:
-        """Return the open snapshot's name for DAGs from Git.
+        """Return the name of the open snapshot, if the DAGs come from Git.
 
         For DAGs from a folder, return None: a run then has no fixed version, and each of its tasks
         uses the newest snapshot.
@@ -137,7 +137,7 @@ class SnapshotBundle(BaseDagBundle):
         """Take a snapshot if anything changed; returns True if no change is held back.
 
         Args:
-            new: the files.
+            new: the files that can be read.
             faults: file that cannot be read → the reason.
             label: the end of the snapshot's name.
         """
@@ -163,7 +163,7 @@ class SnapshotBundle(BaseDagBundle):
 
 
 def _repository(variable: str, folder: Path) -> Repository | None:
-    """Return the Git repository that an environment variable names, if it is set."""
+    """Return the Git repository that an environment variable names; None if it names none."""
     address = os.environ.get(variable, "")
     if not address:
         return None
@@ -174,7 +174,7 @@ def _repository(variable: str, folder: Path) -> Repository | None:
 
 
 def _folder(variable: str) -> Folder | None:
-    """Return the folder that an environment variable names, if it is set."""
+    """Return the folder that an environment variable names; None if the variable is not set."""
     return Folder(os.environ[variable]) if variable in os.environ else None
 
 

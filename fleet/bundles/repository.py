@@ -19,7 +19,7 @@ from fleet import git
 from fleet.bundles.snapshots import Tree, read_tree
 
 EVERY_SECONDS = 10.0
-"""Seconds from the end of a fetch to the next one."""
+"""Seconds from the end of a fetch to the start of the next fetch."""
 FETCH_SECONDS = 120.0
 """Time limit of a fetch. Git itself gives up after about 30 s of silence."""
 _REF = "refs/music-genre/dags"
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
-    """Where the files are."""
+    """Where the DAG files are."""
 
     address: str
     """URL of the repository."""
@@ -43,7 +43,7 @@ class Fetch:
     Args:
         access: how to log in.
         clone: the clone into which it fetches.
-        place: what it fetches.
+        place: the repository, and the branch, tag or commit to fetch.
     """
 
     def __init__(self, access: git.Access, clone: Path, place: Place) -> None:
@@ -58,11 +58,11 @@ class Fetch:
             stderr=subprocess.STDOUT,
         )
         self._give_up_at = time.monotonic() + FETCH_SECONDS
-        # Also called when the dag-processor ends during a fetch.
+        # `_end` also runs if the dag-processor exits during a fetch.
         self._end = weakref.finalize(self, _end, self._process, self._output)
 
     def fault(self) -> str | None:
-        """Return None while it runs; then the reason why it failed, empty if it succeeded."""
+        """Return None while the fetch runs; then its error message, empty if it succeeded."""
         status = self._process.poll()
         if status is None and time.monotonic() < self._give_up_at:
             return None
@@ -91,7 +91,7 @@ class Repository:
 
     def __init__(self, place: Place, access: git.Access, folder: Path) -> None:
         self._place, self._access = place, access
-        # Each address has a clone of its own, so a changed address cannot show the old files.
+        # Each address and ref has a clone of its own, so files of another address are never used.
         name = hashlib.sha256(f"{place.address} {place.ref}".encode()).hexdigest()[:12]
         self._clones, self._clone = folder, folder / name
         self._fetch: Fetch | None = None
@@ -104,7 +104,7 @@ class Repository:
         """Begin or end a fetch, without waiting for it.
 
         Returns:
-            The id of the commit whose files `tree` returns; None before the first fetch.
+            The id of the commit whose files `tree` returns; None until a fetch has succeeded.
 
         Raises:
             OSError: the clone cannot be written, or the files exceed `snapshots.MAX_BYTES`.
@@ -126,7 +126,7 @@ class Repository:
         return (self._commit or "")[:12]
 
     def tree(self) -> tuple[Tree, dict[str, str]]:
-        """Return the newest commit's files, and file that cannot be read → the reason."""
+        """Return two dicts for the newest commit: the files, and unreadable file → the reason."""
         files, faults = self._found
         return dict(files), dict(faults)
 
@@ -169,7 +169,7 @@ class Repository:
     def _say(self, fault: str) -> None:
         """Log a fault when it begins, and a line when it is over."""
         where = f"DAGs from {self._place.address} {self._place.ref}"
-        # Git's words for a host that is away differ from one attempt to the next.
+        # Git can report the same outage in other words at each attempt; log the outage only once.
         kind = "away" if git.is_away(fault) else fault
         if fault and kind != self._fault:
             log.error("error: %s: %s; the DAGs in force stay", where, fault)

@@ -35,7 +35,9 @@ def refusing(status: int):
         (True, 422, ServerResponseError),
     ],
 )
-def test_a_message_that_comes_again_for_nothing_or_too_late_is_ignored(monkeypatch, again, status, raised):
+def test_a_message_that_comes_again_for_nothing_or_too_late_is_ignored(
+    monkeypatch, again, status, raised
+):
     request = SimpleNamespace(delivery_info={"redelivered": again})
     monkeypatch.setattr(messages, "current_task", SimpleNamespace(request=request))
     with pytest.raises(raised) as caught:
@@ -56,7 +58,7 @@ def test_a_message_that_comes_again_for_nothing_or_too_late_is_ignored(monkeypat
 def test_a_message_that_the_webserver_cannot_have_heard_of_goes_back(
     monkeypatch, again, error, raised
 ):
-    """While a stack starts, workers can be up before the webserver. This must not spend a try."""
+    """Workers can be up before the webserver while a stack starts. No task may lose a try then."""
 
     def run() -> None:
         raise error("away")

@@ -129,7 +129,7 @@ def test_a_silent_host_holds_up_nobody(tmp_path, monkeypatch, caplog):
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(0.02)
     assert "no answer within 1 s" in caplog.messages[0]
-    assert slowest < 1.0  # a fetch that is waited for takes longer
+    assert slowest < 1.0  # `state` did not wait for the fetch, which takes 1 s
     fetches = subprocess.run(["pgrep", "-f", address], capture_output=True, text=True)
     assert fetches.stdout == ""
 
@@ -144,7 +144,7 @@ def test_a_refused_token_is_one_line_that_does_not_name_it(tmp_path, host, acces
 
 
 def test_another_address_has_a_clone_of_its_own(tmp_path, host, access):
-    """In one clone the files of the old address would stay while the new one cannot be reached."""
+    """If both addresses shared a clone, the old files would stay until the new address answers."""
     kept = tmp_path / "kept"
     with serving(host.bare.parent, LOGIN) as address:
         wait_for(Repository(Place(f"{address}/dags.git"), access(address), kept).state)
@@ -159,7 +159,7 @@ def test_another_address_has_a_clone_of_its_own(tmp_path, host, access):
 
 @pytest.fixture
 def of_git(tmp_path, host, access, monkeypatch):
-    """A function that makes the bundle of a process; the dag-processor knows the address."""
+    """A function that makes a bundle: the dag-processor's with an address, a worker's without."""
     monkeypatch.setenv("FLEET_SNAPSHOTS", str(tmp_path / "snapshots"))
     for name in ("in_force", "in_use"):
         monkeypatch.setattr(

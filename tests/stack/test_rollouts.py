@@ -22,7 +22,7 @@ WORKERS = ("cpu-worker", "gpu-worker")
 
 
 def change_images(number: int) -> None:
-    """Give each image of the stack a label, which makes it another image."""
+    """Add a label to each image of the stack, so that Compose finds a changed image."""
     for name in IMAGES:
         tag = f"music-genre/{name}:test"
         text = f"FROM {tag}\nLABEL of.round={number}\n"
@@ -55,7 +55,7 @@ def tries(stack: ComposeStack, run: Run) -> set[int]:
 
 
 def n_epochs(stack: ComposeStack, run: Run) -> int:
-    """How many epochs the training's log shows; a resumed training repeats at most one."""
+    """How many epochs the training's log shows; a resumed training repeats at most one epoch."""
     return log_of(stack, run, "train").count("epoch=")
 
 
@@ -121,7 +121,7 @@ def test_a_roll_out_that_fails_leaves_workers_running_and_the_next_one_completes
 
 
 def test_after_a_restart_of_all_containers_at_once_the_training_goes_on(stack, training, figures):
-    """As after a restart of the engine or a reboot: the page says that it can use up a retry."""
+    """Like a restart of the engine or a reboot, this can use up one retry of the training."""
     names = subprocess.check_output(
         ["docker", "ps", "-q", "--filter", f"label=com.docker.compose.project={NAME}"], text=True
     ).split()
