@@ -80,7 +80,7 @@ class Memory:
     """The memory of a process tree, sampled often at first, later twice a second.
 
     Samples are few because sampling takes CPU time from the measured processes. ru_maxrss would be
-    wrong: for a child it starts at the value of this program.
+    wrong: in a child it starts at this program's own peak.
     """
 
     rss = pss = 0.0
@@ -93,7 +93,7 @@ class Memory:
                 processes = [Path("/proc", str(each)) for each in tree(pid)]
                 pss = sum(kilobytes(each / "smaps_rollup", "Pss:") for each in processes)
                 rss = max(kilobytes(each / "status", "VmHWM:") for each in processes)
-            except OSError:  # a process has just ended
+            except OSError:  # a process ended while it was being read: read all again
                 continue
             self.rss, self.pss = max(self.rss, rss / 1024), max(self.pss, pss / 1024)
             time.sleep(0.05 if time.monotonic() < began + 1 else 0.5)
@@ -113,7 +113,7 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def songs() -> list[np.ndarray]:
-    """Decode demo clips and repeat them to 30 s, (n_samples,) int16 each."""
+    """Decode demo clips; repeat each until it fills 30 s, (n_samples,) int16."""
     clips = sorted(DEMO_MUSIC.rglob("*.ogg"))
     chosen = clips[:: max(1, len(clips) // N_SONGS)][:N_SONGS]
     return [np.resize(soundfile.read(clip, dtype="int16")[0], N_SAMPLES) for clip in chosen]
@@ -145,7 +145,7 @@ def make_music(folder: Path, n_tracks: int) -> None:
 
 @contextmanager
 def emptied(folder: Path) -> Iterator[Path]:
-    """Make a folder, and remove it at the end."""
+    """Make a folder; remove it at the end of the `with` block."""
     folder.mkdir()
     yield folder
     shutil.rmtree(folder)
@@ -232,7 +232,7 @@ def compare(audio: Path, folder: Path, n_tracks: int, n_rounds: int) -> None:
 
 
 def main() -> None:
-    """Print the tables."""
+    """Make the music, check that the images agree, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--tracks", type=int, default=1_000, help="number of tracks of 30 s (default: 1000)"

@@ -28,7 +28,7 @@ from training import DEMO_MUSIC, ROOT, prepare
 from music_genre.model import checkpoint
 
 START_SECONDS = 15.0
-"""Longest time from the start of a process to its signal; meanwhile it imports, loads or trains."""
+"""Longest delay of a signal after the start of a process, which then imports, loads or trains."""
 SAVE_SECONDS = 2.0
 
 

@@ -4,8 +4,9 @@
 
 The small set has 1,000 generated images, as many as GTZAN. Each image is as large as that of a 30 s
 track. The large set has --times as many images: each image is hard-linked under --times names.
-The trainer runs some epochs on the small set, once resident and once streamed. It then trains on
-the large set, streamed, for --seconds while its memory is sampled.
+The trainer runs some epochs on the small set, once resident (all images in memory) and once
+streamed (images read from a file). It then trains on the large set, streamed, for --seconds while
+its memory is sampled.
 """
 
 import argparse
@@ -32,7 +33,7 @@ N_GENRES, N_TRACKS = 10, 1000
 SHAPE = (128, 1293)
 """Rows and columns of a 30 s track's image."""
 EPOCHS = 8
-"""Epochs on the small set; their median speeds are compared."""
+"""Epochs on the small set; the median speed over the epochs counts."""
 
 
 def write_images(folder: Path, times: int) -> None:

@@ -4,10 +4,10 @@
 
 Both train the same model on the same tracks, with the same batch and crop size, and see the same
 number of images per epoch: for torchvision's loop each track's image is cut into pieces, as scripts
-for GTZAN do. Accuracy is per track, on the same test split. For the row "no data" our update steps
-are repeated on one batch in memory. On a GPU the last column is the share of the process's time in
-which the GPU computed, according to `nvidia-smi`; the process's time includes the start of Python
-and of CUDA.
+for GTZAN do. Accuracy is per track, on one test split for both. For the row "no data" our update
+steps are repeated on one batch in memory. On a GPU the last column is the share of the process's
+time in which the GPU computed, according to `nvidia-smi`; the process's time includes the start of
+Python and of CUDA.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
 
 
 def run(*command: str | Path) -> dict[str, Any]:
-    """Run a command whose last line is JSON."""
+    """Run a command; returns the JSON object in the last line of its output."""
     path = (str(ROOT), os.environ.get("PYTHONPATH", ""))
     done = subprocess.run(
         [str(part) for part in command],
@@ -77,7 +77,7 @@ def run(*command: str | Path) -> dict[str, Any]:
 
 
 def music_genre(*arguments: str | Path) -> dict[str, Any]:
-    """Run a stage."""
+    """Run a stage of `music-genre`; returns its result."""
     return run(sys.executable, "-m", "music_genre", *arguments)
 
 
@@ -129,7 +129,7 @@ def write_pieces(split_dir: Path, folder: Path, crop_frames: int) -> None:
 
 
 def ours(split: Path, store: Path, given: argparse.Namespace, model: str) -> Outcome:
-    """Train and evaluate through the command line."""
+    """Train and evaluate with the command line `music-genre`."""
     options = ("--epochs", str(given.epochs), "--batch-size", str(given.batch_size))
     sizes = ("--crop-frames", str(given.crop_frames), "--device", given.device)
     common = ("--split", split, "--artifacts", store, "--model", model)
@@ -179,7 +179,7 @@ def wait(chosen: torch.device) -> None:
 
 
 def main() -> None:
-    """Prepare the data, run both trainings of each model, print the table."""
+    """Prepare the data, train each model with torchvision's loop and with ours, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--audio", type=Path, default=DEMO_MUSIC)
     parser.add_argument("--models", nargs="+", default=["resnet18", "shufflenet_v2_x0_5"])
@@ -210,7 +210,7 @@ def main() -> None:
 
 
 def show(name: str, rival: Outcome, own: Outcome) -> None:
-    """Print both rows of a model."""
+    """Print a model's row for torchvision and its row for music-genre."""
     for label, outcome in (("torchvision", rival), ("music-genre", own)):
         ratio = outcome.images_per_second / rival.images_per_second
         took = outcome.took

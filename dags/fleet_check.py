@@ -1,8 +1,8 @@
 """Check that a worker serves each queue of the contract, and show that worker's hardware.
 
-The DAG has one task per queue, which runs `music-genre device` on a worker of the queue. The task's
-result names the worker's cores, free memory and GPU, or says that the worker has no GPU. `make up`
-runs this DAG after each start.
+The DAG has one task for each queue. The task runs `music-genre device` on a worker of the queue.
+The task's result names the worker's cores, free memory and GPU, or says that the worker has no GPU.
+`make up` runs this DAG after each start.
 """
 
 from datetime import timedelta

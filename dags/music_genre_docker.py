@@ -11,8 +11,9 @@ stack started with `make up DOCKER=1` can start containers. If a container outli
 task's next try waits for that container. If a container was stopped, the next try starts a new
 container, which continues from the checkpoint.
 
-A run takes as long as a run of `music_genre_training` (see that DAG), but each run trains a new
-model. Like that DAG, this DAG publishes the model and its metrics under a tag of the repository.
+A run takes as long as a run of `music_genre_training` that trains a model (see that DAG). Each run
+of this DAG trains a new model, even if nothing has changed. Like that DAG, this DAG publishes the
+model and its metrics under a tag of the repository.
 """
 
 import os
@@ -42,7 +43,7 @@ RUN = "/artifacts/docker/{{ run_id.replace(':', '').replace('+', '_') }}"
 
 
 def in_container(task_id: str, *options: str, volumes: tuple[str, ...]) -> ResumableDockerOperator:
-    """Add a task that runs the program's command `task_id` in a container."""
+    """Add a task that runs the first program's command of the same name in a container."""
     return ResumableDockerOperator(
         task_id=task_id,
         queue="gpu",
@@ -61,7 +62,7 @@ with DAG(
     "music_genre_docker",
     schedule=daily(),
     is_paused_upon_creation=True,
-    max_active_runs=1,  # all runs write to the same folder of images
+    max_active_runs=1,  # because all runs write to the same folder of images
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params=parameters(),
     doc_md=__doc__,

@@ -24,7 +24,7 @@ that are not listed change no stack."""
 
 
 class _Commands(click.Group):
-    """A group that reports a command's error in one line: exit status 1, or 130 if interrupted."""
+    """A click group: reports an error in one line and exits 1, or 130 after an interruption."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:

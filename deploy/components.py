@@ -30,10 +30,10 @@ class Component:
     """One component of a stack."""
 
     command: tuple[str, ...]
-    """The command that it runs. `{host}` and `{port}` are replaced by the address where it listens.
+    """The component's command. `{host}` and `{port}` stand for the address where it listens.
     Empty if the image or docker-compose.yml defines the command."""
     secrets: frozenset[str]
-    """The secrets that it gets, named as in `.env`."""
+    """The secrets that the component gets, named as in `.env`."""
     networks: frozenset[str]
     """Its networks in the stack of containers."""
     memory: str
@@ -50,11 +50,11 @@ class Component:
     rank: str = CONTROL
     """Its group in the start order: one of `RANKS`."""
     profile: str = ""
-    """The Compose profile that starts it; empty if it starts without a profile."""
+    """The Compose profile that starts the component; empty if it starts without a profile."""
     is_lasting: bool = True
-    """Whether it runs as long as the stack; false if it ends by itself, such as `init`."""
+    """Whether the component runs as long as the stack; false if it ends by itself, like `init`."""
     is_embedded: bool = True
-    """Whether the embedded stack has it too."""
+    """Whether the embedded stack also has this component."""
 
 
 def components() -> Mapping[str, Component]:

@@ -12,7 +12,7 @@ from deploy.places import ADMIN, TRAINING_DAG
 from deploy.running import Stack
 
 PARSE_SECONDS = 30.0
-"""How long to wait for the training DAG to be parsed; the dag-processor needs a few seconds."""
+"""How long to wait until the training DAG is parsed; the dag-processor needs a few seconds."""
 
 
 def report(line: str) -> None:
@@ -50,7 +50,7 @@ def tell_schedule(stack: Stack, daily: bool) -> None:
 
 
 def _scheduled_dag(stack: Stack) -> dict[str, Any]:
-    """Wait until the training DAG is paused or has a next run; return {} after `PARSE_SECONDS`."""
+    """Return the training DAG once it is paused or has a next run; {} after `PARSE_SECONDS`."""
     give_up_at = time.monotonic() + PARSE_SECONDS
     while time.monotonic() < give_up_at:
         with contextlib.suppress(OSError, DeployError):

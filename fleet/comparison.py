@@ -8,7 +8,7 @@ def ranked(
     trained: list[dict[str, Any] | None],
     evaluated: list[dict[str, Any] | None],
 ) -> list[dict[str, Any]]:
-    """Sort candidates by validation accuracy, best first; candidates without a result are last."""
+    """Sort candidates by validation accuracy, best first; untrained candidates are last."""
     rows = []
     for wanted, training, evaluation in zip(candidates, trained, evaluated, strict=True):
         found, measured = training or {}, evaluation or {}

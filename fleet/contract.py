@@ -37,9 +37,9 @@ STACK_LABEL = "music-genre.stack"
 GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108
 """The default folder of `music-genre`'s GPU locks, on the host and in every container."""
 FINISH_SECONDS = 20.0
-"""A stopping worker gives tasks this time to finish if they are not rescheduled on SIGTERM. It is
-shorter than a lease, because a stopping worker renews no lease, and shorter than the stop time-out
-of both stacks."""
+"""Time that a stopping worker gives a task to finish, if the task is not rescheduled on SIGTERM.
+The time is shorter than a lease, because a stopping worker renews no lease. It is also shorter than
+the stop time-out of both stacks."""
 PUBLISHING_POOL = "publishing"
 """The pool of tasks that push to the Git repository of versions. Its one slot lets only one task
 push at a time."""
@@ -60,7 +60,7 @@ class Queue:
     resource: str
     """`cpu` or `gpu`. With `gpu` the tasks compute on a GPU, or on the CPU if there is no GPU."""
     slots: int | str
-    """Tasks that a worker runs at a time: a number, or `cores` or `gpus` for its number of them."""
+    """Tasks a worker runs at a time: a number, `cores` (one per core) or `gpus` (one per GPU)."""
     memory_gib: float
     """Memory of one slot; a worker has only as many slots as fit into its memory."""
     longest_run_minutes: int
@@ -78,7 +78,7 @@ class Queue:
         return timedelta(minutes=self.longest_run_minutes)
 
     def n_slots(self, *, n_cores: int, n_gpus: int, memory_gib: float) -> int:
-        """Count the tasks that a worker runs at a time on a machine of this size.
+        """Return how many tasks a worker with these cores, GPUs and memory runs at a time.
 
         A worker of a gpu queue runs at most one task per GPU, even if the contract allows more,
         because each task has its own GPU. Without a GPU the worker runs one task.
@@ -136,8 +136,9 @@ def settings(contract: Mapping[str, Queue]) -> Mapping[str, str]:
 
     - A message is redelivered after `visibility_timeout`, which is longer than any task can run.
     - A task without a pool waits in Redis while other tasks run. `task_queued_timeout` is so long
-      that Airflow does not treat the waiting task as lost. (A task with a pool waits in the pool.)
-      The token in the task's message also stays valid for `task_queued_timeout`.
+      that Airflow does not treat the waiting task as lost. (A task with a pool is sent to
+      Redis only when the pool has a free slot.) The token in the message of a task also stays
+      valid for `task_queued_timeout`.
     - A task survives an api-server outage of `OUTAGE_SECONDS`. Airflow does not declare the task
       dead, even if it misses all heartbeats during the outage. The task's token does not expire
       either: Airflow renews a token when a fifth of its lifetime is left, and that fifth is longer
@@ -229,7 +230,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _check_larger(queue: Queue, contract: Mapping[str, Queue], path: Path) -> None:
-    """Check that each larger queue is a known gpu queue, and that larger queues form no cycle."""
+    """Check that the key `larger` of a queue, if set, names a gpu queue and makes no cycle."""
     seen = [queue.name]
     while queue.larger:
         if queue.larger not in contract or contract[queue.larger].resource != "gpu":

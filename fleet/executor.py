@@ -1,7 +1,8 @@
-"""The executor of both stacks: Airflow's CeleryExecutor, but Redis may be away for a while.
+"""The executor of both stacks: a CeleryExecutor that survives an outage of Redis.
 
-With the CeleryExecutor (providers-celery 3.26.0) the scheduler ends if Redis refuses a connection
-while tasks run, and a task that cannot be sent counts as failed: its tries are used up in seconds.
+With Airflow's own CeleryExecutor (providers-celery 3.26.0) the scheduler ends if Redis refuses a
+connection while tasks run. Also, a task that cannot be sent counts as failed, so all its tries are
+used up in seconds.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
 
 AWAY = (OperationalError, RedisError, AirflowTaskTimeout, OSError)
-"""What is raised if Redis cannot be reached, is silent, or refuses a command."""
+"""The errors that are raised if Redis cannot be reached, is silent, or refuses a command."""
 
 
 class FleetExecutor(CeleryExecutor):
@@ -27,7 +28,7 @@ class FleetExecutor(CeleryExecutor):
         self._faults: set[str] = set()
 
     def _send_workloads_to_celery(self, workload_tuples_to_send: Sequence[Any]) -> list[Any]:
-        """Send tasks until one cannot be sent.
+        """Send tasks, and stop at the first task that cannot be sent.
 
         A task that is not in the result stays in the executor's queue and is sent again at the next
         heartbeat of the scheduler.
@@ -45,7 +46,7 @@ class FleetExecutor(CeleryExecutor):
         return sent
 
     def update_all_workload_states(self) -> None:
-        """Ask Redis for the results of tasks; if it does not answer, the next call asks again."""
+        """Ask Redis for the results of tasks; if Redis is silent, the next call asks again."""
         try:
             super().update_all_workload_states()
         except AWAY as error:

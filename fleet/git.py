@@ -27,7 +27,7 @@ _AWAY = re.compile(
     r"|no answer|unreachable|No route to host|Operation too slow|early EOF|unexpected disconnect"
     r"|Temporary failure in name resolution|returned error: (429|5\d\d)"
 )
-"""Git's words if the host does not answer, or answers that it cannot serve anyone now."""
+"""Matches Git's messages that the host does not answer or refuses everyone for now (429, 5xx)."""
 
 
 _ADDRESS = re.compile(r"(https?|ssh)://[^\s]+|[\w.-]+@[\w.-]+:[^\s]+")
@@ -38,17 +38,17 @@ _ALONE = {"HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_N
 
 
 class Access(NamedTuple):
-    """The files with which Git logs in to a host; an empty path is not used."""
+    """Paths of the files with which Git logs in to a host; an empty path means no file."""
 
     credentials: str = ""
-    """Lines `https://user:token@host`."""
+    """A file with lines `https://user:token@host`."""
     key: str = ""
-    """A private SSH key."""
+    """A file with a private SSH key."""
     known_hosts: str = ""
-    """The `known_hosts` lines of the host."""
+    """A file with the host's `known_hosts` lines."""
 
     def existing(self) -> "Access":
-        """Leave out files that are missing or empty; Compose mounts /dev/null for unset ones."""
+        """Leave out missing and empty files; Compose mounts /dev/null if no file is set."""
         return Access(*(path if _has_content(path) else "" for path in self))
 
 
@@ -74,7 +74,7 @@ def command(access: Access, *words: str) -> list[str]:
     """Return a Git command with settings that override the user's own."""
     settings = [f"{name}={value}" for name, value in _SETTINGS.items()]
     if access.credentials:
-        # The empty value disables the user's own helpers. `get` alone: nothing is stored.
+        # The empty value disables the user's own helpers. Our helper only reads (`get`).
         file = shlex.quote(access.credentials)
         helper = f'!f() {{ test "$1" != get || git credential-store --file {file} get; }}; f'
         settings += ["credential.helper=", f"credential.helper={helper}"]

@@ -15,10 +15,11 @@ PACKAGES = ("apache-airflow", "apache-airflow-providers-fab")
 
 
 def initialise() -> None:
-    """Prepare the database, unless this was done before with the same packages and pools.
+    """Prepare the database, unless it is already prepared for these package versions and pools.
 
-    The check queries the database without importing Airflow, and takes a tenth of a second. An
-    import of Airflow takes seconds, and while a stack starts, all components compete for the CPU.
+    A query finds out whether it is prepared. The query needs no import of Airflow and takes a
+    tenth of a second. Importing Airflow would take seconds, and while a stack starts, all
+    components compete for the CPU.
 
     Raises:
         SystemExit: the password is not set, or the user could not be created.
@@ -50,8 +51,8 @@ def _is_done(cursor: Any, versions: str) -> bool:
 def _migrate(password: str) -> None:
     """Migrate the schema, sync the roles, and create missing pools and the admin user.
 
-    The password is passed in the environment, not on a command line, because the process list
-    shows command lines. An existing user's password is not changed.
+    `password` is read from an environment variable, not from a command line, because the process
+    list shows command lines. If the user exists, its password is not changed.
     """
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
     from airflow.utils import db

@@ -4,11 +4,11 @@ import ctypes
 import os
 
 PR_SET_PDEATHSIG = 1
-"""The signal that this process gets when the thread that started it ends."""
+"""Sets the signal that this process gets when the thread that started the process ends."""
 PR_SET_NAME = 15
-"""The name of this process in `ps` and similar tools, at most 15 bytes."""
+"""Sets the name of this process in `ps` and similar tools, at most 15 bytes."""
 PR_SET_CHILD_SUBREAPER = 36
-"""Whether this process becomes the parent of its orphaned descendants."""
+"""Sets whether this process becomes the parent of its orphaned descendants."""
 HANDS_BACK = "hands back"
 """Name of a process whose task is rescheduled on SIGTERM, without using up a retry."""
 

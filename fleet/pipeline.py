@@ -58,7 +58,7 @@ def model() -> Param:
 
 
 def seed() -> Param:
-    """The seed of a training; it distinguishes trainings with the same settings."""
+    """The seed of a training; it distinguishes trainings whose other settings are equal."""
     return whole_number(0, "Seed", "Sets the initial weights and the order of the crops.", SEED)
 
 
@@ -83,7 +83,7 @@ def training_parameters(optimizers: Sequence[str] = OPTIMIZERS) -> dict[str, Par
 
 
 def parameters(**own: Param) -> dict[str, Param]:
-    """Build the run parameters of the data, of one DAG (`own`) and of every training.
+    """Build a DAG's run parameters: for the data, for this DAG only (`own`) and for every training.
 
     Optional fields default to null, because Airflow's form treats an empty string as a missing
     value.

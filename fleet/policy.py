@@ -58,7 +58,7 @@ def _take_pool(task: Any, queue: Queue) -> None:
 
 
 def _limit_run(task: Any, queue: Queue) -> None:
-    """Give a task without a time limit its queue's limit; refuse a limit that is longer.
+    """Set the queue's time limit if the task has none; refuse a limit longer than the queue's.
 
     With a longer limit, the task's message could be redelivered while the task still runs.
     """
@@ -81,14 +81,14 @@ def tell_whose_limit(context: Mapping[str, Any]) -> None:
         task = context["task"]
         logging.getLogger(__name__).error(
             "error: the task was stopped after %s, the time limit of queue %s; raise the queue's "
-            "longest_run_minutes in deploy/queues.toml, or give a sensor mode='reschedule'",
+            "longest_run_minutes in deploy/queues.toml, or, for a sensor, set mode='reschedule'",
             task.execution_timeout,
             task.queue,
         )
 
 
 def task_instance_mutation_hook(task_instance: Any, dag_run: Any = None) -> None:
-    """Send a gpu task to the queue in the run parameter `gpu_queue`."""
+    """Send a gpu task to the queue that the run parameter `gpu_queue` names."""
     wanted = ((dag_run.conf if dag_run else None) or {}).get(GPU_QUEUE)
     own, other = queues().get(task_instance.queue), queues().get(str(wanted))
     if own and other and own.name != other.name and own.resource == other.resource == "gpu":

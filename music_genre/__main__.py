@@ -18,7 +18,7 @@ does not tell the caller whether to try again.
 
 
 def main() -> None:
-    """Run the command in the arguments; exit with the command's exit code."""
+    """Run the command given on the command line; exit with the command's exit code."""
     _open_what_is_closed()
     try:
         commands(prog_name="music-genre")

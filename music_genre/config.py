@@ -59,7 +59,7 @@ class FeatureConfig:
     """How a waveform becomes an image."""
 
     sample_rate: int = 22_050
-    """Hz, of the audio after mixing to mono."""
+    """Sample rate, in Hz, to which the audio is resampled after mixing to mono."""
     n_fft: int = 2048
     """Window length in samples (93 ms)."""
     hop_length: int = 512

@@ -52,7 +52,7 @@ class TemporaryError(MusicGenreError):
 
 
 class StoppedError(TemporaryError):
-    """A signal asked this process to end; the same command resumes the work.
+    """A signal asked this process to end; running the command again resumes the work.
 
     Args:
         message: the error line; it says how much is saved.

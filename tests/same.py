@@ -34,7 +34,7 @@ the key that is derived from the checkpoint's name."""
 OF_A_PROCESS = frozenset({".lock"})
 """Files that describe the process that made a folder, not its results."""
 CHECKPOINT = re.compile(r"(checkpoint-\d+)\.[0-9a-f]{32}\.pt")
-"""A checkpoint's name has a hash of its bytes, which include speeds; the hash is left out."""
+"""A checkpoint's name has a hash of its bytes, which include speeds. `same` ignores the hash."""
 MUST_BE_THERE = frozenset({".png", ".csv", ".json", ".pt"})
 COMPOSE_FILES = ("docker-compose.yml", "deploy/compose/gpu.yml")
 
@@ -44,7 +44,7 @@ class RefusedError(Exception):
 
 
 def make(tree: Path, store: Path) -> None:
-    """Run every stage with a tree's code; the stages write into an artifact folder."""
+    """Run every stage with the code in `tree`; the stages write to the artifact folder `store`."""
 
     def stage(*words: object) -> dict[str, Any]:
         command = [sys.executable, "-m", "music_genre", *map(str, words)]
@@ -124,7 +124,7 @@ def differences(base: Any, head: Any, where: str) -> list[str]:
 
 
 def difference(base: Any, head: Any) -> str:
-    """Say how two leaves differ; returns an empty string if they do not."""
+    """Say how two numbers, texts or arrays differ; returns an empty string if they are equal."""
     if type(base) is not type(head):
         return f"{type(base).__name__}, now {type(head).__name__}"
     if isinstance(base, torch.Tensor | np.ndarray):

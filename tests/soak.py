@@ -1,4 +1,4 @@
-"""Write the table of a soak from the suites' lines; the last line of each test counts.
+"""Write a soak's table from the JSON lines that the suites wrote; a test's last line counts.
 
 python tests/soak.py .soak.jsonl docs/soak.md
 """

@@ -52,7 +52,7 @@ def train_one_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        loss.item()  # the reference script's logger also reads the loss at each step
+        loss.item()  # read the loss at each step, as the reference script's logger does
         n_images += len(images)
     return n_images / (time.monotonic() - began)
 
@@ -60,7 +60,7 @@ def train_one_epoch(
 def track_accuracy(
     model: nn.Module, data: ImageFolder, batch_size: int, workers: int, device: torch.device
 ) -> float:
-    """Average the probabilities of each track's images; returns the share of correct tracks."""
+    """Average the probabilities of each track's images; returns the accuracy by track."""
     model.eval()
     parts = []
     with torch.inference_mode():

@@ -100,7 +100,7 @@ def _at_least(name: str, found: float, least: float, unit: str) -> Finding:
 
 
 def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
-    # Docker Desktop has this folder in its virtual machine; then check this machine's disk instead.
+    # With Docker Desktop the folder is in a virtual machine; then this machine's disk is checked.
     looked_at = folder if folder.exists() else REPOSITORY
     free = shutil.disk_usage(looked_at).free / GIB
     built = docker("image", "ls", "-q", f"{LARGEST_IMAGE}:{environment.get('TAG') or 'latest'}")
@@ -111,7 +111,7 @@ def _disk(folder: Path, environment: Mapping[str, str]) -> Finding:
 
 
 def _clock(engine_time: str) -> Finding:
-    # Drop the fraction of a second, if there is one: it has up to nine digits, Python reads six.
+    # Drop the fraction of a second: it can have nine digits, but Python reads only six.
     without_fraction = re.sub(r"\.\d+", "", engine_time)
     skew = abs((datetime.fromisoformat(without_fraction) - datetime.now(UTC)).total_seconds())
     remedy = "" if skew <= MAX_SKEW_SECONDS else "synchronise both clocks by NTP"

@@ -21,9 +21,10 @@ CONTAINER_USER = 50000
 
 
 def check(environment: Mapping[str, str]) -> Finding:
-    """Check that the dag-processor can fetch DAGS_GIT; the finding is empty if it is not set.
+    """Check that the dag-processor can fetch DAGS_GIT.
 
-    A wrong address needs a remedy. A host that does not answer now needs none: the stack starts
+    The finding is empty if neither DAGS_GIT nor its Compose file is set. For a wrong address it
+    names a remedy. If the host does not answer now, no remedy is needed, because the stack starts
     with the DAGs of its last fetch.
     """
     address = environment.get("DAGS_GIT", "")

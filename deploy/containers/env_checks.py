@@ -203,7 +203,7 @@ def of_services(services: Mapping[str, Any]) -> list[Finding]:
 
 
 def workers(services: Mapping[str, Any]) -> list[Finding]:
-    """Check that each queue of the contract has a service, and that no worker serves another."""
+    """Check that the queues that workers serve are exactly the queues of the contract."""
     served = {queue for service in services.values() if (queue := queue_of(service.get("command")))}
     missing = [
         Finding(

@@ -197,7 +197,7 @@ def profiles_of(found: Mapping[str, str]) -> list[str]:
 
 
 def with_profiles(found: Mapping[str, str], profiles: Sequence[str]) -> dict[str, str]:
-    """COMPOSE_PROFILES with these profiles added; no variable if it already contains them all."""
+    """Return COMPOSE_PROFILES with these profiles added; {} if it already contains them all."""
     named = profiles_of(found)
     wanted = [*named, *(name for name in profiles if name not in named)]
     return {"COMPOSE_PROFILES": ",".join(wanted)} if wanted != named else {}
@@ -217,7 +217,7 @@ def _with_lines(text: str, values: Mapping[str, str]) -> str:
 
 
 def _local_s3(path: Path, found: Mapping[str, str], secret_key: str) -> dict[str, str]:
-    """The variables that the file still lacks for the stack to use its own S3."""
+    """The variables that must be added to the file so that the stack uses its own S3."""
     bucket = found.get("S3_BUCKET") or "music-genre"
     wanted = {
         "AWS_ENDPOINT_URL": "http://s3:8333",

@@ -174,7 +174,7 @@ def _make_gpu_locks() -> None:
     """
     folder = Path(GPU_LOCKS)
     folder.mkdir(exist_ok=True)
-    with contextlib.suppress(PermissionError):  # another user owns it; its mode may be right
+    with contextlib.suppress(PermissionError):  # another user owns it; its mode is checked below
         folder.chmod(0o1777)
     if folder.stat().st_mode & 0o777 != 0o777:
         raise DeployError(f"not all users can write to {folder}; run `sudo chmod 1777 {folder}`")

@@ -246,7 +246,7 @@ def build(project: Project) -> None:
 
 def stop(project: Project, *, volumes: bool) -> None:
     """Remove the containers and networks; with `volumes`, all data too."""
-    project.stop_workers()  # first, because a worker stops the containers that it started
+    project.stop_workers()  # before all else: each worker stops the containers that it started
     if started := docker("ps", "-aq", "--filter", f"label={STACK_LABEL}={project.name}").split():
         docker("rm", "--force", *started)
     project.of_running("down", "--remove-orphans", *(["--volumes"] if volumes else []))

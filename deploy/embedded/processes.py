@@ -23,7 +23,7 @@ _KEPT_VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
 )
 WORKER_STOP_SECONDS = int(FINISH_SECONDS) + 15
-"""The time that a worker has to stop, seconds: longer than it waits for its tasks to end."""
+"""Seconds from a worker's stop signal to SIGKILL: longer than the worker waits for its tasks."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _program(name: str, component: Component, state: State) -> Program:
 
 
 def sync_pools_command(state: State) -> tuple[list[str], dict[str, str]]:
-    """The command, with its environment, that sets Airflow's pools to the live workers' slots."""
+    """The command, with its environment, that gives Airflow's pools the live workers' slots."""
     scheduler = _environment(components()["scheduler"], state)
     return [str(AIRFLOW_PYTHON), "-m", "fleet", "sync-pools"], scheduler
 
@@ -174,7 +174,7 @@ _SERVERS = {"postgres": _postgres, "redis": _redis}
 
 
 def _environment(component: Component, state: State) -> dict[str, str]:
-    """A component's environment: Airflow's variables, its rank's, its own settings, its secrets."""
+    """A component's environment: variables of Airflow, its rank and itself, and its secrets."""
     of_rank = _worker_environment if component.rank == WORKERS else _control_environment
     carrying = _carrying(state)
     secrets = (carrying[name] for name in sorted(component.secrets))
@@ -233,7 +233,7 @@ def _carrying(state: State) -> dict[str, dict[str, str]]:
 
 
 def _control_environment(state: State) -> dict[str, str]:
-    """The variables of the control plane: schedules, and a log folder."""
+    """The variables of the control plane: settings of the schedules, and a log folder."""
     logs = str(state.logs / "dag-processor-files")
     return {
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(state.launch().scheduled),

@@ -22,7 +22,7 @@ PostgreSQL needs more space when it recovers after a crash."""
 
 
 _OF_REDIS = tuple(f"redis_{user}_password" for user in ("scheduler", "worker", "flower"))
-"""The passwords of Redis's users. An older stack has one secret instead: `redis_password`."""
+"""The passwords of Redis's users. A stack of an older version has only `redis_password` instead."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Process:
 
 
 def write_config(state: State) -> None:
-    """Write supervisord's configuration, with one group per rank.
+    """Write supervisord's configuration; the components of one rank form one group.
 
     Supervisord stops the groups one after the other, from the highest priority number down, and
     the members of a group in parallel. So workers stop while the api-server still accepts their

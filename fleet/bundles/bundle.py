@@ -55,8 +55,8 @@ class SnapshotBundle(BaseDagBundle):
         variable: the environment variable that names the folder. If its value is empty, the bundle
             has no files.
         git: the environment variable that holds the address of a Git repository to be used
-            instead. More variables with the same beginning say more: `…_REF` and `…_FOLDER`
-            (see `Place`), `…_CREDENTIALS`, `…_KEY` and `…_KNOWN_HOSTS` (see `Access`).
+            instead of the folder. Further variables have this name plus an ending: `…_REF` and
+            `…_FOLDER` (see `Place`), `…_CREDENTIALS`, `…_KEY` and `…_KNOWN_HOSTS` (see `Access`).
         kwargs: arguments of BaseDagBundle.
     """
 
@@ -64,7 +64,7 @@ class SnapshotBundle(BaseDagBundle):
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self._home = Path(os.environ.get("FLEET_SNAPSHOTS") or self.base_dir.parent) / self.name
         self._source = _repository(git, self._home) or _folder(variable)
-        # Airflow binds a new run to the version that `get_current_version` returns.
+        # If True, Airflow binds a new run to the version that `get_current_version` returns.
         self.supports_versioning = isinstance(self._source, Repository)
         self._snapshots = Snapshots(self._home)
         self._path: Path | None = None
@@ -103,7 +103,7 @@ class SnapshotBundle(BaseDagBundle):
         return self._path or self._snapshots.current or self._home
 
     def get_current_version(self) -> BundleVersion | None:
-        """Return the open snapshot's name for DAGs from Git.
+        """Return the name of the open snapshot, if the DAGs come from Git.
 
         For DAGs from a folder, return None: a run then has no fixed version, and each of its tasks
         uses the newest snapshot.
@@ -145,7 +145,7 @@ class SnapshotBundle(BaseDagBundle):
         """Take a snapshot if anything changed; returns True if no change is held back.
 
         Args:
-            new: the files.
+            new: the files that can be read.
             faults: file that cannot be read → the reason.
             label: the end of the snapshot's name.
         """
@@ -172,7 +172,7 @@ class SnapshotBundle(BaseDagBundle):
 
 
 def _repository(variable: str, folder: Path) -> Repository | None:
-    """Return the Git repository that an environment variable names, if it is set."""
+    """Return the Git repository that an environment variable names; None if it names none."""
     address = os.environ.get(variable, "")
     if not address:
         return None
@@ -187,7 +187,7 @@ def _repository(variable: str, folder: Path) -> Repository | None:
 
 
 def _folder(variable: str) -> Folder | None:
-    """Return the folder that an environment variable names, if it is set."""
+    """Return the folder that an environment variable names; None if the variable is not set."""
     return Folder(os.environ[variable]) if variable in os.environ else None
 
 

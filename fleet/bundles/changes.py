@@ -90,10 +90,10 @@ def settle(new: Tree, old: Tree, rules: Rules) -> Settled:
 
 
 def _to_check(changed: set[str], new: Tree, in_force: Mapping[str, set[str]]) -> list[str]:
-    """List the files whose import can have another result because of the change."""
+    """List the files whose import can give a different result after the change."""
     names = {name for name in changed if name.endswith((".py", ".zip"))}
     if not changed <= in_force.keys():
-        names |= in_force.keys()  # a DAG file can read or import any other changed file
+        names |= in_force.keys()  # any DAG file can import or read a changed file without DAGs
     return sorted(names & new.keys())
 
 
@@ -105,7 +105,7 @@ def _reasons(tree: Tree, old: Tree, answers: Mapping[str, Answer], rules: Rules)
     }
     as_before = [name for name in broken if tree.get(name) == old[name]]
     for name, text in rules.check(old, sorted(as_before)).items():
-        if isinstance(text, str):  # the old file fails too: the change is not the cause
+        if isinstance(text, str):  # fails in `old` too: the change is not the cause
             del broken[name]
     seen = {name for name in kept if name not in tree or isinstance(answers.get(name), dict)}
     return _lost(seen, tree, answers, rules) | broken

@@ -51,7 +51,8 @@ class Imports:
         the files. An unfinished round keeps its answers for the next round.
 
         Raises:
-            UnfinishedError: the function raises it if `ROUND_SECONDS` are over and files are left.
+            UnfinishedError: the yielded function raises it if `ROUND_SECONDS` have passed and it
+                has not imported all files.
         """
         self._give_up_at = time.monotonic() + ROUND_SECONDS
         yield self._check
@@ -72,7 +73,7 @@ class Imports:
 
 
 def discovered(folder: Path) -> set[str]:
-    """Return the files of a folder that Airflow would import; a check must import no other file."""
+    """Return the files in a folder that Airflow would import; we must not import any others."""
     safe = conf.getboolean("core", "dag_discovery_safe_mode")
     found = list_py_file_paths(folder, safe_mode=safe)
     return {str(Path(path).relative_to(folder)) for path in found}

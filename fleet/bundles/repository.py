@@ -98,7 +98,7 @@ class Repository:
         """Begin or end a fetch, without waiting for it.
 
         Returns:
-            The id of the commit whose files `tree` returns; None before the first fetch.
+            The id of the commit whose files `tree` returns; None until a fetch has succeeded.
 
         Raises:
             OSError: the fetched files cannot be read, or exceed `snapshots.MAX_BYTES`.
@@ -133,7 +133,7 @@ class Repository:
         return self._commit[:12]
 
     def tree(self) -> tuple[Tree, dict[str, str]]:
-        """Return the newest commit's files, and file that cannot be read → the reason."""
+        """Return two dicts for the newest commit: the files, and unreadable file → the reason."""
         files, faults = self._found
         return dict(files), dict(faults)
 

@@ -150,21 +150,21 @@ class Folder:
     """A folder of DAG files that people edit.
 
     Args:
-        path: its path; empty: no files.
+        path: the folder's path; if it is empty, there are no files.
     """
 
     label = ""
-    """The end of its snapshots' names: none."""
+    """The text at the end of a snapshot's name; snapshots of a folder have none."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
 
     def state(self) -> object:
-        """Return a value that differs if a file has changed; raises the errors of `state_of`."""
+        """Return a value that changes when a file changes; raises the errors of `state_of`."""
         return state_of(self._path) if self._path else "no folder"
 
     def tree(self) -> tuple[Tree, dict[str, str]]:
-        """Return what `read_tree` returns."""
+        """Read the folder; returns the same as `read_tree`."""
         return read_tree(self._path) if self._path else ({}, {})
 
 
@@ -181,9 +181,9 @@ def written(tree: Mapping[str, File], beside: Path, like: Path | None = None) ->
     Args:
         tree: the files.
         beside: the folder in which the new folder is made.
-        like: an earlier folder, such as the current snapshot. A file that has not changed since is
-            hard-linked, so it keeps its modification time. Airflow uses this time to decide which
-            file to parse first.
+        like: an earlier folder, such as the current snapshot. A file that is the same in `tree`
+            and in the earlier folder is hard-linked, so it keeps its modification time. Airflow
+            uses this time to decide which file to parse first.
     """
     beside.mkdir(parents=True, exist_ok=True)
     before = read_tree(like)[0] if like else {}
@@ -230,8 +230,8 @@ class Snapshots:
         """Write a new snapshot and make it current atomically; returns the snapshot's folder.
 
         Args:
-            tree: its files.
-            label: the end of its name; the beginning is the time.
+            tree: the snapshot's files.
+            label: the end of the snapshot's name. The name begins with the time.
         """
         name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f") + (f"-{label}" if label else "")
         with written(tree, self._folder, self.current) as folder:
@@ -244,10 +244,10 @@ class Snapshots:
     def prune(self, seconds: float, but: Iterable[str] = ()) -> None:
         """Delete snapshots that a newer snapshot replaced more than `seconds` ago.
 
-        Unfinished snapshots of killed processes are deleted at the same age.
+        Unfinished snapshots of killed processes are deleted `seconds` after they were begun.
 
         Args:
-            seconds: the age.
+            seconds: how long a replaced or unfinished snapshot is kept.
             but: names of snapshots to keep.
         """
         kept = sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir())

@@ -73,9 +73,9 @@ class CommandOperator(BaseOperator):
         """Run the command and wait until it ends.
 
         Raises:
-            AirflowFailException: the exit status excludes a retry, the result of exit status 0 is
-                invalid, or the connection has no credentials.
-            AirflowRescheduleException: exit status 75, or the worker stops.
+            AirflowFailException: the exit status is in `outcome.EXITS_FINAL`, the command succeeded
+                but its result is invalid, or the connection has no credentials.
+            AirflowRescheduleException: the exit status is 75, or the worker stops.
             AirflowTaskTerminated, AirflowSkipException: the command was stopped because its task
                 was marked with a final state, was cleared, or timed out.
             AirflowException: the command ended in any other way.
@@ -125,14 +125,14 @@ class CommandOperator(BaseOperator):
 
 
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return a command's environment: the worker's without Airflow's and Celery's variables."""
+    """Return a copy of the worker's environment without Airflow's and Celery's variables."""
     return {
         name: value for name, value in environment.items() if not name.startswith(_AIRFLOWS_OWN)
     }
 
 
 def worker_name() -> str:
-    """Name the Celery worker of this task, such as `gpu@host`; outside Celery, name the host."""
+    """Return the Celery worker's name, such as `gpu@host`; outside Celery, the host's name."""
     from celery import current_task  # here, so that parsing a DAG does not import celery
 
     return str(current_task.request.hostname) if current_task else os.uname().nodename

@@ -64,7 +64,7 @@ def labels_of(stack: str, ti: Any, command: str) -> dict[str, str]:
 
 
 def stack_of(worker: Mapping[str, Any]) -> str:
-    """Name the Compose project that a worker's container belongs to."""
+    """Return the name of the Compose project that a worker's container belongs to."""
     return str(worker["Config"]["Labels"].get("com.docker.compose.project", ""))
 
 
@@ -93,7 +93,7 @@ def inherited_mounts(worker: Mapping[str, Any], volumes: Sequence[str]) -> list[
 
 
 def container_environment(worker: Mapping[str, str], *given: Mapping[str, str]) -> dict[str, str]:
-    """Build a container's environment: worker variables for commands, overridden by `given`."""
+    """Select the variables in `worker` that a command needs; variables in `given` override them."""
     kept = {name: value for name, value in worker.items() if name.startswith(_OF_THE_COMMAND)}
     for each in given:
         kept.update(each)

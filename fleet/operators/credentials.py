@@ -1,7 +1,7 @@
 """The S3 credentials of an Airflow connection, as environment variables for a command.
 
-The command gets the credentials in its environment, because only the user of a process can read the
-environment. Other users can read the process's command line and Airflow's rendered fields.
+The command gets the credentials in its environment, because only the user that runs the command
+can read that environment. Other users can read the command line and Airflow's rendered fields.
 """
 
 from airflow.sdk import Connection

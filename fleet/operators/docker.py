@@ -107,7 +107,7 @@ class ResumableDockerOperator(DockerOperator):
                 but its result is invalid, or the container can never start.
             AirflowRescheduleException: the exit status is 75, or the worker stops.
             AirflowTaskTerminated, AirflowSkipException: the container was stopped because its task
-                was marked with another state, was cleared or timed out.
+                was marked with a final state, was cleared or timed out.
             AirflowException: the container ended in any other way, or the engine does not answer.
         """
         become_task_of_a_command()
@@ -272,7 +272,7 @@ class ResumableDockerOperator(DockerOperator):
             ) from error
 
     def _reap(self, own: str, context: Context, worker: Any) -> None:
-        """Remove this stack's other containers whose tasks have ended or no longer exist."""
+        """Remove this stack's containers, except `own`, if their tasks have ended or are gone."""
         stack = f"{STACK_LABEL}={stack_of(worker)}"
         for each in self.cli.containers(all=True, filters={"label": stack}):
             key, labels = each["Id"], each["Labels"]

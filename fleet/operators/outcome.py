@@ -26,8 +26,8 @@ which most programs use for a usage error. Status 1 is not in the set, because a
 Python exception or a failed shell command, for example after a lost connection, exits with 1."""
 TRY_AGAIN_AFTER = timedelta(seconds=10)
 TRY_AGAIN_FOR = timedelta(hours=1)
-"""Time limit, counted from a try's first exit 75. If the command exits with 75 after this time, for
-example on a disk that is still full, the try fails."""
+"""For this long after a try's first exit 75, each exit 75 reschedules the task. A later exit 75,
+for example because a disk is still full, fails the try."""
 _OVER = {"failed", "removed", "skipped", "success", "upstream_failed"}
 FIRST_ASKED = "first asked to be tried again"
 MAX_RESULT_BYTES = 48 * 1024
@@ -57,7 +57,8 @@ class Told:
     def output(self, text: str) -> None:
         """Log a line of standard output, but keep the reason.
 
-        Standard output can arrive after a later error line, and must not clear the reason.
+        A line of standard output can arrive after an error line that was written later. So such a
+        line must not clear the reason.
         """
         self._write(text)
 

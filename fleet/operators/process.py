@@ -27,7 +27,7 @@ Airflow kills the task's process after 5 s."""
 STATE_SECONDS = 30.0
 """Interval at which the state of an overwritten line (a progress bar) is passed on."""
 MAX_LINE_BYTES = 64 * 1024
-"""A longer line is passed on in pieces, so output without line ends cannot fill the memory."""
+"""A line longer than this is passed on in pieces, so that an endless line cannot fill memory."""
 _READ_BYTES = 64 * 1024
 
 LineSink = Callable[[str], None]

@@ -17,7 +17,7 @@ LOGIN_VARIABLE = "AIRFLOW__CELERY__FLOWER_BASIC_AUTH"
 
 
 class Refusal(tornado.web.RequestHandler):
-    """Refuses every request that lacks the login; the status is 401."""
+    """Gets only requests that lack the login, and refuses all of them with status 401."""
 
     def check_xsrf_cookie(self) -> None:
         """Skip the check: this handler refuses every request, so a forged request does no harm."""

@@ -30,7 +30,7 @@ GPUS_VARIABLE = "FLEET_GPUS"
 
 
 def list_gpus() -> list[Gpu]:
-    """List the GPUs that this process may use, in the driver's order; none without a driver.
+    """List the GPUs that this process may use, in the driver's order; empty without a driver.
 
     If `CUDA_VISIBLE_DEVICES` is set, only the GPUs that it names are listed. The variable names a
     GPU by UUID or by the driver's number.

@@ -22,9 +22,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 JOB_SECONDS = {"SchedulerJob": 30, "DagProcessorJob": 30, "TriggererJob": 30}
-"""Seconds without a heartbeat after which a job counts as dead; a job sends one every 5 s."""
+"""Seconds without a heartbeat after which a job counts as dead. Heartbeats come every 5 s."""
 ALIVE_SECONDS = 20
-"""Seconds without a heartbeat after which a worker counts as dead; it sends one every 2 s."""
+"""Seconds without a heartbeat after which a worker counts as dead. Heartbeats come every 2 s."""
 
 
 def http(port: str, path: str, wanted: str = "200") -> str:
@@ -43,7 +43,7 @@ def webserver(port: str) -> str:
 
 def job(kind: str) -> str:
     """Check the age of the job's heartbeat in the metadata database, like `airflow jobs check`."""
-    import psycopg2  # only this check needs it; workers cannot access the database
+    import psycopg2  # imported here, because only this check accesses the database
 
     address = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
     query = (

@@ -1,10 +1,10 @@
-"""Lease each task's message to its worker, from taking the message until the task ends.
+"""Lease each message to the worker that took it, until the message's task has ended.
 
 A worker acknowledges a message when the message's task has ended. Until then kombu's Redis
 transport stores the message, with the time at which a worker took it, and redelivers it after
-`visibility_timeout`. If a worker dies between taking a message and starting the task, nobody else
-would notice before that time-out. So a worker has a short lease on each of its messages and renews
-it. Any worker puts back a message whose lease has expired.
+`visibility_timeout`. If a worker died between taking a message and starting its task, no other
+process would notice before `visibility_timeout`. So a worker has a short lease on each of its
+messages and renews the lease. Any worker puts back a message whose lease has expired.
 """
 
 import functools
@@ -74,17 +74,18 @@ def put_back(channel: Any) -> list[str]:
 def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
     """Wrap a Celery task: ignore messages that start nothing; put back messages that are too early.
 
-    Airflow itself ignores a redelivered message whose task still runs. But the webserver first
-    checks the message's token. If the token had expired, the refusal ended the running task (seen
-    with 3.3.2 and providers-celery 3.26.0). So a redelivered message is ignored after a refusal in
-    `_MOOT`. If the message's task does not run, ignoring the message does no harm: the scheduler
-    notices the missing heartbeat or the time-out of queued tasks. A message whose token has expired
-    is ignored even at its first delivery. Its task has waited for the whole time-out of queued
-    tasks, so the scheduler sends the task again, which spends no try.
+    Airflow itself ignores a redelivered message whose task still runs. But the webserver checks
+    the message's token before it looks at the task. If the token had expired, the webserver's
+    refusal ended the running task (seen with 3.3.2 and providers-celery 3.26.0). So a redelivered
+    message is ignored after a refusal in `_MOOT`. If the message's task does not run, ignoring the
+    message does no harm: the scheduler notices the missing heartbeat or the time-out of queued
+    tasks. A message whose token has expired is ignored even at its first delivery. Its task has
+    waited for the whole time-out of queued tasks, so the scheduler sends the task again, which
+    spends no try.
 
     If the webserver cannot be reached, for example while a stack starts, any message is put back
     and tried again; otherwise its task would lose a try. If the webserver's answer is lost or is a
-    server error, only a redelivered message is put back.
+    server error, the message is put back only if it had been redelivered.
     """
 
     @functools.wraps(run)

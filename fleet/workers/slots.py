@@ -16,8 +16,8 @@ from fleet.workers.gpus import slot_gpus
 def own_gpu(**_: Any) -> None:
     """Set this pool process's GPU, in a variable that the commands of its tasks inherit.
 
-    The process's number selects the GPU. Pool processes are numbered from 0; the replacement of a
-    dead process gets the same number.
+    The process's number selects the GPU. Pool processes are numbered from 0. A process that
+    replaces a dead process gets the number of the dead process.
     """
     if uuids := slot_gpus():
         os.environ[VISIBLE_VARIABLE] = uuids[billiard.current_process().index]
@@ -28,9 +28,10 @@ def let_go_of_the_workers_connections(**_: Any) -> None:
     """Drop the connections that this pool process inherited by fork.
 
     The replacement of a dead process is forked from a worker that is already connected to Redis.
-    If the worker were killed, this process would keep the connection open, and Redis would send it
-    messages, which would be lost. The connection's file descriptor is not closed but replaced by
-    /dev/null, so that the object that owns the descriptor can still close it.
+    If that worker were killed, the replacement would keep the connection open. Redis would then
+    send messages over the connection, and these messages would be lost. The connection's file
+    descriptor is not closed but redirected to /dev/null, so that the object that owns the
+    descriptor can still close it.
     """
     with Path(os.devnull).open("r+b", buffering=0) as nothing:
         for connection in psutil.Process().net_connections("tcp"):

@@ -52,7 +52,7 @@ def _terminate_all() -> None:
 
 @signals.heartbeat_sent.connect
 def touch_files(**_: Any) -> None:
-    """Tell the health check that the event loop runs; keep the folder of the GPU locks in use.
+    """Tell the health check that the event loop runs; protect the GPU locks' folder from deletion.
 
     systemd-tmpfiles deletes files and folders in /var/tmp that were not used for 30 days. If it
     deleted the locks' folder, a running container would keep its locks in the deleted folder, which

@@ -1,4 +1,4 @@
-"""Start a Celery worker for one queue of the contract, sized for its machine."""
+"""Start the Celery worker of one queue; contract and machine decide its number of slots."""
 
 import contextlib
 import os

@@ -18,7 +18,7 @@ from music_genre.store import addresses, keys, records, tables
 logger = logging.getLogger(__name__)
 
 RECIPE = 2
-"""Increase this with every code change that gives another catalogue for the same folder."""
+"""Increase this number whenever a code change alters the catalogue of an unchanged folder."""
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """Largest expected difference between the clocks of the scanning host and the storage."""
@@ -63,7 +63,7 @@ def scan(
             artist) in `folder` or beside it can name the recording each file was cut from.
         store: the artifact folder; the catalogue is written to `catalogues/KEY` in it.
         kind: the kind of files to list; all other files are rejected.
-        into: write the catalogue to this folder instead.
+        into: the folder to write the catalogue to, instead of `catalogues/KEY`.
         progress: called with (files done, total files), while hashing and again while checking.
 
     Returns:
@@ -75,8 +75,8 @@ def scan(
     """
     began = time.time()
     paths = find_files(folder, kind, without=store)
-    # A tracks.csv of audio files is also used for pictures of these files. The pictures have the
-    # same names but other suffixes, so suffixes are ignored.
+    # A tracks.csv that lists audio files is also used for pictures of these files. A picture has
+    # the name of its audio file with another suffix, so for pictures the suffix is ignored.
     known = origins.read_table(folder, paths, any_suffix=kind is not AUDIO)
     tasks = [Task(kind, folder, path, known.get(path)) for path in paths]
     read = _in_workers(read_contents, tasks, lambda _: HASHING_SECONDS, progress)

@@ -66,7 +66,7 @@ class Sound:
 
         Yields:
             (n_samples,) int16 or float32; `full_scale` is the sample value that counts as 1. A
-            block is valid only until the next block.
+            block is valid only until the next block is requested.
 
         Raises:
             AudioError: the file cannot be decoded, is shorter than announced, is silent, or holds
@@ -109,9 +109,9 @@ def open_sound(path: Path) -> Iterator[Sound]:
     except soundfile.LibsndfileError as error:
         # No os.close: libsndfile has already closed the descriptor.
         raise AudioError(f"not audio: {_reason(error)}") from None
-    # Make soundfile treat the file as not seekable. Otherwise it would seek to its current position
-    # after each block. For MP3 these seeks take a fifth of the decoding time (measured), and in a
-    # damaged file they can end at another position.
+    # Make soundfile treat the file as not seekable. Otherwise soundfile would seek to the current
+    # position after each block. For MP3 these seeks take a fifth of the decoding time (measured),
+    # and in a damaged file a seek can end at a wrong position.
     file.seekable = lambda: False
     with file:
         _check_header(file, path)

@@ -60,7 +60,7 @@ def _riff(file: IO[bytes]) -> int | None:
         if chunk[:4] == b"data":
             unknown = size in UNKNOWN_SIZES
             return (long_size or None) if unknown else size
-        if chunk[:4] == b"ds64":  # this chunk holds the file's size, then the audio's
+        if chunk[:4] == b"ds64":  # this chunk holds the file's size, then the audio's size
             long_size = int.from_bytes(file.read(16)[8:], "little")
             size -= 16
         file.seek(size + size % 2, os.SEEK_CUR)
@@ -85,7 +85,7 @@ def _chunk_headers(file: IO[bytes], n_bytes: int) -> Iterator[bytes]:
 
 
 def _chunks(file: IO[bytes], wanted: bytes) -> int | None:
-    """Seek to a chunk of a big-endian file; return its size in bytes, None if unknown."""
+    """Seek to a chunk of a big-endian file; return the chunk's size in bytes, None if unknown."""
     file.seek(12)
     for chunk in _chunk_headers(file, 8):
         size = int.from_bytes(chunk[4:], "big")

@@ -64,7 +64,7 @@ class Track:
     """One usable file; a row of catalogue.csv."""
 
     path: str
-    """Relative to the scanned folder, with forward slashes."""
+    """Path relative to the scanned folder, with forward slashes."""
     genre: str
     track: str
     """The recording that the file was cut from."""
@@ -148,7 +148,7 @@ def _check_place(task: Task) -> None:
 
     Raises:
         AudioError: the file cannot be used.
-        OSError: the file cannot be inspected.
+        OSError: the file or folder cannot be accessed.
     """
     file = task.file
     # os.path.realpath, because Path.resolve raises if links form a loop.

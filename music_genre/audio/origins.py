@@ -11,7 +11,7 @@ Origin = tuple[str, str]
 
 
 def from_tags(tags: dict[str, str], path: str) -> Origin:
-    """Return (recording, artist); without an artist or title tag, `path` is the recording."""
+    """Return (recording, artist); if the artist or title is missing, the recording is `path`."""
     artist, title = tags.get("artist", "").strip(), tags.get("title", "").strip()
     album = tags.get("album", "").strip()
     return (f"{artist} / {album} / {title}" if artist and title else path), artist
@@ -25,7 +25,7 @@ def read_table(audio_dir: Path, paths: list[str], *, any_suffix: bool = False) -
         paths: the paths of the files, relative to `audio_dir`.
         any_suffix: compare only genre and name, without the suffix, so that a table of audio
             files also covers their pictures. With this option, a table beside `audio_dir` can
-            describe other files, so it may list none of `paths`.
+            describe other files; it is then no error if the table lists none of `paths`.
 
     Raises:
         InputError: the table lacks a column or a value, or lists none of the files. Without this

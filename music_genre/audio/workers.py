@@ -1,4 +1,4 @@
-"""Worker processes for tasks that may crash or hang, such as decoding damaged files.
+"""Worker processes for tasks that can crash or hang, such as decoding damaged files.
 
 If a task hangs, or crashes its worker twice, only that task fails; its `Failure` gives the reason.
 A new worker does the remaining tasks.
@@ -191,7 +191,7 @@ def run(
     worker, so that a crash of the task does not end the calling process.
 
     Args:
-        function: its results and errors must be picklable.
+        function: does one task; its results and errors must be picklable.
         tasks: need not be picklable.
         n_workers: the maximum number of processes.
         seconds: returns a task's limit in CPU seconds; waiting for a disk does not count.
@@ -202,7 +202,7 @@ def run(
 
     Raises:
         TemporaryError: a worker was killed from outside.
-        Exception: the error that the function raised. It is raised here after the other workers
+        Exception: the error that `function` raised. It is raised here after the other workers
             have finished their current tasks.
     """
     pool = _Pool(function, tasks, seconds, n_workers)

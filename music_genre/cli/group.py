@@ -23,7 +23,7 @@ LASTING = {
     *(errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.EINVAL),
 }
-"""Only the user can fix these storage errors; the others, such as a full disk, can go away."""
+"""Only the user can fix these storage errors; other errors, such as a full disk, can go away."""
 
 
 class Commands(click.Group):

@@ -20,7 +20,7 @@ def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator
     """Show a stage's progress: a bar on a terminal, otherwise log lines.
 
     On a terminal, log lines and the stage's notes appear above the bar and stay visible. Without
-    a terminal, each note is logged at once; a report without a note is logged only if `every`
+    a terminal, each note is logged at once; progress without a note is logged only if `every`
     seconds have passed since the last line.
     """
     if not sys.stderr.isatty():
@@ -29,7 +29,7 @@ def shown_progress(label: str, every: float = SECONDS_BETWEEN_LINES) -> Iterator
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    tqdm.monitor_interval = 0  # prevents a monitor thread, because this process can fork
+    tqdm.monitor_interval = 0  # no monitor thread: a process that forks must have no other threads
     with (
         tqdm(total=0, desc=label, bar_format=BAR, leave=False, file=sys.stderr) as bar,
         logging_redirect_tqdm(),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def given_file(text: str) -> Path | None:
-    """Return a secret file's path; None (no secret) if it is empty or not a regular file."""
+    """Return a secret file's path; None (no secret) if the file is empty or not a regular file."""
     path = address(text)
     if not path.exists():
         raise click.BadParameter(f"{path} does not exist.")

@@ -20,7 +20,7 @@ from music_genre.store import files, keys, locks
 
 RESIDENT_SHARE: Final = 1 / 3
 """In mode auto, images are kept in memory if they take less than this share of the free memory.
-Stacking needs memory for two copies of the images."""
+While the images are joined into one tensor, memory holds two copies of them."""
 SAMPLED: Final = 16
 """Maximum number of images that are read to estimate the size of all images."""
 READ_AHEAD: Final = 4
@@ -54,8 +54,9 @@ class Images:
 
         Args:
             tracks: (batch,) int64 track numbers, on the CPU.
-            starts: (batch,) int64 first frames within those tracks, on the CPU.
-            crop_frames: frames of a crop.
+            starts: (batch,) int64 first frame of each crop, counted from the start of its track, on
+                the CPU.
+            crop_frames: number of frames in a crop.
 
         Returns:
             A function that waits for the crops and returns them: (batch, crop_frames, n_mels)
@@ -211,7 +212,7 @@ def _are_complete(folder: Path, n_mels: int) -> bool:
 
 
 def _write_frames(paths: list[Path], n_mels: int, folder: Path) -> Tensor:
-    """Write the file of images unless a complete file exists; return (n_tracks,) int64 lengths."""
+    """Write frames.u8 unless it is complete; return each track's frame count, (n_tracks,) int64."""
     index = folder / "lengths.npy"
     with locks.folder_lock(folder):
         files.sweep(folder, locked=True)

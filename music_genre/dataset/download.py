@@ -36,7 +36,7 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
     """Download a file, resuming where an earlier attempt was cut off.
 
     Args:
-        address: https:// or http://.
+        address: the file's URL, which starts with https:// or http://.
         into: the folder for the file. The file is named after the last part of the address. Until
             the file is complete, its name ends in .part.
         progress: called with (bytes so far, total bytes).
@@ -81,7 +81,7 @@ def download(address: str, into: Path, progress: Progress = silent) -> Path:
 
 
 def _go_on(address: str, part: Path, progress: Progress) -> None:
-    """Download the missing rest of a file, and append it to the part that is there.
+    """Download the missing rest of a file, and append it to the partial file.
 
     Raises:
         InputError: the server has no such file.
@@ -96,7 +96,7 @@ def _go_on(address: str, part: Path, progress: Progress) -> None:
             _judge(address, error, part)
             return
     with answer, part.open("ab") as file:
-        # A server can ignore the range and send the whole file: drop the part, and start again.
+        # A server can ignore the range and send the whole file: empty the partial file first.
         if have and answer.status != http.client.PARTIAL_CONTENT:
             file.truncate(0)
             have = 0
@@ -111,12 +111,12 @@ def _go_on(address: str, part: Path, progress: Progress) -> None:
 
 
 def _judge(address: str, error: urllib.error.HTTPError, part: Path) -> None:
-    """Return if the HTTP error only means that the part is already complete; otherwise raise."""
+    """Raise an error, unless the HTTP error only means that the partial file is complete."""
     whole = error.headers.get("Content-Range", "").rpartition("/")[2]
     if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
         if whole == str(_size(part)):
             return
-        part.unlink()  # the part is not the beginning of the server's file
+        part.unlink()  # the partial file is not the beginning of the server's file
         raise ConnectionError("the partial file on the disk is not part of the server's file")
     if error.code in LASTING:
         raise InputError(

@@ -44,8 +44,8 @@ class Found:
     examples: list[Example]
     rejections: list[Rejection]
     checksums: dict[str, str]
-    """Path of a picture -> its checksum. Empty if the catalogue lists audio, because the names of
-    its images contain content keys."""
+    """Path of a picture -> its checksum. Empty if the catalogue lists audio: the images' names then
+    contain content keys, so `key` needs no checksums."""
 
     def key(self, examples: list[Example]) -> str:
         """Return the content key of the given examples; the key does not depend on their splits."""
@@ -58,8 +58,8 @@ def drawn_from(images_dir: Path) -> Path | None:
     """Find the catalogue that a folder of images was drawn from.
 
     Returns:
-        `images_dir` if it contains a catalogue. Otherwise the folder of the last scanned catalogue
-        that is in the same artifact folder and lists all the images. None if `extract` did not
+        `images_dir` if it contains a catalogue. Otherwise the folder of the newest of those
+        catalogues of the same artifact folder that list all the images. None if `extract` did not
         draw the images, or if no catalogue of the artifact folder lists any of the images.
 
     Raises:
@@ -90,7 +90,7 @@ def drawn_from(images_dir: Path) -> Path | None:
 
 
 def _catalogues_beside(images_dir: Path) -> list[tuple[Path, int]]:
-    """Find the catalogues that list at least one image of a folder.
+    """Find the catalogues of the artifact folder that list at least one image in `images_dir`.
 
     Returns:
         (catalogue folder, number of images missing from this catalogue) for each catalogue, the
@@ -181,6 +181,6 @@ def group_tracks(tracks: list[Track], group_by: str) -> list[str]:
     """Name each track's group (recording or artist); tracks with equal contents share a group."""
     by_artist = group_by == "artist"
     groups = [(track.artist or track.group) if by_artist else track.group for track in tracks]
-    if by_artist:  # clips of one recording can have different artists, or none
+    if by_artist:  # keep a recording's clips together: their artists can differ or be missing
         groups = origins.join_groups(groups, [track.group for track in tracks])
     return origins.join_groups(groups, [track.checksum for track in tracks])

@@ -36,8 +36,9 @@ FOLDER: Final = "genres_original"
 MEMBER: Final = re.compile(
     r"(?:^|/)(?:genres|genres_original)/([a-z]+)/(\1\.\d{5}\.(?:wav|au))\Z", re.ASCII
 )
-"""Matches the names of the archive members to extract. Its two groups, genre and file name, are
-the path of the extracted file. They contain no slash, so the path stays in the target folder."""
+"""Matches the names of the archive members to extract. The two groups of the pattern, genre and
+file name, form the path of the extracted file below the target folder. Neither group can contain a
+slash, so no file is written outside this folder."""
 N_TRACKS, N_GENRES = 1000, 10
 UNREADABLE: Final = "jazz.00054.wav"
 """In many WAV archives of GTZAN, this file contains no audio."""
@@ -61,7 +62,7 @@ def fetch(
         each genre, and whether the folder was there already.
 
     Raises:
-        InputError: the archive has another checksum, is damaged, or does not hold GTZAN.
+        InputError: the archive has the wrong checksum, is damaged, or does not hold GTZAN.
         TemporaryError: the download was cut off; call again to resume it.
         OSError: a file cannot be written, for example because the disk is full.
     """
@@ -75,7 +76,7 @@ def fetch(
             unpack(archive, folder)
         except InputError:
             if is_address:
-                archive.unlink()  # otherwise the next call would use this archive again
+                archive.unlink()  # otherwise the next call would use the bad archive again
             raise
     return {"audio": str(folder), **report(folder), "reused": reused}
 
@@ -108,10 +109,10 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Extract the tracks of an archive; after an error, the folder does not exist.
+    """Extract the tracks of an archive into a new folder; after an error, no folder is left.
 
-    Only members whose names match `MEMBER` are extracted, so an archive cannot write any other file
-    and cannot write outside the folder.
+    Only members whose names match `MEMBER` are extracted. So extracting an archive cannot create
+    other files, and cannot create files outside the folder.
     """
     temporary = folder.with_name(f"{files.TEMPORARY}{uuid.uuid4().hex}")
     try:

@@ -1,4 +1,4 @@
-"""Assign tracks to train, validation and test by group."""
+"""Assign tracks, group by group, to train, validation and test."""
 
 import hashlib
 import logging
@@ -17,7 +17,7 @@ from music_genre.store import addresses, keys, records, tables
 logger = logging.getLogger(__name__)
 
 RECIPE = 2
-"""Increase this when the same catalogue, images and settings would give a different split."""
+"""Increase this with every code change that gives another split for the same input and settings."""
 
 NAMED = 10
 """Maximum number of tracks that a log line names."""
@@ -50,7 +50,7 @@ def assign_splits(examples: list[Example], config: SplitConfig) -> list[Example]
 
     Raises:
         InputError: a genre has fewer than three groups. A group with tracks of several genres
-            counts only for the genre of most of its tracks.
+            counts only for its most frequent genre.
     """
     groups: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for example in examples:
@@ -86,7 +86,8 @@ def assign_listed(examples: list[Example], listed: assignment.Assignment) -> lis
     """Assign tracks to the splits that a list names; leave out tracks that are not listed.
 
     Raises:
-        InputError: a group spans splits, a split is empty, or a genre has no track in train.
+        InputError: a group has tracks in several splits, a split is empty, or a genre has no track
+            in train.
     """
     split_of = listed.deal(example.path for example in examples)
     dealt = [replace(e, split=split_of[e.path]) for e in examples if e.path in split_of]
@@ -142,7 +143,7 @@ def split(
     Args:
         catalogue_dir: the folder that `scan` made.
         images_dir: the folder that `extract` made; None if the catalogue lists pictures.
-        store: the artifact folder; the split gets a folder of its own in it.
+        store: the artifact folder; the split is written to a subfolder of its own.
         config: seed, shares, and whether a group is a recording or an artist.
         assigned_by: the name of a published list, or the path of a CSV file. If given, this list
             decides which split a track is in, and seed and shares are ignored.
@@ -180,7 +181,7 @@ def split(
 
 
 def _write(folder: Path, dealt: list[Example], found: Found) -> dict[str, Any]:
-    """Write split.csv and rejected.csv; return the entries of split.json that describe both.
+    """Write split.csv and rejected.csv; return the entries of split.json that describe them.
 
     Raises:
         InputError: there is only one genre.

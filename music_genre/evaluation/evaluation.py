@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 RECIPE = 3
-"""Increase this when the same run and split would give different numbers or files."""
+"""Increase this with every code change that gives other results for the same run and split."""
 
 
 def evaluate(
@@ -53,7 +53,8 @@ def evaluate(
     settings, split_dir = runs.read_settings(run)
     folder = run / ("evaluation" if split_name == "test" else f"evaluation-{split_name}")
     finished = runs.read_finished(run) or {}
-    # The checkpoint's file name contains its hash, so the key changes if the weights change.
+    # The checkpoint's file name contains a hash of the checkpoint, so the key changes if the
+    # weights change.
     key = keys.content_key(settings.key, finished.get("checkpoint"), split_name, RECIPE)
     record = records.read_json(folder / "metrics.json") or {}
     reused = record.get("key") == key
@@ -98,7 +99,7 @@ def _probabilities(
 def measure(
     examples: list[Example], probabilities: NDArray[np.float32], genres: list[str]
 ) -> dict[str, Any]:
-    """Compare each track's predicted genre with the true one.
+    """Compare each track's predicted genre with its true genre.
 
     Args:
         examples: the tracks.

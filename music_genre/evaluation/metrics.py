@@ -47,9 +47,9 @@ def accuracy_interval(
     """Return the accuracy's 95% interval: percentile bootstrap over groups, widened to Wilson's.
 
     The bootstrap draws whole groups, because clips of one recording are right or wrong together.
-    With few groups the bootstrap interval is too narrow. If all tracks are right, or all are wrong,
-    its width is 0. The interval is therefore widened to Wilson's interval, which counts each group
-    as one observation.
+    The bootstrap interval is too narrow if there are few groups. Its width is 0 if all predictions
+    are right, or all are wrong. So the bootstrap interval is widened to contain Wilson's interval,
+    which counts each group as one observation.
 
     Args:
         correct: (n_tracks,) bool: whether the predicted genre is right.

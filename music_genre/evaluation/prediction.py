@@ -58,8 +58,9 @@ def predict(
         gpu_locks: folder of the GPUs' locks.
 
     Yields:
-        One result per file, in the order of the files, each as soon as possible. A folder in which
-        no file is found gives one `Unusable`.
+        One result per file, in the order of `paths`; the files of a folder are sorted by path. A
+        result is yielded once it and all earlier results are known. A folder in which no file is
+        found gives one `Unusable`.
 
     Raises:
         InputError: the run has not finished.
@@ -130,7 +131,7 @@ def _patience(path: Path) -> float:
 def _files(paths: list[Path], suffixes: Collection[str]) -> Iterator[Path]:
     """Yield the given files, and all matching files below the given folders.
 
-    A folder without matching files is yielded itself, so that `_hear` can report it.
+    If a folder has no matching files, the folder itself is yielded: `_hear` then reports it.
     """
     for path in paths:
         found = sorted(_search(path, suffixes)) if addresses.is_folder(path) else []

@@ -13,8 +13,8 @@ from music_genre.store import files
 def draw_confusion(path: Path, confusion: NDArray[np.int64], genres: list[str], title: str) -> None:
     """Draw a confusion matrix as a PNG file.
 
-    Each cell shows a number of tracks. The darker the cell, the larger this number's share of
-    the true genre's tracks.
+    Each cell shows how many tracks have its true genre and its predicted genre. The darker a cell,
+    the larger the share of these tracks among all tracks of the true genre.
     """
     size = 2.5 + 0.55 * len(genres)
     figure = Figure(figsize=(size, size), layout="constrained")

@@ -88,7 +88,7 @@ class _Task:
     audio_file: Path
     n_bytes: int
     checksum: str
-    """The scan's checksum of the audio file if the file might have changed since; else empty."""
+    """Checksum from the scan if the audio file might have changed since the scan; else empty."""
     image: Path
     folder: Path
     config: FeatureConfig

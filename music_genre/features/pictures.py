@@ -24,7 +24,7 @@ REJECTED = ".rejected"
 MOST_PIXELS = 1 << 30
 """Pixel limit for pictures in the format of `write_picture`: 54 hours of audio, 1 GiB."""
 MOST_FOREIGN_PIXELS = 1 << 27
-"""Pixel limit for other pictures. Converting so many pixels to grey takes 0.5 GiB."""
+"""Pixel limit for other pictures. Converting this many pixels to grey takes 0.5 GiB of memory."""
 MOST_STORED = 0xFFFF
 """Maximum size in bytes of a stored deflate block."""
 
@@ -76,8 +76,9 @@ def _write_chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
 def read_picture(path: Path, n_mels: int, *, only_own: bool = False) -> NDArray[np.uint8]:
     """Read a picture as (n_mels, n_frames) uint8.
 
-    Any spectrogram picture can be trained on: colours become grey, and transparency is ignored. A
-    picture of another height is scaled to n_mels rows; its width is scaled by the same factor.
+    Any spectrogram picture can be trained on: colours become grey, and transparency is ignored. If
+    a picture's height is not n_mels, its height and width are scaled by the same factor, to
+    n_mels rows.
 
     Args:
         path: the file.
@@ -130,7 +131,7 @@ def _grey(picture: "Image.Image", path: Path) -> "Image.Image":
 
 
 def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
-    """Reject a picture that is too large; pictures as `extract` draws them have a higher limit."""
+    """Reject a picture that is too large; pictures in the format of `extract` may be larger."""
     n_pixels = size[0] * size[1]
     most = MOST_PIXELS if own else MOST_FOREIGN_PIXELS
     if n_pixels > most:
@@ -141,8 +142,8 @@ def _check_size(path: Path, size: tuple[int, int], *, own: bool) -> None:
 def _describe(path: Path, *, with_tags: bool) -> tuple[float, dict[str, str]]:  # noqa: ARG001
     """Check that training can read a picture; return a length of 0 seconds and no tags.
 
-    A file with the suffix `REJECTED` stands for an image that `extract` could not draw. The file
-    contains the reason.
+    If `extract` cannot draw an image, it writes a file with the suffix `REJECTED` instead. This
+    file contains the reason.
 
     Raises:
         AudioError: the picture cannot be used, or `extract` could not draw it.

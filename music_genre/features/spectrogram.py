@@ -115,7 +115,7 @@ class MelSpectrogram:
         """
         window = self._window(full_scale)
         margin, hop = self.config.n_fft // 2, self.config.hop_length
-        held = margin  # samples in the buffer
+        held = margin  # number of samples in the buffer
         self._samples[:held] = 0
         for part in _parts(blocks, np.zeros(margin, np.float32)):
             # The assignment also converts int16 to float32.
@@ -163,7 +163,7 @@ def _parts(blocks: Iterable[NDArray[Any]], end: NDArray[np.float32]) -> Iterator
 def to_decibels(powers: NDArray[np.float32]) -> NDArray[np.float32]:
     """Turn powers of any shape into decibels, in place; formula as in librosa.power_to_db."""
     np.maximum(powers, FLOOR, out=powers)
-    # Not np.log10: without AVX-512 it takes 1.2 ms a track, np.log 0.15 ms (measured).
+    # np.log10 would take 1.2 ms a track without AVX-512; np.log takes 0.15 ms (measured).
     np.log(powers, out=powers)
     return np.multiply(powers, DECIBELS, out=powers)
 

@@ -31,7 +31,10 @@ class DamagedError(InputError):
 
 
 class _HashedFile:
-    """File for torch.save: hashes the data and keeps an OSError; torch raises another error."""
+    """File for torch.save that hashes the data.
+
+    It keeps an OSError for the caller, because torch.save would raise a different error instead.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.hash = file, hashlib.blake2b(digest_size=16)
@@ -54,7 +57,8 @@ class _HashedFile:
 def save(run: Path, state: dict[str, Any]) -> Path:
     """Write a checkpoint and delete all but the last two.
 
-    A crash at any moment or a full disk leaves the older checkpoints intact.
+    Old checkpoints are deleted only after the new one is on the disk. So a crash or a full disk
+    leaves the previous checkpoint intact.
 
     Args:
         run: the run folder.

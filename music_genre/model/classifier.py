@@ -22,8 +22,8 @@ BATCH: Final = 64
 """Crops per forward pass when a model is validated during its training."""
 EXACT_BATCH: Final = 16
 """Crops per forward pass of a trained model; the last batch is padded. oneDNN chooses
-a convolution's algorithm by the batch size, and each algorithm rounds a crop's result differently
-(by 2e-6 between batches of 11 and 16 crops: resnet18, torch 2.15). With one fixed batch size, a
+a convolution's algorithm by the batch size, and the algorithms differ in rounding: a crop's results
+in batches of 11 and of 16 crops differ by 2e-6 (resnet18, torch 2.15). With one fixed batch size, a
 crop's result does not depend on the other crops."""
 CROPS_AT_ONCE: Final = 256
 """Images are collected until they have at least this many crops in total, then classified."""
@@ -116,7 +116,7 @@ def track_probabilities(
     """Average the genre probabilities of evenly spaced crops that cover each track.
 
     Args:
-        network: maps crops to logits; it is put in eval mode and left in it.
+        network: maps crops to logits; it is switched to eval mode and not switched back.
         images: the tracks' images; crops read from them must be on the network's device.
         crop_frames: frames of a crop.
         exact: compute in float32, and make a track's probabilities independent of the other

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
 VISIBLE_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 LARGER_VARIABLE: Final = "MUSIC_GENRE_LARGER_GPU"
-"""Its value says how to get a GPU with more memory; the out-of-memory error quotes the value."""
+"""Environment variable with advice for the out-of-memory error: how to get more GPU memory."""
 M_MMAP_THRESHOLD: Final = -3  # malloc.h
 M_TRIM_THRESHOLD: Final = -1
 

@@ -18,9 +18,9 @@ from music_genre.model import checkpoint
 logger = logging.getLogger(__name__)
 
 LEAST_BFLOAT16_FRAMES: Final = 64
-"""Minimum frames of a crop for bfloat16 on CPUs. With fewer, the input of a strided convolution can
-have no more columns than the stride. oneDNN's AMX kernels then read uninitialised memory and return
-NaN (found with torch 2.15, see tests/ml/test_model.py)."""
+"""Minimum frames of a crop for bfloat16 on CPUs. With fewer frames, a strided convolution can get
+an input that is no wider than the stride. oneDNN's AMX kernels then read uninitialised memory and
+return NaN (found with torch 2.15, see tests/ml/test_model.py)."""
 
 
 def autocast(device: torch.device, network: nn.Module, crop_frames: int) -> torch.autocast:
@@ -37,7 +37,7 @@ def computes_in_bfloat16(device_type: str, network: nn.Module, crop_frames: int)
     `LEAST_BFLOAT16_FRAMES` frames. Speed of training in bfloat16 compared with float32, measured on
     two cores with AVX-512 BF16: resnet18 2.1 times as fast, squeezenet1_1 1.6 times as fast,
     shufflenet_v2_x0_5 equally fast, efficientnet_b0 1.5 times slower, mobilenet_v3_small 2.3 times
-    slower. On a CPU that emulates bfloat16 (AVX2), resnet18 is 15 times slower.
+    slower. On a CPU that emulates bfloat16 (AVX2), resnet18 is 15 times slower than in float32.
     """
     if device_type == "cuda":
         return True
@@ -49,7 +49,7 @@ def computes_in_bfloat16(device_type: str, network: nn.Module, crop_frames: int)
 
 
 def build(name: str, n_genres: int, n_mels: int, crop_frames: int, seed: int) -> nn.Module:
-    """Build a torchvision classification model with random weights for one grey channel.
+    """Build a torchvision classification model for one grey channel, with random weights.
 
     The model maps (batch, 1, n_mels, crop_frames) float32 to (batch, n_genres) logits.
 
@@ -125,9 +125,10 @@ def _make_grey(network: nn.Module) -> None:
 def load_weights_file(network: nn.Module, path: Path) -> None:
     """Load initial weights from a file, such as torchvision's trained weights or a checkpoint.
 
-    If the file's first convolution takes three colours, its weights are summed over the colours,
-    which gives the same output for grey pictures. If the file's classifier layer has another number
-    of classes, the network's classifier layer keeps its random weights.
+    If the file's first convolution takes three colours, its weights are summed over the colours.
+    For grey pictures, the sums give the same output as the weights of the three colours. If the
+    file and the network have different numbers of classes, the network's classifier layer keeps its
+    random weights.
 
     Raises:
         InputError: the file contains no weights, or the weights of another model.

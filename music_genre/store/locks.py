@@ -34,7 +34,7 @@ RENEWALS: Final = 6
 """Renewals per lease period."""
 WITHOUT_FLOCK: Final = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 ENDING_SECONDS: Final = 5.0
-"""Maximum time to wait for the end of an orphaned holder of a GPU lock after SIGKILL."""
+"""Maximum seconds to wait until an orphaned process that held a GPU lock has died of SIGKILL."""
 
 
 class Lock:
@@ -50,7 +50,7 @@ class Lock:
         os.fsync(descriptor)
 
     def check(self) -> None:
-        """Check that no other process took the lock over while this one was suspended.
+        """Check that no other process took the lock over while this process was suspended.
 
         Raises:
             TemporaryError: another process took the lock over.
@@ -163,7 +163,10 @@ def _open(path: Path) -> int:
 
 
 def _same_flocks(found: dict[str, Any], descriptor: int) -> bool:
-    """Tell whether this process sees the holder's flock: same running kernel, same device."""
+    """Tell whether this process sees the holder's flock.
+
+    It does if both processes run on the same kernel and found the lock file on the same device.
+    """
     device = os.fstat(descriptor).st_dev
     return bool(found["boot"] == _this_process()["boot"] and found["device"] == device)
 
@@ -182,7 +185,7 @@ def _flock(descriptor: int) -> bool | None:
 
 
 def _storage_time(path: Path) -> float:
-    """Return the time by the clock that stamps new files beside `path`.
+    """Return the time of the clock that sets the modification times of files beside `path`.
 
     On a shared volume, that clock can belong to another host.
     """
@@ -230,7 +233,7 @@ def _end_orphan(path: Path, what: str) -> None:
         # Signal by pidfd: if the PID was reused meanwhile, the new process is not killed.
         if _is_orphan(found):
             logger.warning("%s: killing %s, which has lost its supervisor", what, _describe(found))
-            # The process of another user cannot be killed; then the GPU stays in use.
+            # If the process belongs to another user, killing it fails and the GPU stays in use.
             with contextlib.suppress(PermissionError):
                 signal.pidfd_send_signal(process, signal.SIGKILL)
             select.select([process], [], [], ENDING_SECONDS)
@@ -239,7 +242,7 @@ def _end_orphan(path: Path, what: str) -> None:
 
 
 def _is_orphan(found: dict[str, Any]) -> bool:
-    """Tell whether a lock file's process is in this PID namespace and has lost its supervisor."""
+    """Tell whether a lock file names a process of this PID namespace that lost its supervisor."""
     own = _this_process()
     if not found["supervisor"] or any(found[name] != own[name] for name in ("boot", "processes")):
         return False

@@ -14,7 +14,7 @@ from music_genre.store import addresses, keys, records
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The settings of a training. Once written to its run folder, they never change."""
+    """The settings of a training; they never change after they are written to the run folder."""
 
     config: TrainConfig
     genres: list[str]
@@ -38,7 +38,8 @@ def claim(run: Path, settings: RunSettings, split_dir: Path) -> None:
     """Create a run folder for these settings, or check that it already belongs to them.
 
     Raises:
-        InputError: the folder belongs to other settings; the message names the differences.
+        InputError: the folder belongs to other settings; if it contains a settings.json, the
+            message names the differences.
     """
     location = addresses.reference(split_dir, run)
     record = records.read_json(run / "settings.json")

@@ -19,7 +19,7 @@ PR_SET_PDEATHSIG: Final = 1  # sys/prctl.h
 GO_ON: Final = "run the same command again to continue"
 GRACE: Final = 3.5
 """Maximum seconds from a signal to the end of the process. `fleet` kills the process 4 s after
-SIGTERM, because Airflow gives the task only 5 s."""
+SIGTERM, because Airflow gives the task only 5 s to end."""
 
 
 def die_with_parent(number: signal.Signals) -> None:

@@ -44,16 +44,16 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
-    """Write rows of a dataclass as a CSV file."""
+    """Write instances of a dataclass as the rows of a CSV file."""
     columns = [field.name for field in fields(kind)]
     write_table(path, ({name: getattr(row, name) for name in columns} for row in rows), columns)
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Read rows of a dataclass whose fields are strings, integers or floats.
+    """Read the rows of a CSV file as instances of a dataclass of strings, integers and floats.
 
     Raises:
-        InputError: the file is missing or has other columns.
+        InputError: the file is missing, or its rows do not fit the fields of the dataclass.
     """
     casts = get_type_hints(kind)
     try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECIPE: Final = 2
-"""Increase this when the same split and settings would give different weights."""
+"""Increase this with every code change that alters the weights for a given split and settings."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def train(
                 files.sweep(run, locked=True)
                 job = Job(run, lock, settings, split, store, weights, machine, progress)
                 result = {**_go_on(job), "reused": False}
-    figure = "validation_accuracy"  # the first entry, because people look for it
+    figure = "validation_accuracy"  # put first, because people look for it
     return {figure: result[figure], "run": str(run), **result}
 
 
@@ -113,7 +113,7 @@ def _finished(run: Path, settings: runs.RunSettings, split_dir: Path) -> dict[st
 
 
 def _go_on(job: Job) -> dict[str, Any]:
-    """Train from the newest checkpoint, or from the start, to the end; return the result."""
+    """Train to the end, starting from the newest checkpoint if there is one; return the result."""
     from music_genre.model import device  # loads torch
 
     with device.held(job.machine.device, job.machine.gpu_locks) as chosen:
@@ -207,7 +207,7 @@ class _Record:
         self.validation_seconds = self.epoch_began - trained_until
 
     def _is_due(self, later: float = 0.0) -> bool:
-        """Tell whether a checkpoint is due in `later` seconds and there is anything new to save."""
+        """Tell whether progress is unsaved and a checkpoint will be due in `later` seconds."""
         age = time.monotonic() + later - self.saved_at
         return self._reached() != self.saved and age >= self.job.machine.checkpoint_seconds
 

@@ -159,7 +159,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Return the state to save in a checkpoint.
 
-        The state contains no schedule and no generators, because both follow from the step.
+        The learning-rate schedule and the random generators are not part of the state, because both
+        can be computed from the settings and the step.
         """
         average = self.average
         return {

@@ -1,6 +1,6 @@
 """Version control of data and models: DVC stores their bytes, Git stores their descriptions.
 
-No other package uses DVC or Git.
+Within music_genre, only this package uses DVC and Git.
 """
 
 from music_genre.versioning.access import Access

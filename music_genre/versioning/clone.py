@@ -25,7 +25,7 @@ ATTEMPTS: Final = 20
 OWN: Final = f"{files.TEMPORARY}{os.uname().nodename}-"
 """Prefix of the names of this host's clones."""
 OLD_SECONDS: Final = 86_400.0
-"""A clone older than this many seconds is abandoned; no task needs its clone this long."""
+"""A clone older than this many seconds counts as abandoned, because no task takes a day."""
 
 
 class Clone:
@@ -40,7 +40,7 @@ class Clone:
 
     @property
     def head(self) -> str:
-        """The commit that is checked out; empty if there is none yet."""
+        """The commit that is checked out; empty if the repository has no commit yet."""
         return self._read("rev-parse", "--verify", "--quiet", "HEAD")
 
     @property
@@ -61,7 +61,7 @@ class Clone:
         return next(iter(self._read("tag", "--points-at", commit).split()), "")
 
     def checkout(self, revision: str) -> None:
-        """Check out a branch, tag or commit; an empty revision means the newest commit.
+        """Check out a branch, tag or commit; if the revision is empty, keep the current commit.
 
         Raises:
             InputError: there is no such revision.
@@ -81,7 +81,7 @@ class Clone:
         return True
 
     def rehearse(self) -> None:
-        """Check that the repository accepts a push, before the data are uploaded.
+        """Check with a dry run that the repository accepts a push, before data are uploaded.
 
         Raises:
             InputError: the repository refuses a push.
@@ -197,7 +197,7 @@ def make_repository(folder: Path) -> None:
         git.run(None, "init", "--quiet", "--bare", f"--initial-branch={git.BRANCH}", str(temporary))
         temporary.rename(folder)
     except OSError:
-        if not any(folder.iterdir()):  # otherwise another process made the repository
+        if not any(folder.iterdir()):  # empty: no other process made the repository
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -211,7 +211,8 @@ def _take(work: Path) -> tuple[Path, int]:
         latest when this process ends.
     """
     work.mkdir(parents=True, exist_ok=True)
-    # Lock the parent folder, so that no other process sweeps the new folder before it is locked.
+    # Lock the parent folder first. Otherwise another process could remove the new folder before
+    # this process has locked the new folder.
     entry = _hold(work, fcntl.LOCK_EX)
     try:
         _sweep(work)

@@ -46,7 +46,7 @@ def pull(address: str, store: Path, access: Access | None, revision: str = "") -
         revision: branch, tag or commit; by default the newest commit.
 
     Returns:
-        The result: the address of the audio, and the version. A folder has an empty version.
+        The result: the address of the audio, and the version. For a folder, the version is empty.
 
     Raises:
         InputError: the folder, data set or revision does not exist, or the repository or the

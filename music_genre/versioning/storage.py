@@ -153,7 +153,7 @@ def _begin(clone: Clone, access: Access) -> None:
 
 
 def _settle_remote(repo: Repo, access: Access) -> None:
-    """Warn if the given remote is not the repository's own remote, which is used instead."""
+    """Warn if the given remote is ignored because the repository has a different remote."""
     found = address(repo)
     if found != access.remote.rstrip("/"):
         logger.warning(

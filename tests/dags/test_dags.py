@@ -198,7 +198,7 @@ def test_forms_offer_the_models_that_the_command_knows(dags):
 
 
 def test_a_task_whose_forerunner_has_no_result_gets_an_empty_word(dags):
-    """This happens if a training is marked success. The command refuses the word; no retry."""
+    """If a user marks a training success, `evaluate` refuses the empty word, without a retry."""
     evaluate = dags["music_genre_training"].get_task("evaluate")
     nothing = SimpleNamespace(xcom_pull=lambda *_, **__: None)
     word = evaluate.get_template_env().from_string(evaluate.command[-1]).render(ti=nothing)

@@ -21,7 +21,7 @@ PLANE = {"webserver", "scheduler", "dag-processor", "triggerer"}
 WORKERS = {f"{queue}-worker" for queue in queues()}
 SECRETS = sorted(
     set().union(*(each.secrets for each in EMBEDDED.values()))
-    - {"POSTGRES_SUPERUSER_PASSWORD"}  # not used: the only database user is a superuser
+    - {"POSTGRES_SUPERUSER_PASSWORD"}  # not in use here: the only database user is a superuser
 )
 
 

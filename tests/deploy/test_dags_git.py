@@ -1,4 +1,4 @@
-"""The check that DAGS_GIT can be read; in these tests it asks a Git server with a login."""
+"""Tests of the check that reads DAGS_GIT, against a Git server that requires a login."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ def host(tmp_path_factory):
 
 @pytest.fixture
 def asked(host, tmp_path):
-    """A function that checks variables, with a file of credentials."""
+    """A function that runs the check for an address, with `login` in the credentials file."""
 
     def check(address: str = "", login: str = LOGIN, **more: str):
         for opened in (tmp_path, *tmp_path.parents[:2]):

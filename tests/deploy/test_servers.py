@@ -101,7 +101,7 @@ def test_redis_has_a_user_for_each_kind_of_process_as_in_containers(state):
 
 
 def test_a_restart_of_redis_forgets_no_transaction(state):
-    """Celery's book-keeping is in transactions: a message that is put back, or acknowledged."""
+    """Celery puts messages back into their queue, and acknowledges messages, in transactions."""
     login = f"AUTH worker {state.secrets().redis_worker_password}"
     with running(state, "redis"):
         said = say(state, login, "MULTI", "LPUSH cpu x", "HSET unacked tag x", "EXEC")

@@ -41,7 +41,7 @@ def test_a_stack_from_before_redis_had_users_is_stopped_and_started(tmp_path):
     now = json.loads(state.secrets_path.read_text())
     before = {name: value for name, value in now.items() if not name.startswith("redis_")}
     write_private(state.secrets_path, json.dumps(before | {"redis_password": "old"}))
-    assert state.secrets().redis_worker_password == "old"  # `make down-local` needs the old one
+    assert state.secrets().redis_worker_password == "old"  # for `make down-local`
     state.prepare()
     after = json.loads(state.secrets_path.read_text())
     assert {name: after[name] for name in before} == before

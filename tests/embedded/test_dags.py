@@ -99,7 +99,7 @@ def test_an_edited_dag_is_in_force_within_seconds_and_a_half_one_harms_no_run(
     figures["in force"] = (
         f"a new DAG after {seconds[0]:.0f} s, a changed one after {seconds[1]:.0f}"
     )
-    assert max(seconds) < 60  # allows for load; an idle machine needs 15
+    assert max(seconds) < 60  # allows for load; an idle machine needs 15 s
 
 
 class GitHost(Host):

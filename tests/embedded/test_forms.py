@@ -60,7 +60,7 @@ class Submitted:
         return found if found in ("success", "failed") else None
 
     def end(self, run):
-        """Mark the run failed; retry, because Airflow answers 500 if it writes the same rows."""
+        """Mark the run failed; retry, because Airflow answers 500 while it updates the run."""
         wait_until(lambda: self.ended(run))
 
     def ended(self, run):
@@ -101,7 +101,7 @@ def test_what_was_submitted_as_it_opened_begins(submitted, dag_id):
     seen, run = submitted[dag_id]
     wait_until(lambda: seen.first_state(run))
     seen.end(run)
-    # The first task of the Docker DAG finds no audio.
+    # The first task of the Docker DAG fails, because it finds no audio.
     expected = "failed" if dag_id == "music_genre_docker" else "success"
     assert seen.first_state(run) == expected
 

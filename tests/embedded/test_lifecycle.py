@@ -141,7 +141,7 @@ def test_a_training_that_was_interrupted_is_gone_on_with_by_the_next_demo(deploy
 def test_a_process_manager_killed_with_9_takes_its_processes_along(
     deploy, interrupted, tmp_path, phase
 ):
-    """This includes processes that the manager has started but that do not run Airflow yet."""
+    """Processes that the manager has just started, and that do not run Airflow yet, end too."""
     if phase == "training":
         # In the shared folder, the interrupted run of an earlier demo might train first.
         interrupted = tmp_path / "state"

@@ -47,7 +47,7 @@ def run(stack, few):
 
 
 def test_a_dag_that_can_be_parsed_adds_no_line_to_a_log(stack, run):
-    """Each DAG is parsed every half minute, and nothing deletes the logs of parsing."""
+    """Each DAG is parsed every half minute; with a line each time, the log would grow for ever."""
     logs = list((stack.state.logs / "dag-processor-files").rglob("*.py.log"))
     assert {log.name for log in logs} >= {f"{TRAINING_DAG}.py.log", "fleet_check.py.log"}
     assert [log for log in logs if "Filling up the DagBag" in log.read_text()] == []
@@ -194,7 +194,7 @@ def test_wrong_input_ends_a_run_in_its_first_task_and_says_why(stack, refused, n
     states = {row.name: row.state for row in rows}
     assert states.pop("check") == "failed"
     assert set(states.values()) == {"upstream_failed"}
-    assert rows[0].seconds < 30  # measured: 0.5 to 3.5
+    assert rows[0].seconds < 30  # measured: 0.5 to 3.5 s
     address = path("dags", TRAINING_DAG, "dagRuns", run.run_id, "taskInstances", "check")
     assert stack.api.get(address)["try_number"] == 1
     log = stack.api.get(f"{address}/logs/1?full_content=true")["content"]

@@ -39,7 +39,7 @@ def workload(number: int) -> ExecuteTask:
 
 
 def step(**more: object) -> None:
-    """Tell what the executor has done, and wait for the test."""
+    """Let the executor take a step, print what the executor did, and wait for the test."""
     began = time.monotonic()
     executor.heartbeat()
     events = {str(key.run_id): str(state[0]) for key, state in executor.get_event_buffer().items()}
@@ -51,7 +51,7 @@ def step(**more: object) -> None:
 
 for number in range(N_TASKS):
     executor.queue_workload(workload(number), session=None)
-for _ in range(6):  # Airflow's own executor gives up a send that took too long after three
+for _ in range(6):  # Airflow's own executor drops a task after three sends that timed out
     step()
 step()  # Redis runs
 step()  # Redis is down again

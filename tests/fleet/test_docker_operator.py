@@ -41,8 +41,8 @@ def test_each_line_comes_once_however_often_the_stream_breaks():
         assert operator._container.watch()["ExitCode"] == 0
     assert lines == ["epoch=1", damaged.decode().strip(), "epoch=2", "epoch=3"]
     del operator
-    # docker-py leaves the socket of a cut answer open. Python must warn of it now, because only
-    # this test ignores the warning.
+    # docker-py leaves the socket of a cut answer open. Collect the socket now, so that Python warns
+    # of it in this test, which ignores the warning.
     gc.collect()
     assert "since" not in engine.asked[0]
     assert len({asked["since"][0] for asked in engine.asked[1:4]}) == 1

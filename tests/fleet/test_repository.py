@@ -200,7 +200,7 @@ def test_links_lead_to_files_of_the_repository_alone(tmp_path, host, access):
 
 @pytest.fixture
 def of_git(tmp_path, host, access, monkeypatch):
-    """A function that makes the bundle of a process; the dag-processor knows the address."""
+    """A function that makes a bundle: the dag-processor's with an address, a worker's without."""
     monkeypatch.setenv("FLEET_SNAPSHOTS", str(tmp_path / "snapshots"))
     for name in ("in_force", "in_use"):
         monkeypatch.setattr(

@@ -29,7 +29,11 @@ DEFINES = {
 
 
 def check(tree, files):
-    """Look up `DEFINES`, but a.py fails if lib.py is broken and has one task if lib.py is short."""
+    """Look up each file's DAGs and tasks in `DEFINES`; a file with the text "broken" fails.
+
+    A file with the text "a" imports lib.py: it fails if lib.py is "broken", and has one task if
+    lib.py is "short".
+    """
     answers = {}
     lib = tree["lib.py"].content if "lib.py" in tree else b""
     for name in files:
@@ -216,7 +220,7 @@ def test_a_folder_that_is_no_dag_folder_is_refused(tmp_path):
 
 
 def test_a_round_that_is_too_short_decides_nothing_and_the_next_one_goes_on(tmp_path, monkeypatch):
-    """A file that is not imported yet must count neither as broken nor as having its old error."""
+    """While a file has not been imported, the check reports no error for the file, new or old."""
     monkeypatch.setattr(imports, "ROUND_SECONDS", 0.0)
     found = Imports("dags-folder", tmp_path)
     names = {f"{name}.py": File(GOOD.replace("good", name).encode()) for name in "abc"}

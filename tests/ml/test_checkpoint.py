@@ -79,7 +79,7 @@ def test_what_the_disk_cannot_read_is_damaged_and_what_may_not_be_read_is_not(
 
 
 def test_a_whole_file_that_torch_cannot_read_is_refused_and_kept(tmp_path: Path) -> None:
-    """Another version of torch might read the file. Resuming from an older one loses steps."""
+    """Another version of torch might read the file; an older checkpoint would lose steps."""
     save(tmp_path, 5)
     strange = b"not of torch"
     digest = hashlib.blake2b(strange, digest_size=16).hexdigest()

@@ -18,9 +18,9 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
 def test_company_does_not_change_a_digit(name: str) -> None:
-    """An image has equal probabilities alone and among others, whatever the size of the batch.
+    """An image gets the same probabilities alone as in a batch with other images.
 
-    oneDNN rounds differently for different batch sizes.
+    This is not obvious: oneDNN rounds differently for different batch sizes.
     """
     classifier = Classifier(build(name, 7, 128, 64, 0), list("abcdefg"), None, 128, 64)
     random = np.random.default_rng(0)

@@ -81,7 +81,7 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
         began = time.perf_counter()
         assert python("-m", "music_genre", "-h").returncode == 0
         seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 1.0  # 0.2 on an idle machine; importing torch takes 3
+    assert min(seconds) < 1.0  # 0.2 s on an idle machine; importing torch takes 3 s
 
 
 def test_a_crash_is_told_from_bad_input() -> None:
@@ -185,7 +185,7 @@ def test_the_seeds_command_lines_work_verbatim(project: Path, run: Run) -> None:
     before = contents(image_data)
     assert run(*SEED_FEATURES).result["reused"] is True
     assert contents(image_data) == before
-    # Fewer epochs than the first program's default. Options may have underscores for hyphens.
+    # Fewer epochs than the first program's default. Options can have underscores for hyphens.
     training = run(*SEED_TRAINING, "--epochs", "1", "--batch_size", "8")
     assert training.code == 0
     assert training.result["run"] == str(project / "checkpoints")

@@ -39,7 +39,7 @@ def test_the_figure_that_people_look_for_comes_first(trained: Path) -> None:
 def test_fonts_are_kept_beside_the_runs_where_there_is_no_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_home: bool
 ) -> None:
-    """Otherwise each evaluation on a read-only root would search for all fonts, and warn."""
+    """Without a font cache, each evaluation on a read-only root searches all fonts, and warns."""
     monkeypatch.setenv("MPLCONFIGDIR", "is left as it was")
     monkeypatch.delenv("MPLCONFIGDIR")
     home = tmp_path if has_home else tmp_path / "gone"

@@ -157,7 +157,7 @@ def test_audio_that_changed_since_the_scan_is_refused(prepared: Prepared, tmp_pa
 def test_audio_that_changed_and_kept_its_size_and_time_is_refused_too(
     prepared: Prepared, tmp_path: Path
 ) -> None:
-    """Otherwise the image of the new audio would be kept for ever as the image of the old."""
+    """Otherwise the image of the changed audio would be kept as the image of the original audio."""
     music, store = tmp_path / "music", tmp_path / "store"
     shutil.copytree(prepared.audio, music)
     catalogue = Path(audio.scan(music, store)["catalogue"])

@@ -64,7 +64,7 @@ def stages(prepared: Prepared, store: Path) -> dict[str, list[str | Path]]:
 
 
 def try_with_ever_more_room(disk: Path, attempt: Callable[[], tuple[int, str]]) -> int:
-    """Run a command with more free space each time; returns how often the disk was too full."""
+    """Run a command with ever more free space until it succeeds; returns how often it failed."""
     n_refused = 0
     for left in LEFT:
         ballast = fill(disk, left)

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, even if a holder is killed or the next runs on another host."""
+"""Locks: one holder at a time, even if a holder is killed or runs on another host."""
 
 import json
 import os

@@ -27,7 +27,7 @@ def test_the_interval_holds_the_accuracy_and_repeats() -> None:
     groups = [str(i) for i in range(100)]
     low, high = metrics.accuracy_interval(correct, groups)
     assert low < 0.7 < high
-    # Half of the width, by normal approximation: 1.96 * sqrt(0.7 * 0.3 / 100) = 0.09.
+    # Half of the interval's width, by normal approximation: 1.96 * sqrt(0.7 * 0.3 / 100) = 0.09.
     assert high - low == pytest.approx(0.18, abs=0.02)
     assert (low, high) == metrics.accuracy_interval(correct, groups)
 

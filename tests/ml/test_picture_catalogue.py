@@ -49,7 +49,7 @@ class Drawn(NamedTuple):
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> Drawn:
-    """A split, and images, of music with clips of one recording, a copy and a silent file."""
+    """The split and the images of music with clips of one recording, a copy and a silent file."""
     music, store = write_music(tmp_path / "music", n_tracks=8), tmp_path / "store"
     rows = [
         {"path": f"bass/bass.{number:05}.wav", "track_id": f"session {number // 2}", "artist": ""}

@@ -116,7 +116,7 @@ def test_names_that_are_no_utf_8_are_shown(trained: Path, tmp_path: Path, run: R
 
 
 def test_each_line_is_printed_as_soon_as_it_is_known(trained: Path, tmp_path: Path) -> None:
-    """The second file takes long: an hour of silence."""
+    """The second file takes long, but the first file's line must not wait for it."""
     soundfile.write(tmp_path / "a.wav", tone("lead", 3), SAMPLE_RATE)
     write_silence(tmp_path / "b.wav", hours=1)
     command = ["-m", "music_genre", "predict", "--run", trained, "--device", "cpu"]

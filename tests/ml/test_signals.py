@@ -1,4 +1,4 @@
-"""Signals: a stop that a long step cannot delay, and the death of the parent."""
+"""Signals: a long step cannot delay a stop, and a child ends when its parent dies."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from music_genre.store import signals
 
-GRACE = signals.GRACE  # in started processes; in this process conftest.py lengthens it
+GRACE = signals.GRACE  # of started processes; conftest.py lengthens the grace of this process
 
 STEPS = """
 import sys, time

@@ -1,4 +1,4 @@
-"""Mel powers, decibels and grey levels: equal to librosa's, however the samples arrive."""
+"""Mel powers, decibels and grey levels equal librosa's, whatever the size of the blocks."""
 
 from dataclasses import replace
 

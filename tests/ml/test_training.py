@@ -1,4 +1,4 @@
-"""Training: each step is right, it learns, and it resumes exactly."""
+"""Training: each step is right, the model learns, and a stopped training resumes exactly."""
 
 import json
 import os
@@ -43,7 +43,7 @@ CONFIG = TrainConfig(
 )
 CPU = Machine(device="cpu")
 ROOT = Path(loop.__file__).parents[2]
-GRACE = signals.GRACE  # in started processes; in this process conftest.py lengthens it
+GRACE = signals.GRACE  # of started processes; conftest.py lengthens the grace of this process
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def eight_clips() -> tensors.Images:
 def test_the_model_overfits_eight_clips_and_so_does_its_average(
     eight_clips: tensors.Images,
 ) -> None:
-    """Batch norm statistics settle later in the average: on some processors after 40 epochs."""
+    """Batch norm statistics of the average settle late: on some processors after 40 epochs."""
     config = TrainConfig(
         epochs=50,
         batch_size=8,
@@ -394,7 +394,7 @@ def test_a_stop_during_the_last_save_is_heeded_too(
 def test_steps_of_six_seconds_stopped_at_twenty_moments_end_with_the_same_weights(
     prepared: Prepared, uninterrupted: Path, tmp_path: Path, figures: dict[str, str]
 ) -> None:
-    """A step that ends within the grace is saved. A longer step is lost, but no earlier step."""
+    """A step that ends within the grace is saved. A longer step is lost; earlier steps are kept."""
     chance, endings, n_waited_for = random.Random(0), [], 0
     for _ in range(20):
         process = start_slow(prepared, tmp_path, first=1, seconds=6)

@@ -25,7 +25,7 @@ from tests.music import write_few_tracks
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NAME = "music-genre-test"
 GPUS = ("GPU-11", "GPU-12", "GPU-13", "GPU-14")
-"""The embedded stack's GPUs have other numbers, because its tests can run at the same time."""
+"""GPUs that the embedded stack does not use: its tests can run at the same time."""
 
 
 def free_port() -> int:
@@ -78,7 +78,7 @@ def own_dags(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def project(plain: Project, driver: str, own_dags: Path) -> Project:
-    """The same project with the settings that the tests need."""
+    """The project `plain` with the settings that the tests need."""
     env_file = plain.env_file.with_name("stack.env")
     files = "COMPOSE_FILE=docker-compose.yml:tests/stack/stack.yml"
     web = f"BASE_URL=http://127.0.0.1:{plain.settings()['WEB_PORT']}/airflow"

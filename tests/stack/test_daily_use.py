@@ -1,4 +1,4 @@
-"""Daily use besides training: own packages, a full /tmp, links, a running log, connections."""
+"""Use besides training: a task's own package, a full /tmp, links, a live log, connections."""
 
 import subprocess
 import zipfile
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def wheels(stack, tmp_path_factory) -> None:
-    """A folder that the workers see, with one package in it."""
+    """Put one Python package into a folder that the workers can read."""
     wheel = tmp_path_factory.mktemp("wheels") / "of_users-1.0-py3-none-any.whl"
     told = "of_users-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as file:
@@ -81,7 +81,10 @@ WRITERS = sorted(
 
 @pytest.fixture(scope="module")
 def stored(stack, project) -> dict[str, tuple[bool, str]]:
-    """Service → whether the connection added in its container is encrypted; the stored password."""
+    """Service → whether its connection is stored encrypted, and the password as stored.
+
+    Each service adds one connection, from its own container.
+    """
     adding = {service: add_connection(service, project) for service in WRITERS}
     for service, process in adding.items():
         assert process.wait(120) == 0, service

@@ -60,7 +60,7 @@ def sync_pools(project: Project) -> None:
 
 
 def start(project: Project, n_workers: int, gpus: tuple[str, ...] = GPUS) -> None:
-    """Start one worker with all GPUs, or two workers: one with two GPUs, one with the others."""
+    """Start one worker with all GPUs, or two workers: one with two GPUs, one with the rest."""
     text = project.env_file.read_text().partition("FIRST_GPUS=")[0]
     first = gpus if n_workers == 1 else gpus[:2]
     given = f"FIRST_GPUS={','.join(first)}\nSECOND_GPUS={','.join(gpus[2:])}\n"
@@ -225,7 +225,7 @@ def test_twelve_trainings_share_four_gpus(with_gpus, few, n_workers, figures):
 
 
 def share(stack, run, seeds, urgent) -> tuple[list[float], float]:
-    """Watch a sweep to its end; returns the GPUs' idle seconds between trainings and the total."""
+    """Watch a sweep to its end; returns the result of `gaps_of` and the sweep's duration (s)."""
     while run.state() not in ("success", "failed"):
         assert_one_a_gpu(trainings(seeds))
         time.sleep(0.5)
@@ -241,7 +241,7 @@ def share(stack, run, seeds, urgent) -> tuple[list[float], float]:
 
 
 def gaps_of(stack, run, instances) -> list[float]:
-    """Seconds between two trainings of a GPU; meanwhile the GPU was idle or ran `fleet_check`."""
+    """Seconds between a GPU's successive trainings; meanwhile it was idle or ran `fleet_check`."""
     by_gpu: dict[str, list[tuple[datetime, datetime]]] = {}
     for each in instances:
         log = log_of(stack, run, each["map_index"], 1)

@@ -255,7 +255,7 @@ def status_of(address: str, method: str = "GET", login: str = "") -> int:
 
 
 def location_of(address: str) -> str:
-    """The address to which a request without a login is redirected; empty if it is not."""
+    """The address to which a request without a login is redirected; empty without a redirect."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Staying)
     try:
         with opener.open(address, timeout=20):

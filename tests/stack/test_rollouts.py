@@ -22,7 +22,7 @@ WORKERS = ("cpu-worker", "gpu-worker")
 
 
 def change_images(number: int) -> None:
-    """Give each image of the stack a label, which makes it another image."""
+    """Add a label to each image of the stack, so that Compose finds a changed image."""
     for name in IMAGES:
         tag = f"music-genre/{name}:test"
         text = f"FROM {tag}\nLABEL of.round={number}\n"
@@ -122,7 +122,7 @@ def test_a_roll_out_that_fails_leaves_workers_running_and_the_next_one_completes
 
 
 def test_after_a_restart_of_all_containers_at_once_the_training_goes_on(stack, training, figures):
-    """As after a restart of the engine or a reboot: the page says that it can use up a retry."""
+    """Like a restart of the engine or a reboot, this can use up one retry of the training."""
     names = subprocess.check_output(
         ["docker", "ps", "-q", "--filter", f"label=com.docker.compose.project={NAME}"], text=True
     ).split()

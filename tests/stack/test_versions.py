@@ -184,7 +184,7 @@ def test_an_s3_that_goes_away_during_a_push_leaves_no_commit_and_the_retry_compl
         try:
             subprocess.run(["docker", order[0], container("s3")], check=True)
             stdout, stderr = cut.communicate()
-        finally:  # other tests need the S3
+        finally:  # the other tests need a running S3
             subprocess.run(["docker", order[1], container("s3")], check=True)
     figures["noticed after"] = f"{time.monotonic() - began:.0f} s"
     connect = "import socket; socket.create_connection(('s3', 8333), 2)"

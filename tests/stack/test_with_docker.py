@@ -43,7 +43,7 @@ def containers(*, running: bool = False) -> list[dict]:
     """The output of `docker inspect` for the containers of this stack's tasks."""
     words = ["docker", "ps", "-q", "--no-trunc", "--filter", OURS, *([] if running else ["-a"])]
     found = subprocess.check_output(words, text=True).split()
-    # No check=True: a container that was removed meanwhile is left out.
+    # No check=True: `docker inspect` fails if a container is gone, but prints the others.
     told = subprocess.run(["docker", "inspect", *found], capture_output=True)
     return json.loads(told.stdout) if found else []
 
@@ -155,7 +155,7 @@ def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim
         run = start(with_docker, epochs=3, seed=100 * (1 + (victim == "worker")) + kill)
         found = wait_for_training(run)
         name = found["Name"].lstrip("/")
-        signal_trainer(name, "STOP")  # suspended until the kill is noticed
+        signal_trainer(name, "STOP")  # it must not end before the kill is noticed
         kill_9(victim)
         following = f"following container {name}"
         wait_until(lambda: following in log_of(with_docker, run, TRAIN, 2), 240)  # noqa: B023
@@ -170,13 +170,13 @@ def test_after_kill_9_the_next_try_follows_the_one_container(with_docker, victim
 
 
 def signal_trainer(name: str, signal: str) -> None:
-    """Signal a container's processes from outside: inside, its first process ignores STOP."""
+    """Signal a container's processes from the host: its first process ignores STOP from inside."""
     pids = subprocess.check_output(["docker", "top", name, "-eo", "pid"], text=True).split()[1:]
     subprocess.run(["kill", f"-{signal}", *pids], check=True)
 
 
 def kill_9(victim: str) -> None:
-    """Kill the gpu worker, or the supervisor of its task, from outside."""
+    """From the host, kill the gpu worker or the supervisor of its task."""
     top = ["docker", "top", container("gpu-worker"), "-eo", "pid,args"]
     lines = subprocess.check_output(top, text=True).splitlines()[1:]
     title = ":MainProcess]" if victim == "worker" else "airflow supervisor"

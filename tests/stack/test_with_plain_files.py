@@ -1,4 +1,4 @@
-"""Runs last: the same project as a new user starts it, without the tests' files or a profile.
+"""Runs last: starts the project as a new user does, without the tests' files and profiles.
 
 These tests also show that data outlive the containers: every container is replaced.
 """
@@ -22,7 +22,7 @@ from tests.gpu_trainings import trainings
 
 pytestmark = pytest.mark.timeout(900)
 SEED = 9
-"""Of the training that goes on while everything else changes."""
+"""Seed of the training that continues while a DAG is edited and the stack is replaced."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def left(run: Run) -> tuple[str, str]:
 
 
 class Going(NamedTuple):
-    """Two runs that must survive while containers are replaced: a training, twenty short tasks."""
+    """A training and a run of twenty short tasks. Both must survive the change of containers."""
 
     training: Run
     short: Run
@@ -60,24 +60,24 @@ def test_an_edited_dag_is_in_force_within_seconds_and_the_training_goes_on(
     before = process()
     file = own_dags / "short.py"
     file.write_text(file.read_text().replace("Twenty short tasks", "A score of short tasks"))
-    wait_until(lambda: is_in_force("A score of"), seconds=60)  # 15 on an idle machine
+    wait_until(lambda: is_in_force("A score of"), seconds=60)  # 15 s on an idle machine
     assert process() == before
 
 
 @pytest.fixture(scope="module")
 def rolled_out(stack, training, plain) -> Going:
-    """Replace the stack with one from the plain files while two runs are in progress."""
-    # The new stack publishes to the volume. The old repository must go: its remote is on S3.
+    """While two runs are in progress, replace the tests' stack with a new user's stack."""
+    # Delete the old repository: its remote is on S3, but the new stack publishes to the volume.
     assert inside("cpu-worker", "sh", "-c", "rm -rf /versions/*").returncode == 0
     going = Going(training, trigger(stack, {}, "short"))
     wait_until(lambda: "running" in [row.state for row in going.short.rows()])
     rollout.start(plain)
-    new = ComposeStack(plain)  # at another address, without /airflow
+    new = ComposeStack(plain)  # its address lacks the old stack's /airflow
     return Going(*(Run(new, each.dag_id, each.run_id) for each in going))
 
 
 def test_a_roll_out_spends_no_try(rolled_out, plain):
-    """The new files lack the DAG of the short tasks. The DAG is kept until its run has ended."""
+    """The new stack lacks the DAG file of the short tasks. The DAG is kept until its run ends."""
     new = ComposeStack(plain)
     training, short = rolled_out
     wait_until(
@@ -109,7 +109,7 @@ def started(rolled_out, plain) -> ComposeStack:
 
 
 def processes() -> dict[str, tuple[str, int]]:
-    """The id of each lasting service's container, and the id of its main process."""
+    """For each service that keeps running: the container's id, and the pid of its main process."""
     found = {name: inspect(name) for name in LASTING}
     return {name: (its["Id"], its["State"]["Pid"]) for name, its in found.items()}
 

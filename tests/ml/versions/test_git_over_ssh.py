@@ -117,7 +117,7 @@ def test_a_key_that_does_not_open_it_is_one_line_before_any_work(
 def test_a_key_that_this_user_may_not_read_is_named(
     run: Run, trained: Path, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This happens if the file of a secret does not belong to the container's user."""
+    """A key is unreadable, for example, if its file does not belong to the container's user."""
     # The tests may run as root, whom no file mode stops.
     monkeypatch.setattr(os, "access", lambda *_: False)
     refused = run("publish", "--run", trained, *host.options())

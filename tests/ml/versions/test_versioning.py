@@ -197,7 +197,7 @@ def test_the_same_run_published_twice_at_once_is_one_commit(
     monkeypatch: pytest.MonkeyPatch,
     date: str,
 ) -> None:
-    """This holds also within one second: all publishers then create identical commits and tags."""
+    """Also within one second, when all publishers create identical commits, only one publishes."""
     if date:
         monkeypatch.setenv("GIT_AUTHOR_DATE", date)
         monkeypatch.setenv("GIT_COMMITTER_DATE", date)

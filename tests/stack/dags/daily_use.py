@@ -1,4 +1,4 @@
-"""What users do in a worker besides training: packages of their own, large files, links."""
+"""Tasks of a user: install a package, fill /tmp, return a link, print a line and go on running."""
 
 import tempfile
 import time
