@@ -28,8 +28,13 @@ OUTAGE_SECONDS = 240
 """A running task survives an api-server outage of this length."""
 MARGIN_SECONDS = 3600
 """Time between the end of the longest possible task and the redelivery of its message."""
-LEAST_QUEUED_SECONDS = 600
-"""Airflow's own default of `task_queued_timeout`; our value is never lower."""
+QUEUED_SECONDS = 180
+"""How long a task may be queued in Redis before the scheduler sends it again. A task waits for a
+free slot in its pool, so a task that is queued for longer usually has lost its message."""
+CHECK_SECONDS = 60
+"""How often the scheduler looks for such tasks."""
+NEVER_GIVE_UP = 1_000_000
+"""How often a task may be sent again. By default Airflow fails it after two times."""
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 """The environment variable that names the GPU that a task computes on."""
 STACK_LABEL = "music-genre.stack"
@@ -40,9 +45,6 @@ FINISH_SECONDS = 20.0
 """Time that a stopping worker gives a task to finish, if the task is not rescheduled on SIGTERM.
 The time is shorter than a lease, because a stopping worker renews no lease. It is also shorter than
 the stop time-out of both stacks."""
-PUBLISHING_POOL = "publishing"
-"""The pool of tasks that push to the Git repository of versions. Its one slot lets only one task
-push at a time."""
 
 
 class ContractError(ValueError):
@@ -66,7 +68,7 @@ class Queue:
     longest_run_minutes: int
     """Time limit of a task; a task that runs longer is stopped."""
     pool: str
-    """The Airflow pool in which the queue's tasks wait; empty if they use no pool."""
+    """The Airflow pool in which the queue's tasks wait for a free slot."""
     priority: int
     """Priority weight of the queue's tasks, unless a task sets its own weight."""
     larger: str = ""
@@ -126,8 +128,7 @@ def pools(contract: Mapping[str, Queue]) -> Mapping[str, list[Queue]]:
     """Return name of a pool → the queues whose tasks share the pool's slots."""
     found: dict[str, list[Queue]] = {}
     for queue in contract.values():
-        if queue.pool:
-            found.setdefault(queue.pool, []).append(queue)
+        found.setdefault(queue.pool, []).append(queue)
     return found
 
 
@@ -135,21 +136,22 @@ def settings(contract: Mapping[str, Queue]) -> Mapping[str, str]:
     """Airflow settings that follow from the contract: variable name → value.
 
     - A message is redelivered after `visibility_timeout`, which is longer than any task can run.
-    - A task without a pool waits in Redis while other tasks run. `task_queued_timeout` is so long
-      that Airflow does not treat the waiting task as lost. (A task with a pool is sent to
-      Redis only when the pool has a free slot.) The token in the message of a task also stays
-      valid for `task_queued_timeout`.
+    - A task is sent to Redis only when its pool has a free slot. If no worker has started it after
+      `task_queued_timeout`, the scheduler sends it again, as often as necessary and without using
+      up a try. The token in the message of a task is valid for the same time, so a worker ignores
+      the first message if it still comes.
     - A task survives an api-server outage of `OUTAGE_SECONDS`. Airflow does not declare the task
       dead, even if it misses all heartbeats during the outage. The task's token does not expire
       either: Airflow renews a token when a fifth of its lifetime is left, and that fifth is longer
       than the outage.
     """
     longest = max(queue.longest_run_minutes for queue in contract.values()) * 60
-    in_redis = [q.longest_run_minutes * 60 for q in contract.values() if not q.pool]
     failures = math.ceil(OUTAGE_SECONDS / HEARTBEAT_SECONDS)
     numbers = {
         "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": longest + MARGIN_SECONDS,
-        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": max([LEAST_QUEUED_SECONDS, *in_redis]),
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": QUEUED_SECONDS,
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": CHECK_SECONDS,
+        "AIRFLOW__SCHEDULER__NUM_STUCK_IN_QUEUED_RETRIES": NEVER_GIVE_UP,
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": HEARTBEAT_SECONDS,
         "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": failures,
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": OUTAGE_SECONDS + GRACE_SECONDS,
@@ -202,6 +204,8 @@ def _check_texts(table: Mapping[str, Any], where: str) -> None:
     for key in ("purpose", "pool", "larger"):
         if not isinstance(table.get(key, ""), str):
             raise ContractError(f"{key} of {where} is {table[key]!r}; write a string")
+    if not table["pool"]:
+        raise ContractError(f"pool of {where} is empty; write the name of an Airflow pool")
     if table["resource"] not in _RESOURCES:
         raise ContractError(f"resource of {where} is {table['resource']!r}; write 'cpu' or 'gpu'")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg2
 
-from fleet.contract import PUBLISHING_POOL, pools, queues
+from fleet.contract import pools, queues
 
 ADMIN = "admin"
 PASSWORD_VARIABLE = "MUSIC_GENRE_ADMIN_PASSWORD"  # noqa: S105 (a name, not a password)
@@ -28,7 +28,7 @@ def initialise() -> None:
     if not password:
         raise SystemExit(f"error: {PASSWORD_VARIABLE} is not set; set it to the admin's password")
     made = [f"{name}=={version(name)}" for name in PACKAGES]
-    versions = " ".join([*made, *(f"pool {name}" for name in [*pools(queues()), PUBLISHING_POOL])])
+    versions = " ".join([*made, *(f"pool {name}" for name in pools(queues()))])
     address = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
     connection = psycopg2.connect(address)
     connection.autocommit = True

@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import Asset, Context, Param
 from airflow.sdk.exceptions import AirflowFailException
 
-from fleet.contract import PUBLISHING_POOL, queues
+from fleet.contract import queues
 from fleet.operators.command import CommandOperator
 
 DATA_SET = Asset("music_genre_data_set")
@@ -250,7 +250,6 @@ def publish(run: str, data_version: str = "") -> CommandOperator:
     return CommandOperator(
         task_id="publish",
         queue="cpu",
-        pool=PUBLISHING_POOL,
         command=["music-genre", "publish", "--run", run, *origin, *data],
         asset=PUBLISHED_MODEL,
         s3_connection=S3_CONNECTION,

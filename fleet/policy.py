@@ -8,6 +8,7 @@ instances are created.
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.exceptions import AirflowClusterPolicyViolation
@@ -40,27 +41,29 @@ def task_policy(task: Any) -> None:
     if task.priority_weight == 1:
         task.priority_weight = queue.priority
     _limit_run(task, queue)
+    _warn_of_a_sensor(task, queue)
 
 
 def _take_pool(task: Any, queue: Queue) -> None:
-    """Put a task into its queue's pool; refuse any other pool.
+    """Put a task into its queue's pool; refuse another pool for a task of a gpu queue.
 
-    In another pool the task would not wait for a free GPU.
+    In another pool the task would not wait for a free GPU. A task of a cpu queue may name another
+    pool, for example to limit the calls of a service.
     """
-    if not queue.pool:
-        return
-    if task.pool not in (DEFAULT_POOL, queue.pool):
+    if task.pool == DEFAULT_POOL:
+        task.pool = queue.pool
+    if task.pool != queue.pool and queue.resource == "gpu":
         raise AirflowClusterPolicyViolation(
             f"{task.dag.fileloc}: task {task.task_id} names pool {task.pool!r}, but tasks of queue "
             f"{queue.name} wait in pool {queue.pool}; remove the task's pool argument"
         )
-    task.pool = queue.pool
 
 
 def _limit_run(task: Any, queue: Queue) -> None:
-    """Set the queue's time limit if the task has none; refuse a limit longer than the queue's.
+    """Give a task that has no time limit the queue's limit; refuse a task whose limit is longer.
 
-    With a longer limit, the task's message could be redelivered while the task still runs.
+    With a longer limit than the queue's, the task's message could be redelivered while the task
+    still runs.
     """
     if task.execution_timeout is None:
         task.execution_timeout = queue.execution_timeout
@@ -87,10 +90,63 @@ def tell_whose_limit(context: Mapping[str, Any]) -> None:
         )
 
 
+def _warn_of_a_sensor(task: Any, queue: Queue) -> None:
+    """Log a warning if a task occupies a slot of its pool only to wait.
+
+    If it waits for a task of the same pool, as many such tasks as the pool has slots would wait for
+    ever.
+    """
+    if getattr(task, "mode", None) == "poke" and not getattr(task, "deferrable", False):
+        logging.getLogger(__name__).warning(
+            "%s: sensor %s occupies a slot of pool %s while it waits; set mode='reschedule' or "
+            "deferrable=True",
+            task.dag.fileloc,
+            task.task_id,
+            queue.pool,
+        )
+
+
 def task_instance_mutation_hook(task_instance: Any, dag_run: Any = None) -> None:
-    """Send a gpu task to the queue that the run parameter `gpu_queue` names."""
+    """Send a gpu task to the queue that the run parameter `gpu_queue` names; put tasks into line.
+
+    `in_line` explains the line.
+    """
     wanted = ((dag_run.conf if dag_run else None) or {}).get(GPU_QUEUE)
     own, other = queues().get(task_instance.queue), queues().get(str(wanted))
     if own and other and own.name != other.name and own.resource == other.resource == "gpu":
         task_instance.queue = other.name
-        task_instance.pool = other.pool or DEFAULT_POOL
+        task_instance.pool = other.pool
+    if dag_run is not None:
+        arrived = dag_run.queued_at or datetime.now(UTC)
+        task_instance.priority_weight = in_line(task_instance.priority_weight, arrived)
+
+
+LEVELS = 15
+"""The highest priority; its negative is the lowest. Priorities beyond these count as these."""
+PLACES = 2**26
+"""The number of weights of one priority, one for each `PLACE_SECONDS`: enough for 8.5 years. After
+that time the line begins anew."""
+PLACE_SECONDS = 4
+OPENING = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def in_line(priority: int, arrived: datetime) -> int:
+    """Return a weight by which waiting tasks of equal priority are first come, first served.
+
+    Airflow 3.3.2 orders tasks of equal weight by the logical date of their runs, and runs without
+    a logical date come last. So a backfill or the nightly run would overtake each waiting run that
+    was triggered by hand.
+
+    Args:
+        priority: the task's own priority. A weight that this function returned before is returned
+            unchanged, because Airflow calls the hook more than once.
+        arrived: the time at which the task's run was queued.
+
+    Returns:
+        A weight from 2**26 to 2**31 - 1, the largest number that the column can store.
+    """
+    if priority >= PLACES:
+        return priority
+    level = min(max(priority, -LEVELS), LEVELS) + LEVELS + 1
+    place = (arrived - OPENING) // timedelta(seconds=PLACE_SECONDS) % PLACES
+    return level * PLACES + PLACES - 1 - place

@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.models.pool import Pool
 
-from fleet.contract import PUBLISHING_POOL, Queue, pools, queues
+from fleet.contract import Queue, pools, queues
 
 ANSWER_SECONDS = 3.0
 """How long one request collects answers; a live worker answers in hundredths of a second."""
@@ -62,8 +62,8 @@ def _ask_workers() -> dict[str, dict[str, Any]]:
 
 def make_missing_pools() -> None:
     """Create missing pools with one slot, so that tasks can run before the first `sync_pools`."""
-    wanted = dict.fromkeys(pools(queues()), "one slot, until the slots of the workers are counted")
-    for name, description in {**wanted, PUBLISHING_POOL: "one task publishes at a time"}.items():
+    description = "one slot, until the slots of the workers are counted"
+    for name in pools(queues()):
         if Pool.get_pool(name) is None:
             Pool.create_or_update_pool(name, 1, description, include_deferred=False)
 

@@ -111,8 +111,9 @@ def check(archive: Path, checksum: str, *, remove: bool) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Extract the tracks of an archive into a new folder; after an error, no folder is left.
 
-    Only members whose names match `MEMBER` are extracted. So extracting an archive cannot create
-    other files, and cannot create files outside the folder.
+    Only members whose names match `MEMBER` are extracted, so no other files are created. Each file
+    is written to the path that the pattern's two groups form, genre and file name, so no file is
+    created outside the folder.
     """
     temporary = folder.with_name(f"{files.TEMPORARY}{uuid.uuid4().hex}")
     try:

@@ -217,7 +217,7 @@ def _this_process() -> dict[str, Any]:
 def _describe(found: dict[str, Any]) -> str:
     if not found:
         return "another process"
-    return f"process {found['pid']} on {found['host']} since {found['since']} UTC"
+    return f"process {found['pid']} on {found['host']} (since {found['since']} UTC)"
 
 
 def _end_orphan(path: Path, what: str) -> None:

@@ -250,11 +250,10 @@ def checksum(repo: Repo, tracked: str) -> str:
     """
     with _in_words(f"{tracked}: reading"):
         outs = [out for stage in repo.stage.load_all(tracked) for out in stage.outs]
-    if len(outs) != 1 or not outs[0].hash_info:
-        raise InputError(
-            f"{tracked}: lists {len(outs)} outputs, but must list exactly one, with a checksum; "
-            "run dvc add again"
-        )
+    if len(outs) != 1:
+        raise InputError(f"{tracked}: lists {len(outs)} outputs instead of one; run dvc add again")
+    if not outs[0].hash_info:
+        raise InputError(f"{tracked}: its output has no checksum; run dvc add again")
     return str(outs[0].hash_info.value)
 
 

@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import (
     ParamValidationError,
 )
 
-from fleet.contract import PUBLISHING_POOL, queues
+from fleet.contract import queues
 from fleet.pipeline import refuse_unknown_names
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -261,10 +261,6 @@ def test_a_parameter_out_of_bounds_is_refused(dags, name, value):
 def test_what_is_no_list_of_seeds_is_refused(dags, seeds):
     with pytest.raises(ParamValidationError):
         dags["music_genre_sweep"].params.get_param("seeds").resolve(seeds)
-
-
-def test_one_publishes_at_a_time(dags):
-    assert dags["music_genre_training"].get_task("publish").pool == PUBLISHING_POOL
 
 
 def test_what_is_made_has_an_asset_each(dags):

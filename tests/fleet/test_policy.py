@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowTaskTimeout
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fleet import policy
 from fleet.contract import Queue
@@ -43,8 +46,8 @@ print(json.dumps({"errors": bag.import_errors, "dags": sorted(bag.dags), "tasks"
 @pytest.fixture
 def parsed(tmp_path):
     def parse(**arguments: str) -> dict:
-        for dag, given in arguments.items():
-            (tmp_path / f"{dag}.py").write_text(FILE.format(dag=dag, arguments=given))
+        for dag, words in arguments.items():
+            (tmp_path / f"{dag}.py").write_text(FILE.format(dag=dag, arguments=words))
         path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "fleet" / "config")])
         environment = os.environ | {"PYTHONPATH": path, "AIRFLOW_HOME": str(tmp_path / "home")}
         answer = subprocess.run(
@@ -71,7 +74,7 @@ def test_an_unknown_queue_is_an_import_error_and_other_files_go_on(parsed, tmp_p
 def test_what_a_task_lacks_comes_from_its_queue(parsed):
     tasks = parsed(a='queue="gpu"')["tasks"]
     assert tasks["train"] == tasks["mapped"] == ["gpu", "gpu", "1 day, 0:00:00", 1]
-    assert tasks["plain"] == ["cpu", "default_pool", "2:00:00", 1]
+    assert tasks["plain"] == ["cpu", "cpu", "2:00:00", 1]
 
 
 def test_what_a_task_says_itself_stays(parsed):
@@ -116,7 +119,7 @@ def queue(name: str, resource: str, pool: str) -> Queue:
     ("own", "conf", "expected"),
     [
         ("gpu", {"gpu_queue": "large"}, ("large", "large")),
-        ("gpu", {"gpu_queue": "shared"}, ("shared", "default_pool")),
+        ("gpu", {"gpu_queue": "shared"}, ("shared", "gpu")),
         ("gpu", {"gpu_queue": "unknown"}, ("gpu", "gpu")),
         ("gpu", {"gpu_queue": "cpu"}, ("gpu", "gpu")),
         ("gpu", {"gpu_queue": ["large"]}, ("gpu", "gpu")),
@@ -126,11 +129,11 @@ def queue(name: str, resource: str, pool: str) -> Queue:
     ],
 )
 def test_a_run_sends_its_gpu_tasks_to_the_queue_that_it_names(monkeypatch, own, conf, expected):
-    listed = [("cpu", "cpu", ""), ("gpu", "gpu", "gpu"), ("large", "gpu", "large")]
-    contract = {name: queue(name, *rest) for name, *rest in [*listed, ("shared", "gpu", "")]}
+    listed = [("cpu", "cpu", "cpu"), ("gpu", "gpu", "gpu"), ("large", "gpu", "large")]
+    contract = {name: queue(name, *rest) for name, *rest in [*listed, ("shared", "gpu", "gpu")]}
     monkeypatch.setattr(policy, "queues", lambda: contract)
-    instance = SimpleNamespace(queue=own, pool="gpu")
-    policy.task_instance_mutation_hook(instance, SimpleNamespace(conf=conf))
+    instance = SimpleNamespace(queue=own, pool="gpu", priority_weight=1)
+    policy.task_instance_mutation_hook(instance, SimpleNamespace(conf=conf, queued_at=None))
     assert (instance.queue, instance.pool) == expected
 
 
@@ -138,3 +141,45 @@ def test_airflow_finds_the_hook_also_for_runs_without_one(monkeypatch):
     instance = SimpleNamespace(queue="gpu", pool="gpu")
     policy.task_instance_mutation_hook(instance)
     assert instance.queue == "gpu"
+
+
+NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+@given(
+    st.integers(-policy.LEVELS, policy.LEVELS),
+    st.integers(-policy.LEVELS, policy.LEVELS),
+    st.timedeltas(timedelta(seconds=4), timedelta(days=2500)),
+)
+def test_the_line_is_by_priority_and_then_first_come_first_served(one, other, later):
+    weights = policy.in_line(one, NOON), policy.in_line(other, NOON + later)
+    assert all(2**26 <= weight < 2**31 for weight in weights), "the column stores 32 bits"
+    assert (weights[0] > weights[1]) == (one >= other)
+    assert tuple(policy.in_line(weight, NOON + later) for weight in weights) == weights
+
+
+def test_a_run_takes_its_place_when_it_is_queued():
+    def weight(**run) -> int:
+        instance = SimpleNamespace(queue="cpu", pool="cpu", priority_weight=1)
+        its_run = SimpleNamespace(conf=None, **run) if run else None
+        policy.task_instance_mutation_hook(instance, its_run)
+        return instance.priority_weight
+
+    assert weight(queued_at=NOON) == policy.in_line(1, NOON)
+    assert weight() == 1
+    now = policy.in_line(1, datetime.now(UTC))
+    assert abs(weight(queued_at=None) - now) <= 5
+
+
+def test_a_sensor_that_occupies_a_slot_is_named(caplog):
+    dag = SimpleNamespace(fileloc="dag.py")
+    words = {"task_id": "waits", "queue": "cpu", "pool": "default_pool", "priority_weight": 1}
+    words |= {"execution_timeout": timedelta(hours=1), "dag": dag}
+    for more in ({"mode": "reschedule"}, {"mode": "poke", "deferrable": True}, {}):
+        policy.task_policy(SimpleNamespace(**words, **more))
+    assert caplog.messages == []
+    policy.task_policy(SimpleNamespace(**words, mode="poke"))
+    assert caplog.messages == [
+        "dag.py: sensor waits occupies a slot of pool cpu while it waits; set mode='reschedule' "
+        "or deferrable=True"
+    ]

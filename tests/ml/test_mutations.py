@@ -115,7 +115,10 @@ def write_bases(folder: Path) -> dict[str, bytes]:
 
 
 def write_odd(folder: Path, outside: Path) -> None:
-    """Write entries that are no audio at all: folders, links, a pipe, other contents."""
+    """Write entries that are no audio files: a folder, links, a pipe, files with other contents.
+
+    The files with other contents have the suffix of an audio file.
+    """
     (folder / "folder.wav").mkdir()
     (folder / "empty.ogg").write_bytes(b"")
     (folder / "zeros.mp3").write_bytes(bytes(50_000))
