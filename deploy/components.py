@@ -67,6 +67,18 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def _unacked_keys(user: str) -> dict[str, str]:
+    """Give a user of Redis keys of its own for unacknowledged messages.
+
+    kombu keeps the messages under these keys. With keys of its own, the user cannot touch the
+    messages of tasks.
+    """
+    return {
+        f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__{key.upper()}_KEY": f"{user}.{key}"
+        for key in ("unacked", "unacked_index", "unacked_mutex")
+    }
+
+
 def _job(words: str, kind: str, *, volumes: frozenset[str] = LOGS, **more: object) -> Component:
     """Make the component for one of Airflow's long-running jobs."""
     return Component(
@@ -107,7 +119,10 @@ _SERVERS = {
     ),
     "redis": Component(
         command=(),
-        secrets=_names("REDIS_SCHEDULER_PASSWORD REDIS_WORKER_PASSWORD REDIS_FLOWER_PASSWORD"),
+        secrets=_names(
+            "REDIS_SCHEDULER_PASSWORD REDIS_WORKER_PASSWORD REDIS_FLOWER_PASSWORD "
+            "REDIS_HOUSEKEEPER_PASSWORD"
+        ),
         networks=_names("control work"),
         memory="512m",
         volumes=_names("redis"),
@@ -145,6 +160,14 @@ _CONTROL = {
         secrets=METADATA,
         networks=_names("control"),
     ),
+    "housekeeper": Component(
+        command=("python", "-m", "fleet", "housekeeper"),
+        secrets=METADATA | {"REDIS_HOUSEKEEPER_PASSWORD"},
+        networks=_names("control"),
+        memory="512m",
+        settings=_unacked_keys("housekeeper"),
+        health=(*HEALTH, "alive"),
+    ),
     "triggerer": _job(
         "triggerer --skip-serve-logs",
         "TriggererJob",
@@ -158,12 +181,7 @@ _FLOWER = Component(
     networks=_names("work"),
     memory="512m",
     settings={
-        # kombu keeps unacknowledged messages under these Redis keys. Flower gets keys of its own,
-        # so that it cannot touch the messages of tasks.
-        **{
-            f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__{key.upper()}_KEY": f"flower.{key}"
-            for key in ("unacked", "unacked_index", "unacked_mutex")
-        },
+        **_unacked_keys("flower"),
         # After this many seconds Flower forgets an offline worker, such as one that `make up` has
         # replaced.
         "FLOWER_PURGE_OFFLINE_WORKERS": "300",

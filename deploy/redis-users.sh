@@ -5,6 +5,7 @@
 #   scheduler   sends tasks to the queues and reads their results
 #   worker      takes tasks, keeps them while they run, writes results
 #   flower      watches: reads queue lengths, receives events, asks workers and reads their answers
+#   housekeeper asks workers and reads their answers
 #
 # kombu's keys: the queues, _kombu.* (the queues bound to each exchange, and until when), unacked*
 # (messages that a worker has taken), *pidbox (questions to workers), celeryev* (events). Celery's keys:
@@ -21,10 +22,11 @@ for queue in $(sed -n 's/^\[queues\.\(.*\)\]$/\1/p' "$1"); do
 done
 channels='&/0.celery.pidbox &/0.celeryev/*'
 talk="~_kombu.* ~*.pidbox* ~celeryev.* $channels &/0.celeryev/worker.*"
-look="~*.reply.celery.pidbox* ~celeryev.* $channels ~_kombu.binding_deadlines"
-for exchange in reply.celery.pidbox celery.pidbox celeryev; do
-    look="$look ~_kombu.binding.$exchange %R~_kombu.binding_permanent.$exchange"
+ask='~*.reply.celery.pidbox* &/0.celery.pidbox ~_kombu.binding_deadlines'
+for exchange in reply.celery.pidbox celery.pidbox; do
+    ask="$ask ~_kombu.binding.$exchange %R~_kombu.binding_permanent.$exchange"
 done
+look="$ask ~celeryev.* $channels ~_kombu.binding.celeryev %R~_kombu.binding_permanent.celeryev"
 commands='+@all -@admin -@dangerous +info -scan -randomkey -function'
 
 # Nobody can log in as the default user, but Redis replays its file of changes as this user when it
@@ -33,5 +35,6 @@ cat <<END
 user default off ~* &* +@all
 user scheduler on #$(sha256 "$REDIS_SCHEDULER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
 user worker on #$(sha256 "$REDIS_WORKER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
+user housekeeper on #$(sha256 "$REDIS_HOUSEKEEPER_PASSWORD") $ask ~housekeeper.unacked* $commands
 user flower on #$(sha256 "$REDIS_FLOWER_PASSWORD") $look ~flower.unacked* $commands (+llen $lengths)
 END

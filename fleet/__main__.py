@@ -11,7 +11,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fleet", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("init", help="migrate the metadata database and create the admin user")
-    commands.add_parser("sync-pools", help="give each pool as many slots as its live workers have")
+    commands.add_parser(
+        "housekeeper", help="keep each pool as large as its live workers have slots, for ever"
+    )
     commands.add_parser("bucket", help="create the S3 bucket if it does not exist")
     worker = commands.add_parser(
         "worker", help="run a Celery worker for one queue of deploy/queues.toml"
@@ -27,10 +29,10 @@ def main() -> None:
         from fleet.init import initialise
 
         initialise()
-    elif arguments.command == "sync-pools":
-        from fleet.pools import sync_pools
+    elif arguments.command == "housekeeper":
+        from fleet.pools import keep_house
 
-        sync_pools()
+        keep_house()
     elif arguments.command == "bucket":
         from fleet.bucket import ensure_bucket
 

@@ -2,81 +2,105 @@
 
 Because of this size, a task without a free slot waits in its pool, in the state `scheduled`. In
 this state priorities have an effect, and neither the queued time-out nor the lifetime of the task's
-token has begun.
+token has begun. The housekeeper, a process beside the scheduler, keeps the sizes right.
 """
 
-import sys
+import logging
+import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
 
 from airflow.models.pool import Pool
 
 from fleet.contract import Queue, pools, queues
 
+ROUND_SECONDS = 5.0
+"""Time between two rounds of questions to the workers."""
 ANSWER_SECONDS = 3.0
-"""How long one request collects answers; a live worker answers in hundredths of a second."""
-PATIENCE_SECONDS = 30.0
-"""How long to repeat the request: while a machine starts, its workers can be slow to answer."""
+"""How long a round collects answers; a live worker answers in hundredths of a second."""
+MISSES = 2
+"""A worker counts as alive until it has missed this number of rounds and one more. A busy machine
+can make a worker miss a round, and after a restart of Redis workers need seconds to connect."""
+Answer = Mapping[str, Any]
+"""A worker's answer: the number of its `slots`, and the UUIDs of its `gpus`."""
+log = logging.getLogger(__name__)
 
 
-def sync_pools() -> None:
-    """Give each pool as many slots as its answering workers have, and print its description.
-
-    Raises:
-        SystemExit: no worker of a pool answers; that pool is not changed.
-    """
-    workers = _ask_workers()
-    silent = []
-    for name, its_queues in pools(queues()).items():
-        slots, description = describe(its_queues, workers)
-        if slots == 0:
-            silent.append(name)
-            continue
-        Pool.create_or_update_pool(name, slots, description, include_deferred=False)
-        print(f"pool {name}: {description}", file=sys.stderr)
-    if silent:
-        raise SystemExit(
-            f"error: no worker of pool {', '.join(silent)} has answered for {PATIENCE_SECONDS:.0f} "
-            "s, so the pool is unchanged; start a worker and run `python -m fleet sync-pools` again"
-        )
+def keep_house() -> NoReturn:
+    """Keep the pools' sizes right for ever. Pools stay as they are while Redis does not answer."""
+    workers, fault = Workers(ask_workers), ""
+    while True:
+        try:
+            set_pools(workers.look())
+        except Exception as error:  # Redis or the database is away, which can have many forms
+            if not fault:
+                log.error("error: pools: %s; they stay as they are", error)
+            fault = str(error)
+        else:
+            fault = ""
+        if alive := os.environ.get("FLEET_ALIVE_FILE"):
+            Path(alive).touch()
+        time.sleep(ROUND_SECONDS)
 
 
-def _ask_workers() -> dict[str, dict[str, Any]]:
-    """Ask all workers for their slots; returns worker's Celery name → its answer.
-
-    The request is repeated until a worker of each queue with a pool answers, or until
-    `PATIENCE_SECONDS` have passed.
-    """
+def ask_workers() -> dict[str, Answer]:
+    """Ask all workers for their slots; returns worker's Celery name → its answer."""
     from airflow.providers.celery.executors.celery_executor import app
 
-    wanted = {queue.name for its_queues in pools(queues()).values() for queue in its_queues}
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
-    workers: dict[str, dict[str, Any]] = {}
-    while time.monotonic() < give_up_at:
-        workers = app.control.inspect(timeout=ANSWER_SECONDS)._request("slots") or {}
-        if wanted <= {name.partition("@")[0] for name in workers}:
-            break
-    return workers
+    return app.control.inspect(timeout=ANSWER_SECONDS)._request("slots") or {}
+
+
+class Workers:
+    """The live workers, by their answers in the last rounds.
+
+    Args:
+        ask: asks all workers; returns worker's Celery name → its answer.
+    """
+
+    def __init__(self, ask: Callable[[], Mapping[str, Answer]]) -> None:
+        self._ask = ask
+        self._answers: dict[str, Answer] = {}
+        self._misses: dict[str, int] = {}
+
+    def look(self) -> Mapping[str, Answer]:
+        """Ask all workers; returns live worker's Celery name → its last answer."""
+        found = self._ask()
+        self._answers |= found
+        for name in list(self._answers):
+            self._misses[name] = 0 if name in found else self._misses.get(name, 0) + 1
+            if self._misses[name] > MISSES:
+                del self._answers[name], self._misses[name]
+        return self._answers
+
+
+def set_pools(workers: Mapping[str, Answer]) -> None:
+    """Give each pool the slots of its workers; log what changes. A pool can have no slots."""
+    for name, its_queues in pools(queues()).items():
+        slots, description = describe(its_queues, workers)
+        pool = Pool.get_pool(name)
+        if pool is None or (pool.slots, pool.description) != (slots, description):
+            Pool.create_or_update_pool(name, slots, description, include_deferred=False)
+            log.info("pool %s: %s", name, description)
 
 
 def make_missing_pools() -> None:
-    """Create missing pools with one slot, so that tasks can run before the first `sync_pools`."""
-    description = "one slot, until the slots of the workers are counted"
+    """Create missing pools without slots; the housekeeper counts the workers' slots."""
     for name in pools(queues()):
         if Pool.get_pool(name) is None:
-            Pool.create_or_update_pool(name, 1, description, include_deferred=False)
+            words = "no slots, until the housekeeper has counted the workers"
+            Pool.create_or_update_pool(name, 0, words, include_deferred=False)
 
 
-def describe(its_queues: list[Queue], workers: Mapping[str, Mapping[str, Any]]) -> tuple[int, str]:
+def describe(its_queues: list[Queue], workers: Mapping[str, Answer]) -> tuple[int, str]:
     """Count and describe a pool's slots.
 
     The description names workers without a GPU. A GPU that two workers report counts once.
 
     Args:
         its_queues: the queues of the pool.
-        workers: live worker's Celery name, `queue@host` → its answer: the number of its `slots`,
-            and the UUIDs of its `gpus`.
+        workers: live worker's Celery name, `queue@host` → its answer.
     """
     names = {queue.name for queue in its_queues}
     mine = {name: workers[name] for name in sorted(workers) if name.partition("@")[0] in names}
@@ -84,7 +108,7 @@ def describe(its_queues: list[Queue], workers: Mapping[str, Mapping[str, Any]]) 
     gpus = [gpu for found in mine.values() for gpu in found["gpus"]]
     slots = len(set(gpus)) + sum(int(mine[name]["slots"]) for name in without)
     shown = f"{slots} slots of {', '.join(mine) or 'no worker'}"
-    if without:
+    if without and any(queue.resource == "gpu" for queue in its_queues):
         shown += f"; on the CPU: {', '.join(without)}"
     if shared := sorted({gpu for gpu in gpus if gpus.count(gpu) > 1}):
         shown += f"; GPUs given to more than one worker: {', '.join(shared)}"

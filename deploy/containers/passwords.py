@@ -20,6 +20,7 @@ SECRETS: Mapping[str, Callable[[], str]] = {
     "REDIS_SCHEDULER_PASSWORD": _password,
     "REDIS_WORKER_PASSWORD": _password,
     "REDIS_FLOWER_PASSWORD": _password,
+    "REDIS_HOUSEKEEPER_PASSWORD": _password,
     "ADMIN_PASSWORD": _password,
     "FLOWER_PASSWORD": _password,
     "JWT_SECRET": lambda: secrets.token_urlsafe(64),

@@ -52,7 +52,6 @@ def start(project: Project) -> ComposeStack:
         project.compose(*_UP, *wait, *_words(scale))
     stack = ComposeStack(project)
     stack.wait_until(stack.is_healthy, "the stack was")
-    project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
     return stack
 
 

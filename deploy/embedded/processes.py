@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.components import SERVERS, WORKERS, Component, components
-from deploy.embedded.state import State
+from deploy.embedded.state import REDIS_USERS, State
 from deploy.files import read_env_file, write_private
 from deploy.places import ADMIN, AIRFLOW_PYTHON, DEMO_MUSIC, ENVIRONMENTS, REPOSITORY
 from fleet.contract import CONTRACT_PATH, FINISH_SECONDS, queues, settings
@@ -70,12 +70,6 @@ def _program(name: str, component: Component, state: State) -> Program:
     seconds = WORKER_STOP_SECONDS if component.rank == WORKERS else Program.stop_seconds
     environment = _environment(component, state)
     return Program(name, command, environment, component.rank, stop_seconds=seconds)
-
-
-def sync_pools_command(state: State) -> tuple[list[str], dict[str, str]]:
-    """The command, with its environment, that gives Airflow's pools the live workers' slots."""
-    scheduler = _environment(components()["scheduler"], state)
-    return [str(AIRFLOW_PYTHON), "-m", "fleet", "sync-pools"], scheduler
 
 
 def airflow_command(state: State, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -222,7 +216,7 @@ def _carrying(state: State) -> dict[str, dict[str, str]]:
             "AIRFLOW__CELERY__FLOWER_BASIC_AUTH": f"{ADMIN}:{keys.flower_password}"
         },
     }
-    for user in ("scheduler", "worker", "flower"):
+    for user in REDIS_USERS:
         secret = f"REDIS_{user.upper()}_PASSWORD"
         broker = f"redis://{user}:{keys.of(secret)}@127.0.0.1:{launch.redis}"
         carried[secret] = {

@@ -15,7 +15,6 @@ from deploy.embedded.processes import (
     init_command,
     leashed,
     postgres_program,
-    sync_pools_command,
     write_redis_config,
 )
 from deploy.embedded.state import Launch, State, choose_ports
@@ -93,11 +92,11 @@ def _bring_up(state: State, report: Report) -> LocalStack:
     stack = LocalStack(state)
     stack.wait_until(lambda: servers_answer(state), "PostgreSQL and Redis were")
     _ensure_schema(state, report)
-    report("starting webserver, scheduler, dag-processor, triggerer, workers and Flower")
+    report(
+        "starting webserver, scheduler, dag-processor, triggerer, housekeeper, workers and Flower"
+    )
     stack.supervisor.start_all()
     stack.wait_until(stack.is_healthy, "the stack was")
-    command, environment = sync_pools_command(state)
-    _run_once(command, environment, state, "sync-pools")
     return stack
 
 

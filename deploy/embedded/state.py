@@ -21,8 +21,9 @@ MIN_FREE_BYTES = 2 * 1024**3
 PostgreSQL needs more space when it recovers after a crash."""
 
 
-_OF_REDIS = tuple(f"redis_{user}_password" for user in ("scheduler", "worker", "flower"))
-"""The passwords of Redis's users. A stack of an older version has only `redis_password` instead."""
+REDIS_USERS = ("scheduler", "worker", "flower", "housekeeper")
+_OF_REDIS = tuple(f"redis_{user}_password" for user in REDIS_USERS)
+"""The passwords of Redis's users. The secrets file of an older stack lacks some of them, or all."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Secrets:
     redis_scheduler_password: str
     redis_worker_password: str
     redis_flower_password: str
+    redis_housekeeper_password: str
     admin_password: str
     flower_password: str
     supervisor_password: str
@@ -121,10 +123,10 @@ class State:
                     f"restore the file, or delete {self.folder} to start from scratch"
                 )
             self._save(Secrets.generate())
-        elif "redis_password" in self.secrets_path.read_text():
-            new = Secrets.generate()
-            kept = asdict(self.secrets())
-            self._save(Secrets(**kept | {name: getattr(new, name) for name in _OF_REDIS}))
+            return
+        kept, new = asdict(self.secrets()), asdict(Secrets.generate())
+        in_file = json.loads(self.secrets_path.read_text())
+        self._save(Secrets(**kept | {name: new[name] for name in _OF_REDIS if name not in in_file}))
 
     def _save(self, keys: Secrets) -> None:
         write_private(self.secrets_path, json.dumps(asdict(keys), indent=2))
@@ -138,14 +140,15 @@ class State:
     def secrets(self) -> Secrets:
         """Read the secrets.
 
+        A password of Redis that the file of an older stack lacks is that stack's only one, or
+        empty; `prepare` generates it.
+
         Raises:
             DeployError: the file is missing or damaged.
         """
         try:
             found = json.loads(self.secrets_path.read_text())
-            if old := found.pop("redis_password", ""):
-                found |= dict.fromkeys(_OF_REDIS, old)
-            return Secrets(**found)
+            return Secrets(**dict.fromkeys(_OF_REDIS, found.pop("redis_password", "")) | found)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DeployError(
                 f"secrets file {self.secrets_path} cannot be read: {error}; "

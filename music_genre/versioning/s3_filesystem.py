@@ -34,7 +34,7 @@ Source: AWS_MAX_ATTEMPTS in `s3.be_compatible`; s3fs.core.S3_RETRYABLE_ERRORS.
 
 
 class _Transfers(s3fs.S3FileSystem):  # type: ignore[misc] # it has no types
-    """s3fs's file system, but after S3 was silent for `SECONDS`, all further requests fail at once."""
+    """s3fs's file system, but after S3 was silent for `SECONDS`, further requests fail at once."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)

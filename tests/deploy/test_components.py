@@ -9,7 +9,7 @@ import pytest
 from deploy import generated
 from deploy.components import CONTROL, METADATA, SERVERS, components
 from deploy.embedded.processes import base_environment, init_command, programs
-from deploy.embedded.state import Launch, State
+from deploy.embedded.state import REDIS_USERS, Launch, State
 from deploy.embedded.supervisor import write_config
 from deploy.files import read_env_file
 from deploy.places import REPOSITORY
@@ -17,7 +17,7 @@ from fleet.contract import CONTRACT_PATH, queues
 
 RUNNING = {name: each for name, each in components().items() if each.is_lasting}
 EMBEDDED = {name: each for name, each in RUNNING.items() if each.is_embedded}
-PLANE = {"webserver", "scheduler", "dag-processor", "triggerer"}
+PLANE = {"webserver", "scheduler", "dag-processor", "housekeeper", "triggerer"}
 WORKERS = {f"{queue}-worker" for queue in queues()}
 SECRETS = sorted(
     set().union(*(each.secrets for each in EMBEDDED.values()))
@@ -91,7 +91,7 @@ def test_redis_rights_follow_the_contract(tmp_path):
     larger.write_text(
         contract + contract[contract.index("[queues.gpu]") :].replace("gpu]", "huge]")
     )
-    passwords = {f"REDIS_{user}_PASSWORD": user for user in ("SCHEDULER", "WORKER", "FLOWER")}
+    passwords = {f"REDIS_{user.upper()}_PASSWORD": user for user in REDIS_USERS}
     words = ["sh", REPOSITORY / "deploy" / "redis-users.sh", larger]
     users = subprocess.check_output(words, env={**base_environment(), **passwords}, text=True)
     worker, flower = (

@@ -12,7 +12,7 @@ from deploy.embedded.processes import programs, write_redis_config
 from deploy.embedded.state import Launch, State, choose_ports
 from fleet.contract import queues
 
-USERS = ("scheduler", "worker", "flower")
+USERS = ("scheduler", "worker", "flower", "housekeeper")
 
 
 @pytest.fixture
@@ -97,7 +97,9 @@ def test_redis_has_a_user_for_each_kind_of_process_as_in_containers(state):
         for queue in queues():
             assert say(state, logins["worker"], f"LPUSH {queue} x")[1] == ":1"
             assert say(state, logins["flower"], f"LLEN {queue}")[1] == ":1"
-            assert "NOPERM" in say(state, logins["flower"], f"LPUSH {queue} x")[1]
+            for user in ("flower", "housekeeper"):
+                assert "NOPERM" in say(state, logins[user], f"LPUSH {queue} x")[1], user
+            assert "NOPERM" in say(state, logins["housekeeper"], f"LLEN {queue}")[1]
 
 
 def test_a_restart_of_redis_forgets_no_transaction(state):

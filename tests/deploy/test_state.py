@@ -46,8 +46,21 @@ def test_a_stack_from_before_redis_had_users_is_stopped_and_started(tmp_path):
     after = json.loads(state.secrets_path.read_text())
     assert {name: after[name] for name in before} == before
     of_redis = {after[name] for name in now if name.startswith("redis_")}
-    assert len(of_redis) == 3
+    assert len(of_redis) == 4
     assert "old" not in of_redis
+
+
+def test_a_stack_from_before_the_housekeeper_gets_its_password(tmp_path):
+    state = State(tmp_path)
+    state.prepare()
+    before = json.loads(state.secrets_path.read_text())
+    older = {name: each for name, each in before.items() if "housekeeper" not in name}
+    write_private(state.secrets_path, json.dumps(older))
+    assert state.secrets().redis_housekeeper_password == ""
+    state.prepare()
+    after = json.loads(state.secrets_path.read_text())
+    assert {name: after[name] for name in older} == older
+    assert len(after["redis_housekeeper_password"]) >= 32
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"postgres_password": "x"}', "[]"])

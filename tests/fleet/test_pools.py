@@ -1,8 +1,7 @@
 import pytest
 
-from fleet import pools
 from fleet.contract import queues
-from fleet.pools import describe
+from fleet.pools import Workers, describe
 
 GPU = [queues()["gpu"]]
 
@@ -26,10 +25,31 @@ def test_a_gpu_that_two_workers_were_given_is_one_slot():
     assert found == (2, "2 slots of gpu@a, gpu@b; GPUs given to more than one worker: GPU-2")
 
 
-def test_a_pool_whose_workers_are_silent_stays_as_it_is(monkeypatch):
-    made = []
-    monkeypatch.setattr(pools, "_ask_workers", lambda: {"cpu@a": worker(4)})
-    monkeypatch.setattr(pools.Pool, "create_or_update_pool", lambda *words, **_: made.append(words))
-    with pytest.raises(SystemExit, match=r"no worker of pool gpu has answered .* is unchanged"):
-        pools.sync_pools()
-    assert made == []
+def test_a_pool_whose_workers_are_all_gone_has_no_slots():
+    assert describe(GPU, {"cpu@c": worker(16)}) == (0, "0 slots of no worker")
+
+
+def test_cores_are_not_said_to_be_no_gpus():
+    assert describe([queues()["cpu"]], {"cpu@c": worker(16)}) == (16, "16 slots of cpu@c")
+
+
+def test_a_worker_counts_until_it_misses_more_than_two_rounds():
+    rounds = [{"cpu@a": worker(1), "cpu@b": worker(2)}, *[{"cpu@a": worker(1)}] * 2]
+    answers = iter([*rounds, {"cpu@b": worker(3)}, *[{"cpu@a": worker(1)}] * 3])
+    workers = Workers(lambda: next(answers))
+    seen = [sorted(workers.look()) for _ in range(7)]
+    assert seen == [["cpu@a", "cpu@b"]] * 6 + [["cpu@a"]]
+
+
+def test_a_round_without_redis_changes_nothing():
+    def ask():
+        raise ConnectionError("Redis is away")
+
+    workers = Workers(lambda: {"cpu@a": worker(1)})
+    workers.look()
+    workers._ask = ask
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            workers.look()
+    workers._ask = dict
+    assert [*workers.look()] == ["cpu@a"]

@@ -39,7 +39,7 @@ def programs() -> set[str]:
     """The commands of `python -m deploy` and `python -m fleet`."""
     shown = {name for name, command in main.commands.items() if not command.hidden}
     text = (REPOSITORY / "fleet" / "__main__.py").read_text()
-    return shown | set(re.findall(r'add_parser\("([a-z-]+)"', text))
+    return shown | set(re.findall(r'add_parser\(\s*"([a-z-]+)"', text))
 
 
 def absent(names: Iterable[str], page: str) -> list[str]:

@@ -46,7 +46,7 @@ def with_gpus(stack, project, tmp_path_factory):
     finally:
         up(project, 0)
     wait_until(lambda: ask(stack.is_healthy) and len(stack.online_workers()) == 2)
-    sync_pools(project)
+    wait_until(lambda: slots(stack) == 1)
 
 
 def up(project: Project, n_second: int) -> None:
@@ -55,8 +55,9 @@ def up(project: Project, n_second: int) -> None:
     project.compose("up", "-d", "--no-build", "--no-deps", "--wait", *scale, *services)
 
 
-def sync_pools(project: Project) -> None:
-    project.compose("exec", "-T", "scheduler", "python", "-m", "fleet", "sync-pools")
+def slots(stack: ComposeStack) -> int:
+    """The slots of the pool gpu; the housekeeper needs up to half a minute to notice a change."""
+    return stack.api.get("pools/gpu")["slots"]
 
 
 def start(project: Project, n_workers: int, gpus: tuple[str, ...] = GPUS) -> None:
@@ -68,7 +69,7 @@ def start(project: Project, n_workers: int, gpus: tuple[str, ...] = GPUS) -> Non
     up(project, n_workers - 1)
     stack = ComposeStack(project)
     wait_until(lambda: ask(stack.is_healthy) and len(stack.online_workers()) == 1 + n_workers)
-    sync_pools(project)
+    wait_until(lambda: slots(stack) == len(gpus))
 
 
 # Redelivers the message that a worker holds for the task with the given run and map index.
