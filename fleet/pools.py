@@ -107,7 +107,7 @@ def describe(its_queues: list[Queue], workers: Mapping[str, Answer]) -> tuple[in
     without = [name for name, found in mine.items() if not found["gpus"]]
     gpus = [gpu for found in mine.values() for gpu in found["gpus"]]
     slots = len(set(gpus)) + sum(int(mine[name]["slots"]) for name in without)
-    shown = f"{slots} slots of {', '.join(mine) or 'no worker'}"
+    shown = f"{slots} {'slot' if slots == 1 else 'slots'} of {', '.join(mine) or 'no worker'}"
     if without and any(queue.resource == "gpu" for queue in its_queues):
         shown += f"; on the CPU: {', '.join(without)}"
     if shared := sorted({gpu for gpu in gpus if gpus.count(gpu) > 1}):

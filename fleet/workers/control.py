@@ -37,6 +37,11 @@ def hide_arguments_from_inspect(**_: Any) -> None:
 
 
 @inspect_command()
-def slots(state: Any) -> dict[str, Any]:  # noqa: ARG001
-    """Return the number of this worker's slots, and the UUIDs of the slots' GPUs."""
+def slots(state: Any) -> dict[str, Any]:
+    """Return the number of this worker's slots, and the UUIDs of the slots' GPUs.
+
+    A worker that was told to take no more tasks has no slots.
+    """
+    if not state.consumer.task_consumer.queues:
+        return {"slots": 0, "gpus": []}
     return {"slots": int(os.environ[SLOTS_VARIABLE]), "gpus": slot_gpus()}

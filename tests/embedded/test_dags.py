@@ -153,10 +153,10 @@ def test_a_run_keeps_its_commit_and_a_git_host_that_is_away_stops_nothing(of_git
     assert log.count("; the DAGs in force stay") == 1
     gate.touch()
     wait_until(lambda: run.state() == "success")
-    assert run.result("says") == "first"
+    assert run.xcom("says") == "first"
     during = trigger(stack, {}, "edited")
     wait_until(lambda: during.state() == "success")
-    assert during.result("says") == "second"
+    assert during.xcom("says") == "second"
     versions = [stack.api.get(each._address)["bundle_version"] for each in (run, during)]
     assert len({*versions}) == 2
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import N_GPUS, wait_until
 
 from deploy.airflow_api import path
+from deploy.demo import trigger
 from deploy.embedded.supervisor import supervisord_process
 from tests.gpu_trainings import (
     TENS,
@@ -58,6 +59,44 @@ def test_side_by_side_each_training_has_a_gpu_of_its_own_and_others_wait_in_the_
     assert stack.api.get("pools/gpu")["queued_slots"] == 0
     names = sorted(each["rendered_map_index"] or "" for each in train_instances(stack, run))
     assert names[-N_GPUS:] == [f"shufflenet_v2_x0_5, seed {each.seed}" for each in by_seed(held)]
+
+
+DUE = """\
+from airflow.sdk import DAG, task
+
+with DAG("due", schedule=None, is_paused_upon_creation=False):
+
+    @task(queue="cpu", retries=0)
+    def work(number):
+        return number
+
+    work.expand(number=list(range(10)))
+"""
+AWAY_SECONDS = 20
+
+
+def test_while_redis_is_away_tasks_wait_and_no_process_ends(stack, five, own_dags):
+    """A task that cannot be sent failed before; with a task running the scheduler ended."""
+
+    def scheduler() -> int:
+        return next(each.pid for each in stack.supervisor.processes() if each.name == "scheduler")
+
+    (own_dags / "due.py").write_text(DUE)
+    wait_until(lambda: stack.api.exists("dags/due"))
+    _, seeds, held = five
+    before = scheduler(), {each.process.pid for each in held}
+    stack.supervisor._call("stopProcess", "servers:redis")
+    run = trigger(stack, {}, "due")
+    time.sleep(AWAY_SECONDS)
+    assert {row.state for row in run.rows()} <= {"waiting", "scheduled", "queued"}
+    stack.supervisor._call("startProcess", "servers:redis")
+    wait_until(lambda: run.state() == "success")
+    listed = stack.api.get(f"{run._address}/taskInstances")["task_instances"]
+    assert [each["try_number"] for each in listed] == [1] * 10
+    assert (scheduler(), {each.process.pid for each in trainings(seeds)}) == before
+    log = (stack.state.logs / "scheduler.log").read_text()
+    assert "error: Redis, sending tasks: " in log
+    assert "Redis, sending tasks: it answers again" in log
 
 
 def by_seed(found):
