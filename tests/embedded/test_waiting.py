@@ -167,3 +167,38 @@ def test_the_pool_follows_the_workers(hasty, figures):
         seconds.append(time.monotonic() - began)
     figures["gpu pool"] = f"0 slots after {seconds[0]:.0f} s, 2 again after {seconds[1]:.0f} s"
     assert max(seconds) <= 45
+
+
+MODEL = {
+    "model": "",
+    "accuracy": 0.5,
+    "accuracy_interval": [0.4, 0.6],
+    "n_tracks": 40,
+    "tag": "t",
+    "repository": "r",
+    "path": "p",
+}
+
+
+def test_models_that_are_published_while_no_scheduler_runs_are_all_named(hasty, figures):
+    """Of several waiting events Airflow 3.3.2 gives the run only the first."""
+    address = "dags/music_genre_new_model/dagRuns"
+    (asset,) = hasty.api.get("assets?name_pattern=music_genre_model")["assets"]
+
+    def publish(*names: str) -> None:
+        for name in names:
+            extra = {**MODEL, "model": name}
+            hasty.api.post("assets/events", {"asset_id": asset["id"], "extra": extra})
+
+    def named() -> list[str]:
+        listed = hasty.api.get(f"{address}?state=success&order_by=id")["dag_runs"]
+        runs = [Run(hasty, "music_genre_new_model", each["dag_run_id"]) for each in listed]
+        return [name for run in runs for name in run.xcom("tell")]
+
+    hasty.supervisor._call("stopProcess", "control:scheduler")
+    publish("first", "second", "third")
+    hasty.supervisor._call("startProcess", "control:scheduler")
+    wait_until(lambda: named() == ["first", "second", "third"], seconds=180)
+    publish("fourth")
+    wait_until(lambda: named() == ["first", "second", "third", "fourth"], seconds=180)
+    figures["models published without a scheduler"] = "3, all named in one run"
