@@ -33,8 +33,8 @@ commands='+@all -@admin -@dangerous +info -scan -randomkey -function'
 # starts. Without rights, it would drop every transaction of the file (Redis 7.0.15, 8.2.3).
 cat <<END
 user default off ~* &* +@all
-user scheduler on #$(sha256 "$REDIS_SCHEDULER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
-user worker on #$(sha256 "$REDIS_WORKER_PASSWORD") $talk $queues ~unacked* ~celery-task-meta-* &celery-task-meta-* $commands
+user scheduler on #$(sha256 "$REDIS_SCHEDULER_PASSWORD") $talk $queues ~unacked* %R~fleet.lease.* ~celery-task-meta-* &celery-task-meta-* $commands
+user worker on #$(sha256 "$REDIS_WORKER_PASSWORD") $talk $queues ~unacked* ~fleet.lease.* ~celery-task-meta-* &celery-task-meta-* $commands
 user housekeeper on #$(sha256 "$REDIS_HOUSEKEEPER_PASSWORD") $ask ~housekeeper.unacked* $commands
 user flower on #$(sha256 "$REDIS_FLOWER_PASSWORD") $look ~flower.unacked* $commands (+llen $lengths)
 END

@@ -24,7 +24,7 @@ SIGTERM."""
 HEARTBEAT_SECONDS = 2
 """Shortest interval between two heartbeats of a task. A supervisor can take one interval to
 notice that its task has ended; until then the slot stays busy (measured)."""
-OUTAGE_SECONDS = 240
+OUTAGE_SECONDS = 900
 """A running task survives an api-server outage of this length."""
 MARGIN_SECONDS = 3600
 """Time between the end of the longest possible task and the redelivery of its message."""
@@ -37,6 +37,12 @@ NEVER_GIVE_UP = 1_000_000
 """How often a task may be sent again. By default Airflow fails it after two times."""
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 """The environment variable that names the GPU that a task computes on."""
+LEASE_KEY = "fleet.lease."
+"""Beginning of the names of Redis keys that exist as long as a worker has a task; the name ends
+with the id of the task's message."""
+LEASE_SECONDS = 30
+"""Length of a lease. If a worker does not renew its leases for this long, other workers put its
+messages back into their queues, and the executor looks whether its tasks are lost."""
 STACK_LABEL = "music-genre.stack"
 """Label on a task's container. Its value is the Compose project of the task's worker."""
 GPU_LOCKS = "/var/tmp/music-genre-gpus"  # noqa: S108

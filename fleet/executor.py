@@ -1,31 +1,47 @@
-"""The executor of both stacks: a CeleryExecutor that survives an outage of Redis.
+"""The executor of both stacks: a CeleryExecutor that waits for Redis and notices lost workers.
 
-With Airflow's own CeleryExecutor (providers-celery 3.26.0) the scheduler ends if Redis refuses a
-connection while tasks run. Also, a task that cannot be sent counts as failed, so all its tries are
-used up in seconds.
+With the CeleryExecutor (providers-celery 3.26.0), the scheduler ends if Redis refuses a connection
+while tasks run. A task that cannot be sent counts as failed, so its tries are used up in seconds.
 """
 
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.providers.celery.executors.celery_executor import CeleryExecutor
 from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
+from sqlalchemy import select
+
+from fleet.contract import LEASE_KEY, LEASE_SECONDS
 
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
 
+LOOK_SECONDS = 5.0
+"""How often the executor looks for the leases of its tasks."""
+LOST_SECONDS = 10.0
+"""How long a lease must be missing, without a fault of Redis, before the executor asks the database
+for the heartbeat of the lease's task."""
 AWAY = (OperationalError, RedisError, AirflowTaskTimeout, OSError)
 """The errors that are raised if Redis cannot be reached, is silent, or refuses a command."""
+WAITING = (TaskInstanceState.SCHEDULED, TaskInstanceState.QUEUED, TaskInstanceState.RUNNING)
+"""The states of a task of which a result can still come."""
 
 
 class FleetExecutor(CeleryExecutor):
-    """Keeps tasks queued until Redis takes them, and asks for results again until Redis answers."""
+    """Keeps tasks queued until Redis takes them; reports a task as failed if its worker is gone."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._faults: set[str] = set()
+        self._missing: dict[str, float] = {}
+        self._look_at = 0.0
 
     def _send_workloads_to_celery(self, workload_tuples_to_send: Sequence[Any]) -> list[Any]:
         """Send tasks, and stop at the first task that cannot be sent.
@@ -46,10 +62,12 @@ class FleetExecutor(CeleryExecutor):
         return sent
 
     def update_all_workload_states(self) -> None:
-        """Ask Redis for the results of tasks; if Redis is silent, the next call asks again."""
+        """Ask Redis for tasks' results and leases; if Redis is silent, the next call asks again."""
         try:
             super().update_all_workload_states()
+            self._look_for_lost()
         except AWAY as error:
+            self._missing.clear()
             self._say("asking for results", str(error))
         else:
             self._say("asking for results", "")
@@ -72,6 +90,45 @@ class FleetExecutor(CeleryExecutor):
             self.running.add(ti.key)
         return [ti for ti in tis if ti.external_executor_id is None]
 
+    def _look_for_lost(self) -> None:
+        """Look for tasks without a lease; ask the database about those that stay without one.
+
+        Airflow itself misses a task only when its last heartbeat is `OUTAGE_SECONDS` old, because a
+        task goes on while the webserver is away.
+        """
+        now = time.monotonic()
+        if now < self._look_at or not self.workloads:
+            return
+        self._look_at = now + LOOK_SECONDS
+        keys = {result.task_id: key for key, result in self.workloads.items()}
+        leases = self.celery_app.backend.client.mget([f"{LEASE_KEY}{each}" for each in keys])
+        missing = [each for each, lease in zip(keys, leases, strict=True) if lease is None]
+        self._missing = {each: self._missing.get(each, now) for each in missing}
+        suspects = [each for each, since in self._missing.items() if now - since > LOST_SECONDS]
+        tasks = [key for each in suspects if isinstance(key := keys[each], TaskInstanceKey)]
+        self._settle(tasks, states_of(tasks))
+
+    def _settle(
+        self,
+        suspects: Sequence[TaskInstanceKey],
+        found: dict[TaskInstanceKey, tuple[str | None, float]],
+    ) -> None:
+        """Report lost tasks as failed; forget tasks that are over, of which no result has come.
+
+        Args:
+            suspects: tasks without a lease.
+            found: task → its state, and the age of its last heartbeat in seconds.
+        """
+        for key in suspects:
+            state, age = found.get(key, (None, 0.0))
+            if state == TaskInstanceState.RUNNING and age > LEASE_SECONDS:
+                words = "error: %s: its worker is gone: no lease, and no heartbeat for %.0f s"
+                self.log.error(words, key, age)
+                self.fail(key)
+            elif state not in WAITING:
+                self.running.discard(key)
+                self.workloads.pop(key, None)
+
     def _say(self, what: str, fault: str) -> None:
         """Log a fault when it begins, and a line when it is over."""
         if fault and what not in self._faults:
@@ -80,3 +137,19 @@ class FleetExecutor(CeleryExecutor):
         elif not fault and what in self._faults:
             self._faults.remove(what)
             self.log.info("Redis, %s: it answers again", what)
+
+
+def states_of(keys: Sequence[TaskInstanceKey]) -> dict[TaskInstanceKey, tuple[str | None, float]]:
+    """Return task → its state in the database, and the age of its last heartbeat in seconds.
+
+    A task that has begun another try is left out.
+    """
+    from airflow.models.taskinstance import TaskInstance
+
+    now, theirs = datetime.now(UTC), TaskInstance.filter_for_tis(keys)
+    if theirs is None:  # there are no keys
+        return {}
+    with create_session() as session:
+        rows = session.scalars(select(TaskInstance).where(theirs))
+        ages = {row.key: (row.state, now - (row.last_heartbeat_at or now)) for row in rows}
+    return {key: (ages[key][0], ages[key][1].total_seconds()) for key in keys if key in ages}

@@ -19,11 +19,10 @@ from celery.exceptions import Ignore, Reject
 from celery.worker import state
 from httpx import ConnectError, ConnectTimeout, TransportError
 
+from fleet.contract import LEASE_KEY, LEASE_SECONDS
+
 logger = logging.getLogger(__name__)
 RENEWAL_SECONDS = 5
-LEASE_SECONDS = 30
-"""Length of a lease. If a worker does not renew its leases for this long, other workers put its
-messages back into their queues."""
 _MOOT: Mapping[int, str] = {
     HTTPStatus.FORBIDDEN: "its token has expired",
     HTTPStatus.NOT_FOUND: "its try is over",
@@ -43,11 +42,15 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no typ
 
     def start(self, consumer: Any) -> None:
         """Start the timer; called at the worker's start and after each reconnection to Redis."""
-        channel = consumer.task_consumer.channel
-        consumer.timer.call_repeatedly(RENEWAL_SECONDS, lambda: self._turn(channel))
+        channel, redis = consumer.task_consumer.channel, consumer.app.backend.client
+        consumer.timer.call_repeatedly(RENEWAL_SECONDS, lambda: self._turn(channel, redis))
 
-    def _turn(self, channel: Any) -> None:
-        renew(channel, [request.message.delivery_tag for request in state.reserved_requests])
+    def _turn(self, channel: Any, redis: Any) -> None:
+        # After a reconnection to Redis, running tasks are among the active requests alone.
+        requests = {*state.reserved_requests, *state.active_requests}
+        renew(channel, [request.message.delivery_tag for request in requests])
+        for request in requests:
+            redis.set(f"{LEASE_KEY}{request.id}", 1, ex=LEASE_SECONDS)
         for tag in put_back(channel):
             logger.warning("put message %s back into its queue: its lease has expired", tag)
 

@@ -103,9 +103,7 @@ def assert_nothing_left(folder: Path, seconds: float = 5.0) -> None:
 
 N_GPUS = 2
 SETTINGS = """\
-# A worker that was killed is missed sooner, and there is a checkpoint to go on from.
-AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT=20
-AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL=5
+# After a kill there is a checkpoint to go on from.
 MUSIC_GENRE_CHECKPOINT_SECONDS=1
 # Parsing unchanged DAG files again takes processor time from the tests.
 AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL=300

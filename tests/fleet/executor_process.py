@@ -58,6 +58,10 @@ step()  # Redis is down again
 sent, unsent = workload(100).ti, workload(101).ti.model_copy(update={"external_executor_id": None})
 reset = executor.try_adopt_task_instances([sent, unsent])
 step(reset=[ti.run_id for ti in reset])
+ended, lost, alive = (workload(number).ti.key for number in (0, 1, 2))
+states = {ended: ("success", 0.0), lost: ("running", 31.0), alive: ("running", 29.0)}
+executor._settle([ended, lost, alive], states)
+step(left=[key in executor.workloads for key in (ended, lost, alive)])
 done = AsyncResult("celery-3", app=executor.celery_app)
 done.backend.store_result("celery-3", None, "SUCCESS")
 step()

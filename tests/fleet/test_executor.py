@@ -104,11 +104,15 @@ def test_while_redis_is_down_tasks_stay_queued_and_nothing_fails(redis, steps):
     found = step()
     assert found["reset"] == ["run-101"], "the other task was sent by the scheduler that is gone"
     assert found["running"] == N_TASKS + 1
+    go_on()
+    found = step()
+    assert found["left"] == [False, False, True]
+    assert found["events"] == {"run-1": "failed"}
     with running():
         go_on()
         found = step()
         assert found["events"] == {"run-3": "success"}
-        assert found["running"] == N_TASKS
+        assert found["running"] == N_TASKS - 2
     text = "".join(said)
     assert text.count("error: Redis, sending tasks:") == 1
     assert text.count("Redis, sending tasks: it answers again") == 1
