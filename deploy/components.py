@@ -67,6 +67,14 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+_SOON = {
+    # Celery gives up after this many seconds if Redis accepts a connection but does not answer. By
+    # default it waits for ever, and the component's main loop with it.
+    f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__SOCKET_{name}": "5"
+    for name in ("TIMEOUT", "CONNECT_TIMEOUT")
+}
+
+
 def _unacked_keys(user: str) -> dict[str, str]:
     """Give a user of Redis keys of its own for unacknowledged messages.
 
@@ -152,6 +160,7 @@ _CONTROL = {
         "SchedulerJob",
         secrets=METADATA | {"JWT_SECRET", "REDIS_SCHEDULER_PASSWORD"},
         networks=_names("control work"),
+        settings=_SOON,
     ),
     "dag-processor": _job(
         "dag-processor",
@@ -165,7 +174,7 @@ _CONTROL = {
         secrets=METADATA | {"REDIS_HOUSEKEEPER_PASSWORD"},
         networks=_names("control"),
         memory="512m",
-        settings=_unacked_keys("housekeeper"),
+        settings=_unacked_keys("housekeeper") | _SOON,
         health=(*HEALTH, "alive"),
     ),
     "triggerer": _job(

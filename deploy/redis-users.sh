@@ -23,10 +23,10 @@ done
 channels='&/0.celery.pidbox &/0.celeryev/*'
 talk="~_kombu.* ~*.pidbox* ~celeryev.* $channels &/0.celeryev/worker.*"
 ask='~*.reply.celery.pidbox* &/0.celery.pidbox ~_kombu.binding_deadlines'
-for exchange in reply.celery.pidbox celery.pidbox; do
+for exchange in reply.celery.pidbox celery.pidbox celeryev; do  # kombu sweeps overdue bindings of all
     ask="$ask ~_kombu.binding.$exchange %R~_kombu.binding_permanent.$exchange"
 done
-look="$ask ~celeryev.* $channels ~_kombu.binding.celeryev %R~_kombu.binding_permanent.celeryev"
+look="$ask ~celeryev.* $channels"
 commands='+@all -@admin -@dangerous +info -scan -randomkey -function'
 
 # Nobody can log in as the default user, but Redis replays its file of changes as this user when it

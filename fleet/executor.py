@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import select
 
 from fleet.contract import LEASE_KEY, LEASE_SECONDS
@@ -39,12 +39,14 @@ class FleetExecutor(CeleryExecutor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        # The scheduler's main loop waits for results so long (default 120 s).
+        self.celery_app.conf.update(redis_socket_timeout=5.0, redis_socket_connect_timeout=5.0)
         self._faults: set[str] = set()
         self._missing: dict[str, float] = {}
         self._look_at = 0.0
 
     def _send_workloads_to_celery(self, workload_tuples_to_send: Sequence[Any]) -> list[Any]:
-        """Send tasks, and stop at the first task that cannot be sent.
+        """Send tasks, and stop at the first task that cannot be sent because Redis is away.
 
         A task that is not in the result stays in the executor's queue and is sent again at the next
         heartbeat of the scheduler.
@@ -53,6 +55,9 @@ class FleetExecutor(CeleryExecutor):
         for each in workload_tuples_to_send:
             (row,) = super()._send_workloads_to_celery([each])
             error = getattr(row[2], "exception", None)
+            if isinstance(error, ResponseError):  # Redis answers, but refuses this task
+                self._say(f"sending to queue {each[2]}", str(error))
+                continue
             if isinstance(error, AWAY):
                 n_left = len(workload_tuples_to_send) - len(sent)
                 self._say("sending tasks", f"{error}; tasks that stay queued: {n_left}")
@@ -66,6 +71,7 @@ class FleetExecutor(CeleryExecutor):
         try:
             super().update_all_workload_states()
             self._look_for_lost()
+            self._say("revoking tasks", "")
         except AWAY as error:
             self._missing.clear()
             self._say("asking for results", str(error))
@@ -82,6 +88,19 @@ class FleetExecutor(CeleryExecutor):
         except AWAY as error:
             self._say("adopting tasks", str(error))
             return self._adopt_unasked(tis)
+
+    def revoke_task(self, *, ti: "TaskInstance") -> None:
+        """Forget a task; if Redis answers, tell the workers to ignore the task's message.
+
+        While Redis is away, each attempt to tell them would block the scheduler for seconds.
+        """
+        result = self.workloads.pop(ti.key, None)
+        if result is not None and not self._faults:
+            try:
+                self.celery_app.control.revoke(result.task_id)
+            except AWAY as error:
+                self._say("revoking tasks", str(error))
+        super().revoke_task(ti=ti)
 
     def _adopt_unasked(self, tis: Sequence["TaskInstance"]) -> Sequence["TaskInstance"]:
         sent = [ti for ti in tis if ti.external_executor_id is not None]

@@ -48,6 +48,30 @@ def _is_done(cursor: Any, versions: str) -> bool:
     return cursor.fetchone() is not None
 
 
+def put_in_line() -> None:
+    """Give the waiting tasks of an older stack the pools and weights of today's policy.
+
+    Airflow itself would leave them as they are: in a pool of 128 slots, behind every newer task.
+    """
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from airflow.utils.state import State
+    from sqlalchemy import or_, select
+
+    from fleet.policy import DEFAULT_POOL, PLACES, arrival, in_line
+
+    waiting = or_(TaskInstance.state.is_(None), TaskInstance.state.not_in(State.finished))
+    with create_session() as session:
+        asked = select(TaskInstance, DagRun).join(TaskInstance.dag_run).where(waiting)
+        old = or_(TaskInstance.pool == DEFAULT_POOL, TaskInstance.priority_weight < PLACES)
+        for task, run in session.execute(asked.where(old)):
+            queue = queues().get(str(task.queue))
+            if queue and task.pool == DEFAULT_POOL:
+                task.pool = queue.pool
+            task.priority_weight = in_line(task.priority_weight or 1, arrival(run))
+
+
 def _migrate(password: str) -> None:
     """Migrate the schema, sync the roles, and create missing pools and the admin user.
 
@@ -61,6 +85,7 @@ def _migrate(password: str) -> None:
 
     db.upgradedb()
     make_missing_pools()
+    put_in_line()
     with get_application_builder() as appbuilder:
         security = appbuilder.sm
         security.sync_roles()

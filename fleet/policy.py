@@ -7,8 +7,10 @@ instances are created.
 """
 
 import logging
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.exceptions import AirflowClusterPolicyViolation
@@ -17,6 +19,8 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from fleet.contract import Queue, queues
 
 DEFAULT_POOL = "default_pool"
+NEW_SECONDS = 20
+"""A DAG file counts as new for so long; in this time it is parsed once or twice."""
 GPU_QUEUE = "gpu_queue"
 """The run parameter that sends a run's gpu tasks to a queue with larger GPUs."""
 
@@ -40,6 +44,7 @@ def task_policy(task: Any) -> None:
     _take_pool(task, queue)
     if task.priority_weight == 1:
         task.priority_weight = queue.priority
+    task.priority_weight = min(max(task.priority_weight, -LEVELS), LEVELS)
     _limit_run(task, queue)
     _warn_of_a_sensor(task, queue)
 
@@ -90,13 +95,22 @@ def tell_whose_limit(context: Mapping[str, Any]) -> None:
         )
 
 
+def is_new(path: str) -> bool:
+    """Whether a DAG file has just changed; each file is parsed twice a minute."""
+    try:
+        return time.time() - Path(path).stat().st_mtime < NEW_SECONDS
+    except OSError:
+        return False
+
+
 def _warn_of_a_sensor(task: Any, queue: Queue) -> None:
-    """Log a warning if a task occupies a slot of its pool only to wait.
+    """Log a warning if a task of a changed file occupies a slot of its pool only to wait.
 
     If it waits for a task of the same pool, as many such tasks as the pool has slots would wait for
     ever.
     """
-    if getattr(task, "mode", None) == "poke" and not getattr(task, "deferrable", False):
+    is_waiting = getattr(task, "mode", None) == "poke" and not getattr(task, "deferrable", False)
+    if is_waiting and is_new(task.dag.fileloc):
         logging.getLogger(__name__).warning(
             "%s: sensor %s occupies a slot of pool %s while it waits; set mode='reschedule' or "
             "deferrable=True",
@@ -117,8 +131,7 @@ def task_instance_mutation_hook(task_instance: Any, dag_run: Any = None) -> None
         task_instance.queue = other.name
         task_instance.pool = other.pool
     if dag_run is not None:
-        arrived = dag_run.queued_at or datetime.now(UTC)
-        task_instance.priority_weight = in_line(task_instance.priority_weight, arrived)
+        task_instance.priority_weight = in_line(task_instance.priority_weight, arrival(dag_run))
 
 
 LEVELS = 15
@@ -128,6 +141,18 @@ PLACES = 2**26
 that time the line begins anew."""
 PLACE_SECONDS = 4
 OPENING = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def arrival(dag_run: Any) -> datetime:
+    """Return the time at which a run takes its place: when it was made, or now if it had ended.
+
+    A run that had ended is cleared. `queued_at` is not used alone, because a clear of a running run
+    changes it.
+    """
+    now = datetime.now(UTC)
+    if dag_run.state in ("success", "failed"):
+        return now
+    return dag_run.created_at or dag_run.queued_at or now
 
 
 def in_line(priority: int, arrived: datetime) -> int:
@@ -148,5 +173,5 @@ def in_line(priority: int, arrived: datetime) -> int:
     if priority >= PLACES:
         return priority
     level = min(max(priority, -LEVELS), LEVELS) + LEVELS + 1
-    place = (arrived - OPENING) // timedelta(seconds=PLACE_SECONDS) % PLACES
+    place = max(0, (arrived - OPENING) // timedelta(seconds=PLACE_SECONDS)) % PLACES
     return level * PLACES + PLACES - 1 - place

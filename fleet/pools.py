@@ -33,9 +33,9 @@ def keep_house() -> NoReturn:
     workers, fault = Workers(ask_workers), ""
     while True:
         try:
-            set_pools(workers.look())
+            set_pools(workers.look(), only_grow=workers.n_rounds <= MISSES)
         except Exception as error:  # Redis or the database is away, which can have many forms
-            if not fault:
+            if str(error) != fault:
                 log.error("error: pools: %s; they stay as they are", error)
             fault = str(error)
         else:
@@ -49,7 +49,9 @@ def ask_workers() -> dict[str, Answer]:
     """Ask all workers for their slots; returns worker's Celery name → its answer."""
     from airflow.providers.celery.executors.celery_executor import app
 
-    return app.control.inspect(timeout=ANSWER_SECONDS)._request("slots") or {}
+    found = app.control.inspect(timeout=ANSWER_SECONDS)._request("slots") or {}
+    # A worker that was not started by `python -m fleet worker` answers with an error.
+    return {name: answer for name, answer in found.items() if "slots" in answer}
 
 
 class Workers:
@@ -63,10 +65,12 @@ class Workers:
         self._ask = ask
         self._answers: dict[str, Answer] = {}
         self._misses: dict[str, int] = {}
+        self.n_rounds = 0
 
     def look(self) -> Mapping[str, Answer]:
         """Ask all workers; returns live worker's Celery name → its last answer."""
         found = self._ask()
+        self.n_rounds += 1
         self._answers |= found
         for name in list(self._answers):
             self._misses[name] = 0 if name in found else self._misses.get(name, 0) + 1
@@ -75,11 +79,18 @@ class Workers:
         return self._answers
 
 
-def set_pools(workers: Mapping[str, Answer]) -> None:
-    """Give each pool the slots of its workers; log what changes. A pool can have no slots."""
+def set_pools(workers: Mapping[str, Answer], *, only_grow: bool = False) -> None:
+    """Give each pool the slots of its workers; log what changes. A pool can have no slots.
+
+    Args:
+        workers: live worker's Celery name → its answer.
+        only_grow: keep larger pools, because a live worker may not have answered yet.
+    """
     for name, its_queues in pools(queues()).items():
         slots, description = describe(its_queues, workers)
         pool = Pool.get_pool(name)
+        if pool and only_grow and slots < pool.slots:
+            continue
         if pool is None or (pool.slots, pool.description) != (slots, description):
             Pool.create_or_update_pool(name, slots, description, include_deferred=False)
             log.info("pool %s: %s", name, description)

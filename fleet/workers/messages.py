@@ -8,7 +8,10 @@ messages and renews the lease. Any worker puts back a message whose lease has ex
 """
 
 import functools
+import json
 import logging
+import time
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -23,6 +26,8 @@ from fleet.contract import LEASE_KEY, LEASE_SECONDS
 
 logger = logging.getLogger(__name__)
 RENEWAL_SECONDS = 5
+CLOCK_SECONDS = 60
+"""Difference of two machines' clocks that is allowed for when the age of a token is judged."""
 _MOOT: Mapping[int, str] = {
     HTTPStatus.FORBIDDEN: "its token has expired",
     HTTPStatus.NOT_FOUND: "its try is over",
@@ -84,7 +89,7 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
     message does no harm: the scheduler notices the missing heartbeat or the time-out of queued
     tasks. A message whose token has expired is ignored even at its first delivery. Its task has
     waited for the whole time-out of queued tasks, so the scheduler sends the task again, which
-    spends no try.
+    spends no try. Any other refusal of a token is an error, such as two different JWT secrets.
 
     If the webserver cannot be reached, for example while a stack starts, any message is put back
     and tried again; otherwise its task would lose a try. If the webserver's answer is lost or is a
@@ -98,7 +103,8 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
         except (ServerResponseError, TransportError) as error:
             again = (current_task.request.delivery_info or {}).get("redelivered")
             status = _status(error)
-            if status == HTTPStatus.FORBIDDEN or (again and status in _MOOT):
+            is_late = status == HTTPStatus.FORBIDDEN and has_expired(*arguments)
+            if is_late or (again and status in _MOOT):
                 logger.warning("ignoring a message: %s", _MOOT[status])
                 raise Ignore from error
             unheard = isinstance(error, ConnectError | ConnectTimeout)
@@ -110,9 +116,21 @@ def unless_moot(run: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
+def has_expired(workload: str) -> bool:
+    """Whether the token in a message is so old that the webserver can refuse it for its age."""
+    try:
+        part = json.loads(workload)["token"].split(".")[1]
+        claims = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        return bool(claims["exp"] < time.time() + CLOCK_SECONDS)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
 @signals.worker_init.connect
 def hold_messages_by_lease(sender: Any, **_: Any) -> None:
     """Add the leases, and wrap Airflow's Celery task before the pool processes are forked."""
+    # A result that is not stored would keep a slot of the executor until its next look.
+    sender.app.conf.result_backend_always_retry = True
     sender.app.steps["consumer"].add(Leases)
     task = sender.app.tasks["execute_workload"]
     task.run = unless_moot(task.run)

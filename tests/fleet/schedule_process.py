@@ -14,6 +14,8 @@ from airflow.jobs.job import Job
 from airflow.models.dag import DagModel
 from airflow.models.dagbundle import DagBundleModel
 from airflow.models.dagrun import DagRun
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.models.taskinstance import TaskInstance
 from airflow.sdk import timezone
 from airflow.serialization.serialized_objects import LazyDeserializedDAG
 from airflow.utils.db import initdb
@@ -21,6 +23,8 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 
+from fleet import init
+from fleet.policy import in_line
 from fleet.timetable import GRACE
 
 NOW = timezone.utcnow()
@@ -38,6 +42,27 @@ def next_runs() -> dict[str, str]:
     with create_session() as session:
         models = session.query(DagModel).filter(DagModel.next_dagrun_create_after.is_not(None))
         return {model.dag_id: str(model.next_dagrun_create_after) for model in models}
+
+
+def put_in_line_of_an_older_stack() -> dict[str, list[object]]:
+    """Return task of a waiting run → its pool, and whether its weight is in the line."""
+    with create_session() as session:
+        dag = SerializedDagModel.get_dag("fleet_check", session=session)
+        dag.create_dagrun(
+            run_id="waiting",
+            run_after=NOW,
+            run_type=DagRunType.MANUAL,
+            triggered_by=DagRunTriggeredByType.TEST,
+            state=DagRunState.QUEUED,
+            session=session,
+        )
+        session.query(TaskInstance).update({"pool": "default_pool", "priority_weight": 10})
+    init.put_in_line()
+    with create_session() as session:
+        return {
+            task.task_id: [task.pool, abs(task.priority_weight - in_line(10, NOW)) <= 30]
+            for task in session.query(TaskInstance)
+        }
 
 
 def main(folders: list[str]) -> None:
@@ -83,6 +108,7 @@ def main(folders: list[str]) -> None:
     seen["when the scheduler starts"] = next_runs()
     parse(dags)
     seen["after a stop"] = next_runs()
+    seen["put in line"] = put_in_line_of_an_older_stack()
     print(json.dumps(seen))
 
 

@@ -1,5 +1,8 @@
 """Redelivered messages; the leases are tested on a real broker, in tests/embedded."""
 
+import json
+import time
+from base64 import urlsafe_b64encode
 from types import SimpleNamespace
 
 import httpx
@@ -24,8 +27,8 @@ def refusing(status: int):
     ("again", "status", "raised"),
     [
         (True, 403, Ignore),
-        (False, 403, Ignore),
-        (None, 403, Ignore),
+        (False, 403, ServerResponseError),
+        (None, 403, ServerResponseError),
         (True, 500, Reject),
         (True, 503, Reject),
         (False, 500, ServerResponseError),
@@ -74,3 +77,26 @@ def test_what_succeeds_is_left_alone():
     done = []
     messages.unless_moot(done.append)("workload")
     assert done == ["workload"]
+
+
+def workload(expires_in: float) -> str:
+    claims = urlsafe_b64encode(json.dumps({"exp": time.time() + expires_in}).encode()).decode()
+    return json.dumps({"token": f"head.{claims.rstrip('=')}.signature"})
+
+
+@pytest.mark.parametrize(
+    ("message", "raised"),
+    [
+        (workload(-1), Ignore),
+        (workload(170), ServerResponseError),
+        ("{}", ServerResponseError),
+        ("no JSON", ServerResponseError),
+        ('{"token": "x"}', ServerResponseError),
+    ],
+)
+def test_a_first_message_is_ignored_only_if_its_token_is_old(monkeypatch, message, raised):
+    """The webserver also refuses a token that it did not sign; that must not stay hidden."""
+    request = SimpleNamespace(delivery_info={"redelivered": False})
+    monkeypatch.setattr(messages, "current_task", SimpleNamespace(request=request))
+    with pytest.raises(raised):
+        refusing(403)(message)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fleet import policy
 from fleet.contract import Queue
 
+NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FILE = """
 from datetime import timedelta
@@ -133,7 +134,9 @@ def test_a_run_sends_its_gpu_tasks_to_the_queue_that_it_names(monkeypatch, own, 
     contract = {name: queue(name, *rest) for name, *rest in [*listed, ("shared", "gpu", "gpu")]}
     monkeypatch.setattr(policy, "queues", lambda: contract)
     instance = SimpleNamespace(queue=own, pool="gpu", priority_weight=1)
-    policy.task_instance_mutation_hook(instance, SimpleNamespace(conf=conf, queued_at=None))
+    policy.task_instance_mutation_hook(
+        instance, SimpleNamespace(conf=conf, state="queued", created_at=NOON)
+    )
     assert (instance.queue, instance.pool) == expected
 
 
@@ -141,9 +144,6 @@ def test_airflow_finds_the_hook_also_for_runs_without_one(monkeypatch):
     instance = SimpleNamespace(queue="gpu", pool="gpu")
     policy.task_instance_mutation_hook(instance)
     assert instance.queue == "gpu"
-
-
-NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 @given(
@@ -158,21 +158,35 @@ def test_the_line_is_by_priority_and_then_first_come_first_served(one, other, la
     assert tuple(policy.in_line(weight, NOON + later) for weight in weights) == weights
 
 
-def test_a_run_takes_its_place_when_it_is_queued():
-    def weight(**run) -> int:
-        instance = SimpleNamespace(queue="cpu", pool="cpu", priority_weight=1)
-        its_run = SimpleNamespace(conf=None, **run) if run else None
-        policy.task_instance_mutation_hook(instance, its_run)
-        return instance.priority_weight
+@pytest.mark.parametrize(
+    ("run", "place"),
+    [
+        ({"created_at": NOON, "queued_at": NOON + timedelta(hours=1)}, NOON),
+        ({"created_at": None, "queued_at": NOON}, NOON),
+        ({"created_at": NOON, "state": "failed"}, None),
+        ({"created_at": None, "queued_at": None}, None),
+    ],
+)
+def test_a_run_takes_its_place_when_it_is_made_or_cleared_after_its_end(run, place):
+    instance = SimpleNamespace(queue="cpu", pool="cpu", priority_weight=1)
+    policy.task_instance_mutation_hook(instance)
+    assert instance.priority_weight == 1
+    told = {"conf": None, "state": "running", "queued_at": NOON, **run}
+    policy.task_instance_mutation_hook(instance, SimpleNamespace(**told))
+    expected = policy.in_line(1, place or datetime.now(UTC))
+    assert abs(instance.priority_weight - expected) <= (0 if place else 5)
 
-    assert weight(queued_at=NOON) == policy.in_line(1, NOON)
-    assert weight() == 1
-    now = policy.in_line(1, datetime.now(UTC))
-    assert abs(weight(queued_at=None) - now) <= 5
+
+def test_a_time_before_the_line_was_opened_is_its_beginning():
+    long_ago = policy.in_line(1, NOON - timedelta(days=5000))
+    assert long_ago > policy.in_line(1, NOON)
+    assert policy.in_line(2, NOON) > long_ago
 
 
-def test_a_sensor_that_occupies_a_slot_is_named(caplog):
-    dag = SimpleNamespace(fileloc="dag.py")
+def test_a_sensor_that_occupies_a_slot_is_named_when_its_file_is_new(caplog, tmp_path):
+    file = tmp_path / "dag.py"
+    file.touch()
+    dag = SimpleNamespace(fileloc=str(file))
     words = {"task_id": "waits", "queue": "cpu", "pool": "default_pool", "priority_weight": 1}
     words |= {"execution_timeout": timedelta(hours=1), "dag": dag}
     for more in ({"mode": "reschedule"}, {"mode": "poke", "deferrable": True}, {}):
@@ -180,6 +194,9 @@ def test_a_sensor_that_occupies_a_slot_is_named(caplog):
     assert caplog.messages == []
     policy.task_policy(SimpleNamespace(**words, mode="poke"))
     assert caplog.messages == [
-        "dag.py: sensor waits occupies a slot of pool cpu while it waits; set mode='reschedule' "
+        f"{file}: sensor waits occupies a slot of pool cpu while it waits; set mode='reschedule' "
         "or deferrable=True"
     ]
+    os.utime(file, (1, 1))
+    policy.task_policy(SimpleNamespace(**words, mode="poke"))
+    assert len(caplog.messages) == 1

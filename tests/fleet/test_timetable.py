@@ -117,3 +117,4 @@ def test_neither_a_stop_nor_a_backfill_starts_a_run(tmp_path):
     assert seen["after a backfill"] == ours | {"stock": seen["midnight"]}
     assert seen["when the scheduler starts"] == {}
     assert seen["after a stop"] == ours | {"stock": seen["midnight"]}
+    assert seen["put in line"] == {"device-cpu": ["cpu", True], "device-gpu": ["gpu", True]}
