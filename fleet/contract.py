@@ -25,7 +25,7 @@ HEARTBEAT_SECONDS = 2
 """Shortest interval between two heartbeats of a task. A supervisor can take one interval to
 notice that its task has ended; until then the slot stays busy (measured)."""
 OUTAGE_SECONDS = 900
-"""A running task survives an api-server outage of this length."""
+"""A running task survives an api-server outage of this length, if its worker reaches Redis."""
 MARGIN_SECONDS = 3600
 """Time between the end of the longest possible task and the redelivery of its message."""
 QUEUED_SECONDS = 180
@@ -35,6 +35,8 @@ CHECK_SECONDS = 60
 """How often the scheduler looks for such tasks."""
 NEVER_GIVE_UP = 1_000_000
 """How often a task may be sent again. By default Airflow fails it after two times."""
+LEVELS = 15
+"""The highest priority of a task; its negative is the lowest."""
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 """The environment variable that names the GPU that a task computes on."""
 LEASE_KEY = "fleet.lease."
@@ -227,9 +229,15 @@ def _check_numbers(table: Mapping[str, Any], where: str) -> None:
             f"slots of {where} is 'gpus', but the queue's resource is not 'gpu'; write 'cores' or "
             "a number"
         )
-    for key in ("longest_run_minutes", "priority"):
-        if not _is_whole(table[key]):
-            raise ContractError(f"{key} of {where} is {table[key]!r}; write a whole number above 0")
+    minutes, priority = table["longest_run_minutes"], table["priority"]
+    if not _is_whole(minutes):
+        raise ContractError(
+            f"longest_run_minutes of {where} is {minutes!r}; write a whole number above 0"
+        )
+    if type(priority) is not int or not -LEVELS <= priority <= LEVELS:
+        raise ContractError(
+            f"priority of {where} is {priority!r}; write a whole number from -{LEVELS} to {LEVELS}"
+        )
     memory = table["memory_gib"]
     if isinstance(memory, bool) or not isinstance(memory, int | float) or not 0 < memory < math.inf:
         raise ContractError(f"memory_gib of {where} is {memory!r}; write a number above 0")

@@ -6,11 +6,13 @@ while tasks run. A task that cannot be sent counts as failed, so its tries are u
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.providers.celery.executors.celery_executor import CeleryExecutor
+from airflow.providers.common.compat.sdk import timeout
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
@@ -28,10 +30,23 @@ LOOK_SECONDS = 5.0
 LOST_SECONDS = 10.0
 """How long a lease must be missing, without a fault of Redis, before the executor asks the database
 for the heartbeat of the lease's task."""
+BACK_SECONDS = 60.0
+"""Time after a start or a fault of Redis in which no lease counts as missing: workers need up to
+half a minute to connect again, and supervisors to reach the webserver."""
+REVOKING_SECONDS = 2
 AWAY = (OperationalError, RedisError, AirflowTaskTimeout, OSError)
 """The errors that are raised if Redis cannot be reached, is silent, or refuses a command."""
-WAITING = (TaskInstanceState.SCHEDULED, TaskInstanceState.QUEUED, TaskInstanceState.RUNNING)
+ON_A_WORKER = (TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING)
+WAITING = (TaskInstanceState.SCHEDULED, TaskInstanceState.QUEUED, *ON_A_WORKER)
 """The states of a task of which a result can still come."""
+
+
+SENDING, ASKING = "sending tasks", "asking for results"
+
+
+def is_refusal(error: object) -> bool:
+    """Whether Redis answers, but refuses a command; kombu wraps the error in one of its own."""
+    return any(isinstance(each, ResponseError) for each in (error, getattr(error, "__cause__", 0)))
 
 
 class FleetExecutor(CeleryExecutor):
@@ -43,7 +58,7 @@ class FleetExecutor(CeleryExecutor):
         self.celery_app.conf.update(redis_socket_timeout=5.0, redis_socket_connect_timeout=5.0)
         self._faults: set[str] = set()
         self._missing: dict[str, float] = {}
-        self._look_at = 0.0
+        self._look_at = time.monotonic() + BACK_SECONDS
 
     def _send_workloads_to_celery(self, workload_tuples_to_send: Sequence[Any]) -> list[Any]:
         """Send tasks, and stop at the first task that cannot be sent because Redis is away.
@@ -52,18 +67,23 @@ class FleetExecutor(CeleryExecutor):
         heartbeat of the scheduler.
         """
         sent: list[Any] = []
+        refused: set[str] = set()
         for each in workload_tuples_to_send:
+            if (queue := each[2]) in refused:
+                continue
             (row,) = super()._send_workloads_to_celery([each])
             error = getattr(row[2], "exception", None)
-            if isinstance(error, ResponseError):  # Redis answers, but refuses this task
-                self._say(f"sending to queue {each[2]}", str(error))
-                continue
-            if isinstance(error, AWAY):
+            if is_refusal(error):
+                refused.add(queue)
+                self._say(f"queue {queue}", str(error))
+            elif isinstance(error, AWAY):
                 n_left = len(workload_tuples_to_send) - len(sent)
-                self._say("sending tasks", f"{error}; tasks that stay queued: {n_left}")
+                self._say(SENDING, f"{error}; tasks that stay queued: {n_left}")
                 return sent
-            sent.append(row)
-        self._say("sending tasks", "")
+            else:
+                sent.append(row)
+                self._say(f"queue {queue}", "")
+        self._say(SENDING, "")
         return sent
 
     def update_all_workload_states(self) -> None:
@@ -71,12 +91,12 @@ class FleetExecutor(CeleryExecutor):
         try:
             super().update_all_workload_states()
             self._look_for_lost()
-            self._say("revoking tasks", "")
         except AWAY as error:
             self._missing.clear()
-            self._say("asking for results", str(error))
+            self._look_at = time.monotonic() + BACK_SECONDS
+            self._say(ASKING, str(error))
         else:
-            self._say("asking for results", "")
+            self._say(ASKING, "")
 
     def try_adopt_task_instances(self, tis: Sequence["TaskInstance"]) -> Sequence["TaskInstance"]:
         """Adopt the tasks of a scheduler that is gone, even while Redis does not answer.
@@ -86,7 +106,7 @@ class FleetExecutor(CeleryExecutor):
         try:
             return super().try_adopt_task_instances(tis)
         except AWAY as error:
-            self._say("adopting tasks", str(error))
+            self._say(ASKING, str(error))
             return self._adopt_unasked(tis)
 
     def revoke_task(self, *, ti: "TaskInstance") -> None:
@@ -95,11 +115,9 @@ class FleetExecutor(CeleryExecutor):
         While Redis is away, each attempt to tell them would block the scheduler for seconds.
         """
         result = self.workloads.pop(ti.key, None)
-        if result is not None and not self._faults:
-            try:
+        if result is not None and not self._faults & {SENDING, ASKING}:
+            with suppress(*AWAY), timeout(REVOKING_SECONDS):
                 self.celery_app.control.revoke(result.task_id)
-            except AWAY as error:
-                self._say("revoking tasks", str(error))
         super().revoke_task(ti=ti)
 
     def _adopt_unasked(self, tis: Sequence["TaskInstance"]) -> Sequence["TaskInstance"]:
@@ -124,8 +142,12 @@ class FleetExecutor(CeleryExecutor):
         missing = [each for each, lease in zip(keys, leases, strict=True) if lease is None]
         self._missing = {each: self._missing.get(each, now) for each in missing}
         suspects = [each for each, since in self._missing.items() if now - since > LOST_SECONDS]
-        tasks = [key for each in suspects if isinstance(key := keys[each], TaskInstanceKey)]
-        self._settle(tasks, states_of(tasks))
+        tasks = {each: key for each in suspects if isinstance(key := keys[each], TaskInstanceKey)}
+        found = states_of([*tasks.values()])
+        self._settle([*tasks.values()], found)
+        for each, key in tasks.items():  # a task that starts now has not missed a lease yet
+            if found.get(key, (None, 0.0))[0] not in ON_A_WORKER:
+                del self._missing[each]
 
     def _settle(
         self,
@@ -140,7 +162,7 @@ class FleetExecutor(CeleryExecutor):
         """
         for key in suspects:
             state, age = found.get(key, (None, 0.0))
-            if state == TaskInstanceState.RUNNING and age > LEASE_SECONDS:
+            if state in ON_A_WORKER and age > LEASE_SECONDS:
                 words = "error: %s: its worker is gone: no lease, and no heartbeat for %.0f s"
                 self.log.error(words, key, age)
                 self.fail(key)

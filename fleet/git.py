@@ -31,7 +31,9 @@ _AWAY = re.compile(
 
 
 _ADDRESS = re.compile(r"(https?|ssh)://[^\s]+|[\w.-]+@[\w.-]+:[^\s]+")
-_WITH_CREDENTIALS = re.compile(r"https?://.*@|[a-z+]+://[^/]*:[^@]*@|.*@.*@", re.I)
+_WITH_CREDENTIALS = re.compile(
+    r"https?://[^/]*@|https?://[^/]*:[^@]*@|[a-z+]+://[^/]*:[^@]*@|.*@.*@", re.I
+)
 _VAGUE = "Could not read from remote repository"
 """Git's words after any fault of SSH; the line before has SSH's own words."""
 _ALONE = {"HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}

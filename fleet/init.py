@@ -65,7 +65,8 @@ def put_in_line() -> None:
     with create_session() as session:
         asked = select(TaskInstance, DagRun).join(TaskInstance.dag_run).where(waiting)
         old = or_(TaskInstance.pool == DEFAULT_POOL, TaskInstance.priority_weight < PLACES)
-        for task, run in session.execute(asked.where(old)):
+        unfinished = DagRun.state.in_(State.unfinished_dr_states)
+        for task, run in session.execute(asked.where(old, unfinished)):
             queue = queues().get(str(task.queue))
             if queue and task.pool == DEFAULT_POOL:
                 task.pool = queue.pool

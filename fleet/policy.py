@@ -16,7 +16,7 @@ from typing import Any
 from airflow.exceptions import AirflowClusterPolicyViolation
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from fleet.contract import Queue, queues
+from fleet.contract import LEVELS, Queue, queues
 
 DEFAULT_POOL = "default_pool"
 NEW_SECONDS = 20
@@ -134,8 +134,6 @@ def task_instance_mutation_hook(task_instance: Any, dag_run: Any = None) -> None
         task_instance.priority_weight = in_line(task_instance.priority_weight, arrival(dag_run))
 
 
-LEVELS = 15
-"""The highest priority; its negative is the lowest. Priorities beyond these count as these."""
 PLACES = 2**26
 """The number of weights of one priority, one for each `PLACE_SECONDS`: enough for 8.5 years. After
 that time the line begins anew."""

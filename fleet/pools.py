@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from airflow.models.pool import Pool
+from airflow.providers.common.compat.sdk import timeout
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from fleet.contract import Queue, pools, queues
 
@@ -20,6 +22,8 @@ ROUND_SECONDS = 5.0
 """Time between two rounds of questions to the workers."""
 ANSWER_SECONDS = 3.0
 """How long a round collects answers; a live worker answers in hundredths of a second."""
+ROUND_LIMIT = 20
+"""Longest time of a round; while Redis is silent, Celery would try again without end."""
 MISSES = 2
 """A worker counts as alive until it has missed this number of rounds and one more. A busy machine
 can make a worker miss a round, and after a restart of Redis workers need seconds to connect."""
@@ -34,7 +38,7 @@ def keep_house() -> NoReturn:
     while True:
         try:
             set_pools(workers.look(), only_grow=workers.n_rounds <= MISSES)
-        except Exception as error:  # Redis or the database is away, which can have many forms
+        except (Exception, AirflowTaskTimeout) as error:  # Redis or the database is away
             if str(error) != fault:
                 log.error("error: pools: %s; they stay as they are", error)
             fault = str(error)
@@ -49,7 +53,8 @@ def ask_workers() -> dict[str, Answer]:
     """Ask all workers for their slots; returns worker's Celery name → its answer."""
     from airflow.providers.celery.executors.celery_executor import app
 
-    found = app.control.inspect(timeout=ANSWER_SECONDS)._request("slots") or {}
+    with timeout(ROUND_LIMIT):
+        found = app.control.inspect(timeout=ANSWER_SECONDS)._request("slots") or {}
     # A worker that was not started by `python -m fleet worker` answers with an error.
     return {name: answer for name, answer in found.items() if "slots" in answer}
 
@@ -118,6 +123,7 @@ def describe(its_queues: list[Queue], workers: Mapping[str, Answer]) -> tuple[in
     without = [name for name, found in mine.items() if not found["gpus"]]
     gpus = [gpu for found in mine.values() for gpu in found["gpus"]]
     slots = len(set(gpus)) + sum(int(mine[name]["slots"]) for name in without)
+    without = [name for name in without if mine[name]["slots"]]
     shown = f"{slots} {'slot' if slots == 1 else 'slots'} of {', '.join(mine) or 'no worker'}"
     if without and any(queue.resource == "gpu" for queue in its_queues):
         shown += f"; on the CPU: {', '.join(without)}"

@@ -20,6 +20,8 @@ from fleet.git import Access
 
 EVERY_SECONDS = 10.0
 """Seconds from the end of a fetch to the beginning of the next one."""
+REFUSED_SECONDS = 60.0
+"""Seconds until the next fetch after a fault other than a silent host, such as too many files."""
 FETCH_SECONDS = 300.0
 """Time limit of a fetch. If the host is silent, Git itself gives up after about 30 s."""
 log = logging.getLogger(__name__)
@@ -110,7 +112,9 @@ class Repository:
         found = self._fetch.result() if self._fetch else None
         if found is not None:
             commit, fault, is_away = found
-            self._fetch, self._next_at = None, time.monotonic() + EVERY_SECONDS
+            is_refused = fault and not is_away
+            wait = REFUSED_SECONDS if is_refused else EVERY_SECONDS
+            self._fetch, self._next_at = None, time.monotonic() + wait
             self._say(fault, "away" if is_away else fault)
             if commit and commit != self._commit:
                 self._found = read_tar(self._tar)

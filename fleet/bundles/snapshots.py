@@ -120,12 +120,14 @@ def read_tar(path: Path) -> tuple[Tree, dict[str, str]]:
     """
     tree: Tree = {}
     links: dict[str, str] = {}
+    n_bytes = 0
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 if _is_hidden(member.name):
                     continue
-                if sum(len(file.content) for file in tree.values()) + member.size > MAX_BYTES:
+                n_bytes += member.size
+                if n_bytes > MAX_BYTES:
                     raise _too_large("the repository")
                 if member.issym():
                     target = posixpath.join(posixpath.dirname(member.name), member.linkname)

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Any
 
 from airflow.sdk.api.client import ServerResponseError
-from celery import bootsteps, current_task, signals
+from celery import bootsteps, current_app, current_task, signals
 from celery.exceptions import Ignore, Reject
 from celery.worker import state
 from httpx import ConnectError, ConnectTimeout, TransportError
@@ -26,6 +26,8 @@ from fleet.contract import LEASE_KEY, LEASE_SECONDS
 
 logger = logging.getLogger(__name__)
 RENEWAL_SECONDS = 5
+RESULT_RETRIES = 20
+"""How often a result is stored again; Celery waits up to 10 s between two attempts."""
 CLOCK_SECONDS = 60
 """Difference of two machines' clocks that is allowed for when the age of a token is judged."""
 _MOOT: Mapping[int, str] = {
@@ -129,11 +131,19 @@ def has_expired(workload: str) -> bool:
 @signals.worker_init.connect
 def hold_messages_by_lease(sender: Any, **_: Any) -> None:
     """Add the leases, and wrap Airflow's Celery task before the pool processes are forked."""
-    # A result that is not stored would keep a slot of the executor until its next look.
-    sender.app.conf.result_backend_always_retry = True
     sender.app.steps["consumer"].add(Leases)
     task = sender.app.tasks["execute_workload"]
     task.run = unless_moot(task.run)
+
+
+@signals.worker_process_init.connect
+def store_results_again(**_: Any) -> None:
+    """Let a pool process try for two minutes to store a result while Redis is away.
+
+    Without a result the executor would count the task as unfinished until it asks the database.
+    """
+    backend = current_app.backend
+    backend.always_retry, backend.max_retries = True, RESULT_RETRIES
 
 
 def _status(error: ServerResponseError | TransportError) -> int:

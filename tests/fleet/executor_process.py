@@ -13,10 +13,16 @@ from airflow.executors.workloads import ExecuteTask
 from airflow.executors.workloads.base import BundleInfo
 from airflow.executors.workloads.task import TaskInstanceDTO
 from celery.result import AsyncResult
+from kombu.exceptions import OperationalError
+from redis.exceptions import ResponseError
 
-from fleet.executor import FleetExecutor
+from fleet.executor import FleetExecutor, is_refusal
 
 executor = FleetExecutor(parallelism=32)
+wrapped = OperationalError("NOPERM")
+wrapped.__cause__ = ResponseError("NOPERM")
+assert is_refusal(wrapped)
+assert not is_refusal(OperationalError("away"))
 N_TASKS = 10
 
 

@@ -93,7 +93,7 @@ def test_memory_for_fewer_tasks_means_fewer_slots(contract):
         (table(memory_gib="inf"), "memory_gib of queue 'a'"),
         (table(memory_gib="'2'"), "memory_gib of queue 'a'"),
         (table(longest_run_minutes="1.5"), "longest_run_minutes of queue 'a'"),
-        (table(priority="0"), "priority of queue 'a'"),
+        (table(priority="16"), "priority of queue 'a'"),
         (table(pool="1"), "pool of queue 'a'"),
         (table(pool="''"), "pool of queue 'a'"),
         (table(larger="'b'"), "larger of queue 'a'"),

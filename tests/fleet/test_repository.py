@@ -40,7 +40,8 @@ def access(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch):
-    monkeypatch.setattr(repository, "EVERY_SECONDS", 0.0)
+    for name in ("EVERY_SECONDS", "REFUSED_SECONDS"):
+        monkeypatch.setattr(repository, name, 0.0)
 
 
 def wait_for(is_so, seconds: float = 20.0) -> None:
