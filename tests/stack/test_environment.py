@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from deploy.containers import env_checks, environment
+from deploy.containers import dags_git, env_checks, environment
 from deploy.containers.stack import Project
 from deploy.errors import DeployError
 from deploy.places import REPOSITORY
@@ -257,8 +257,9 @@ def test_a_certificate_bundle_of_this_machine_is_taken_along(path, monkeypatch, 
     assert environment.read(path)["CA_BUNDLE"] == str(bundle)
 
 
-def test_the_example_names_every_variable_of_the_compose_file_and_no_other():
-    used = set(re.findall(r"\$\{(\w+)", COMPOSE))
+def test_the_example_names_every_variable_of_the_compose_files_and_no_other():
+    of_git = (REPOSITORY / dags_git.FILE).read_text()
+    used = set(re.findall(r"\$\{(\w+)", COMPOSE + of_git))
     used |= set(re.findall(r"^  (?:    )?([A-Z_0-9]+):$", COMPOSE, re.M))
     named = set(re.findall(r"^#? ?([A-Z_0-9]+)=", EXAMPLE, re.M))
     assert named - {"COMPOSE_FILE", "COMPOSE_PROFILES"} == used

@@ -153,7 +153,7 @@ def test_a_message_that_comes_again_does_not_harm_the_task_that_runs(with_gpus, 
     wait_until(lambda: (datetime.now(UTC) - latest).total_seconds() > LEASE_AND_RENEWAL_SECONDS)
     assert n_received(two, 1) == 1, "its worker did not renew the lease"
     send_again(two, 1)
-    wait_until(lambda: "redelivered message: its token has expired" in since_start(two))
+    wait_until(lambda: "ignoring a message: its token has expired" in since_start(two))
     assert trainings(HELD) == held
     seen = train_instances(with_gpus, two)
     assert [(each["state"], each["try_number"]) for each in seen] == [("running", 1)] * 2
