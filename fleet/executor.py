@@ -34,14 +34,14 @@ BACK_SECONDS = 60.0
 """Time after a start or a fault of Redis in which no lease counts as missing: workers need up to
 half a minute to connect again, and supervisors to reach the webserver."""
 REVOKING_SECONDS = 2
+"""Time limit of a message to the workers; while Redis is silent, Celery would try without end."""
+SENDING, ASKING = "sending tasks", "asking for results"
+"""What Redis was needed for when a fault began; while one of these lasts, Redis is away."""
 AWAY = (OperationalError, RedisError, AirflowTaskTimeout, OSError)
 """The errors that are raised if Redis cannot be reached, is silent, or refuses a command."""
 ON_A_WORKER = (TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING)
 WAITING = (TaskInstanceState.SCHEDULED, TaskInstanceState.QUEUED, *ON_A_WORKER)
 """The states of a task of which a result can still come."""
-
-
-SENDING, ASKING = "sending tasks", "asking for results"
 
 
 def is_refusal(error: object) -> bool:

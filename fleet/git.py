@@ -28,8 +28,6 @@ _AWAY = re.compile(
     r"|Temporary failure in name resolution|returned error: (429|5\d\d)"
 )
 """Matches Git's messages that the host does not answer or refuses everyone for now (429, 5xx)."""
-
-
 _ADDRESS = re.compile(r"(https?|ssh)://[^\s]+|[\w.-]+@[\w.-]+:[^\s]+")
 _WITH_CREDENTIALS = re.compile(
     r"https?://[^/]*@|https?://[^/]*:[^@]*@|[a-z+]+://[^/]*:[^@]*@|.*@.*@", re.I

@@ -46,7 +46,7 @@ def task_policy(task: Any) -> None:
         task.priority_weight = queue.priority
     task.priority_weight = min(max(task.priority_weight, -LEVELS), LEVELS)
     _limit_run(task, queue)
-    _warn_of_a_sensor(task, queue)
+    _warn_of_a_sensor(task)
 
 
 def _take_pool(task: Any, queue: Queue) -> None:
@@ -103,7 +103,7 @@ def is_new(path: str) -> bool:
         return False
 
 
-def _warn_of_a_sensor(task: Any, queue: Queue) -> None:
+def _warn_of_a_sensor(task: Any) -> None:
     """Log a warning if a task of a changed file occupies a slot of its pool only to wait.
 
     If it waits for a task of the same pool, as many such tasks as the pool has slots would wait for
@@ -116,7 +116,7 @@ def _warn_of_a_sensor(task: Any, queue: Queue) -> None:
             "deferrable=True",
             task.dag.fileloc,
             task.task_id,
-            queue.pool,
+            task.pool,
         )
 
 

@@ -126,7 +126,8 @@ class State:
             return
         kept, new = asdict(self.secrets()), asdict(Secrets.generate())
         in_file = json.loads(self.secrets_path.read_text())
-        self._save(Secrets(**kept | {name: new[name] for name in _OF_REDIS if name not in in_file}))
+        if missing := [name for name in _OF_REDIS if name not in in_file]:
+            self._save(Secrets(**kept | {name: new[name] for name in missing}))
 
     def _save(self, keys: Secrets) -> None:
         write_private(self.secrets_path, json.dumps(asdict(keys), indent=2))

@@ -84,6 +84,16 @@ def redis(stack: LocalStack, *commands: str) -> list[str]:
     return answers[1:]
 
 
+def with_messages_in_redis(stack: LocalStack) -> tuple[list[psutil.Process], Run]:
+    """Suspend the workers and start a run; returns both when messages of its tasks are in Redis."""
+    held = workers(stack)
+    for each in held:
+        each.suspend()
+    run = trigger(stack, {}, "few")
+    wait_until(lambda: redis(stack, "LLEN cpu") not in ([":0"], [":1"]))
+    return held, run
+
+
 def test_200_tasks_behind_two_slots_wait_and_none_fails(hasty, figures):
     began = time.monotonic()
     run = trigger(hasty, {}, "many")
@@ -94,11 +104,7 @@ def test_200_tasks_behind_two_slots_wait_and_none_fails(hasty, figures):
 
 
 def test_a_message_that_is_lost_is_sent_again(hasty, figures):
-    held = workers(hasty)
-    for each in held:
-        each.suspend()
-    run = trigger(hasty, {}, "few")
-    wait_until(lambda: redis(hasty, "LLEN cpu") not in ([":0"], [":1"]))
+    held, run = with_messages_in_redis(hasty)
     lost = redis(hasty, "LLEN cpu", "DEL cpu")[0]
     began = time.monotonic()
     for each in held:
@@ -109,11 +115,7 @@ def test_a_message_that_is_lost_is_sent_again(hasty, figures):
 
 
 def test_while_no_worker_runs_tasks_wait_and_none_fails(hasty, figures):
-    held = workers(hasty)
-    for each in held:
-        each.suspend()
-    run = trigger(hasty, {}, "few")
-    wait_until(lambda: redis(hasty, "LLEN cpu") not in ([":0"], [":1"]))
+    held, run = with_messages_in_redis(hasty)
     hasty.supervisor._call("stopProcessGroup", "workers", False)
     for each in held:
         each.kill()
